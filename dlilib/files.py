@@ -1,0 +1,84 @@
+"""Files in a folder or a zip, read with checks: every refusal is a DataError that names the file."""
+
+import hashlib
+import io
+import re
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from PIL import Image
+
+UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, zlib.error, zipfile.BadZipFile, Image.DecompressionBombError)
+Files = dict[str, Callable[[], bytes]]
+
+
+class DataError(ValueError):
+    """Data that cannot be used; the message names the file and what is wrong with it."""
+
+
+def open_files(root: Path) -> Files:
+    """Every file below a folder or in a zip: relative path -> function that reads it. Nothing is unpacked."""
+    if root.is_dir():
+        top = root.resolve()
+        paths = [p for p in sorted(root.rglob("*")) if p.is_file() or p.is_symlink()]
+        for p in paths:
+            if not p.resolve().is_relative_to(top):
+                raise DataError(f"{p}: a link that leaves {root}")
+        return {p.relative_to(root).as_posix(): p.read_bytes for p in paths}
+    if not root.exists():
+        raise DataError(f"{root}: no such folder or zip")
+    try:
+        archive = zipfile.ZipFile(root)
+    except zipfile.BadZipFile as error:
+        raise DataError(f"{root}: not a readable zip (truncated?): {error}") from None
+    for name in archive.namelist():
+        if PurePosixPath(name).is_absolute() or ".." in re.split(r"[/\\]", name) or re.match(r"[A-Za-z]:", name):
+            raise DataError(f"{root}: entry {name!r} leaves the folder")
+    return {name: lambda name=name: archive.read(name) for name in archive.namelist() if not name.endswith("/")}
+
+
+def read_text(files: Files, root: str | Path, name: str) -> str:
+    if name not in files:
+        raise DataError(f"{root}/{name}: missing")
+    try:
+        return files[name]().decode()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{root}/{name}: not UTF-8 text: {error}") from None
+
+
+def read_image(files: Files, path: str) -> np.ndarray:
+    """uint8 (H, W) when grey, else (H, W, 3)."""
+    try:
+        with Image.open(io.BytesIO(files[path]())) as image:
+            if image.mode not in ("1", "L", "LA", "P", "RGB", "RGBA"):
+                raise DataError(f"{path}: pixel format {image.mode} is not 8-bit grey or RGB")
+            grey = image.mode in ("1", "L", "LA")
+            pixels = np.asarray(image.convert("L" if grey else "RGB"))
+    except UNREADABLE as error:
+        raise error if isinstance(error, DataError) else DataError(f"{path}: unreadable image: {error}") from None
+    same = pixels.ndim == 3 and (pixels == pixels[..., :1]).all()
+    return pixels[..., 0] if same else pixels
+
+
+def read_mask(files: Files, path: str, like: np.ndarray) -> np.ndarray:
+    """uint8 (H, W): the PNG's values, or its palette indices, as stored; of the size of the image `like`."""
+    try:
+        with Image.open(io.BytesIO(files[path]())) as mask:
+            if mask.mode not in ("1", "L", "P"):
+                raise DataError(f"{path}: a mask holds one 8-bit value a pixel, this has pixel format {mask.mode}")
+            pixels = np.asarray(mask).astype(np.uint8)
+    except UNREADABLE as error:
+        raise error if isinstance(error, DataError) else DataError(f"{path}: unreadable mask: {error}") from None
+    if pixels.shape != like.shape[:2]:
+        height, width = pixels.shape
+        raise DataError(f"{path}: mask is {width}×{height}, its image {like.shape[1]}×{like.shape[0]} pixels")
+    return pixels
+
+
+def digest_files(files: Files, paths: Iterable[str]) -> str:
+    """sha256 over the sorted "folder/name sha256" lines of the files; where they lie above that does not matter."""
+    lines = sorted(f"{'/'.join(PurePosixPath(p).parts[-3:])} {hashlib.sha256(files[p]()).hexdigest()}" for p in paths)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()

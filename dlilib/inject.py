@@ -1,0 +1,132 @@
+"""A plan's pixels, and the transform that balances a batch with them."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+from dlilib.augment import Warp, warp
+from dlilib.balance import UNTIL, DonorBank, Plan, plan
+from dlilib.poisson import GUIDANCES, REGIONS, cut_paste, poisson_blend, without_ring
+from dlilib.tiles import TileSet
+
+LABELS = ("dilated", "tight")
+DILATION = 5  # pixels, side of the square that widens a Poisson mask, as released
+
+
+def inject(
+    plan: Plan,
+    images: Tensor,
+    masks: Tensor,
+    labels: Tensor,
+    tiles: TileSet,
+    region: str = "rectangle",
+    guidance: str = "mixed",
+    label: str = "dilated",
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Apply a plan to a batch: new (images, masks, labels); rows that the plan does not name stay byte-identical.
+
+    images: (B, C, H, W) float in [0, 1], or uint8; masks: (B, H, W) int, class indices; labels: (B,) int. The donors'
+    images and masks come from `tiles`, of the same size and on the same device.
+    region, guidance: as in `poisson_blend`. label: what a Poisson composite is labelled with: "dilated", the widened
+    mask it was blended with (as released), or "tight", the donor's own mask.
+    """
+    images, masks, labels = images.clone(), masks.clone(), labels.clone()
+    device = images.device
+    target, classes = plan.target.to(device), plan.label.to(device)
+    donor_images, donor_masks = _donors(plan, tiles, images)
+    donor_images, inside = warp(donor_images, donor_masks, plan.maps)
+    background = _unit(images[target]).to(donor_images)
+    poisson = plan.poisson.nonzero()[:, 0].to(device)
+    composite = cut_paste(background, donor_images, inside)
+    if len(poisson):
+        wide = without_ring(F.max_pool2d(inside[poisson].float(), DILATION, 1, DILATION // 2) > 0)
+        composite[poisson] = poisson_blend(background[poisson], donor_images[poisson], wide, guidance, region)
+        if label == "dilated":
+            inside[poisson] = wide
+    if images.dtype == torch.uint8:
+        composite = (composite * 255).round().clamp(0, 255)
+    images[target] = composite.to(images.dtype)
+    masks[target] = torch.where(inside, classes[:, None, None].to(masks.dtype), masks[target])
+    labels[target.to(labels.device)] = classes.to(labels)
+    return images, masks, labels
+
+
+class DynamicLabelInjection(nn.Module):
+    """Balance a batch by injecting donors' defects into its free images (Caruso et al., ECCV-W 2024, Algorithm 1).
+
+    transform(images, masks, labels) takes images (B, C, H, W) float in [0, 1] or uint8, masks (B, H, W) int with class
+    indices, labels (B,) int (0 free, else 1..K) on one device and returns new tensors of the same dtypes there; the
+    inputs are not changed. Every random choice comes from `generator` (None: torch's default one).
+
+    tiles: where the donors come from; size as the batches'. donors: indices into tiles, usually the training split;
+        None: all. Only defective ones are used.
+    p_poisson: probability of Poisson blending rather than cut-paste, per injection.
+    until, replacement: as in `balance.plan`. region, guidance, label: as in `inject`. warps: class name -> Warp.
+    """
+
+    def __init__(
+        self,
+        tiles: TileSet,
+        donors: np.ndarray | Tensor | None = None,
+        p_poisson: float = 0.5,
+        until: str = "filled",
+        region: str = "rectangle",
+        guidance: str = "mixed",
+        label: str = "dilated",
+        replacement: bool = False,
+        warps: dict[str, Warp] | None = None,
+        generator: Generator | None = None,
+    ) -> None:
+        super().__init__()
+        if not 0 <= p_poisson <= 1:
+            raise ValueError(f"p_poisson must lie in [0, 1], got {p_poisson}")
+        options = {"until": UNTIL, "region": REGIONS, "guidance": GUIDANCES, "label": LABELS}
+        for name, value in {"until": until, "region": region, "guidance": guidance, "label": label}.items():
+            if value not in options[name]:
+                raise ValueError(f"{name} must be one of {options[name]}, got {value!r}")
+        self.tiles, self.bank, self.generator = tiles, DonorBank.of(tiles, donors, warps), generator
+        self.p_poisson, self.until, self.replacement = p_poisson, until, replacement
+        self.region, self.guidance, self.label = region, guidance, label
+
+    def plan(self, labels: Tensor) -> Plan:
+        """The random choices for a batch with labels (B,): to be printed, kept and replayed with `apply`."""
+        return plan(labels, self.bank, self.p_poisson, self.until, self.replacement, self.generator)
+
+    def apply_plan(self, plan: Plan, images: Tensor, masks: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The pixels of a plan; no randomness."""
+        if self.tiles.images.device != images.device:
+            self.tiles = self.tiles.to(images.device)
+        return inject(plan, images, masks, labels, self.tiles, self.region, self.guidance, self.label)
+
+    def forward(self, images: Tensor, masks: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        _check_batch(images, masks, labels, self.tiles)
+        return self.apply_plan(self.plan(labels), images, masks, labels)
+
+    def extra_repr(self) -> str:
+        return f"p_poisson={self.p_poisson}, until={self.until!r}, region={self.region!r}, guidance={self.guidance!r}"
+
+
+def _donors(plan: Plan, tiles: TileSet, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Donor images (M, C, H, W) float in [0, 1] with the batch's channels, and masks (M, H, W) bool of their class."""
+    index, label = plan.donor.to(like.device), plan.label.to(like.device)
+    exact = torch.float64 if like.dtype == torch.float64 else torch.float32
+    images = _unit(tiles.images[index]).to(exact)
+    return images.expand(-1, like.shape[1], -1, -1), tiles.masks[index] == label[:, None, None]
+
+
+def _unit(images: Tensor) -> Tensor:
+    return images.float() / 255 if images.dtype == torch.uint8 else images
+
+
+def _check_batch(images: Tensor, masks: Tensor, labels: Tensor, tiles: TileSet) -> None:
+    if images.ndim != 4 or not (images.is_floating_point() or images.dtype == torch.uint8):
+        raise ValueError(f"images must be (B, C, H, W), float or uint8, got {images.dtype} {tuple(images.shape)}")
+    if masks.shape != (len(images), *images.shape[2:]) or masks.is_floating_point():
+        raise ValueError(f"masks must be int (B, H, W) as the images, got {masks.dtype} {tuple(masks.shape)}")
+    if labels.shape != (len(images),):
+        raise ValueError(f"labels must be (B,) = ({len(images)},), got {tuple(labels.shape)}")
+    if images.shape[2:] != tiles.images.shape[2:] or tiles.images.shape[1] not in (1, images.shape[1]):
+        raise ValueError(
+            f"the donors' images are {tuple(tiles.images.shape[1:])}, the batch's {tuple(images.shape[1:])}"
+        )

@@ -1,0 +1,90 @@
+"""The study's losses on logits: Dice with BCE, and its class-balancing competitors as released and as published."""
+
+from collections.abc import Callable
+
+import numpy as np
+import segmentation_models_pytorch as smp
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.ops import sigmoid_focal_loss
+
+from dlilib.tiles import TileSet
+
+METHODS = ("baseline", "focal", "balanced", "wce", "dli")
+VARIANTS = ("released", "published")
+BETA = 0.9999  # of the class-balanced loss, as released
+GAMMA = 2.0  # of the focal loss, as released
+
+_dice = smp.losses.DiceLoss("binary", from_logits=True)
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def criterion(method: str, tiles: TileSet, train: np.ndarray, variant: str = "released") -> Loss:
+    """The training loss of a method: 0.5 · (BCE or its replacement) + 0.5 · Dice, on logits and targets (B, K, H, W).
+
+    method: "baseline" and "dli" train with BCE. variant "released" or "published" matters to "focal" and "balanced";
+    the weighted BCE is the same in both. Class frequencies are measured on the images `train`.
+    """
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {METHODS}, got {method!r}")
+    if variant not in VARIANTS:
+        raise ValueError(f"variant must be one of {VARIANTS}, got {variant!r}")
+    first = F.binary_cross_entropy_with_logits
+    if method == "wce":
+        first = weighted_by(wce_weights(pixel_shares(tiles, train)))
+    elif method == "focal":
+        first = focal_released if variant == "released" else focal_published
+    elif method == "balanced" and variant == "released":
+        # as released: the WCE weights stand where the numbers of samples belong, which inverts the balancing
+        first = weighted_by(balanced_weights(wce_weights(pixel_shares(tiles, train))))
+    elif method == "balanced":
+        images = np.bincount(tiles.labels[train], minlength=tiles.num_classes + 1)[1:]
+        first = weighted_by(balanced_weights(torch.from_numpy(images).double()))
+    return lambda logits, target: 0.5 * first(logits, target) + 0.5 * dice(logits, target)
+
+
+def dice(logits: Tensor, target: Tensor) -> Tensor:
+    """Dice loss over the flattened batch: all classes and pixels at once, as released. 0 without defects."""
+    return _dice(logits.reshape(1, 1, -1), target.reshape(1, 1, -1))
+
+
+def class_bce(logits: Tensor, target: Tensor) -> Tensor:
+    """Mean BCE of each class map: (K,) from (B, K, H, W)."""
+    return F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(dim=(0, 2, 3))
+
+
+def weighted_by(weights: Tensor) -> Loss:
+    """Sum over classes of weight × mean BCE; weights (K,) that sum to 1 keep the baseline's scale."""
+    return lambda logits, target: (weights.to(logits) * class_bce(logits, target)).sum()
+
+
+def focal_released(logits: Tensor, target: Tensor) -> Tensor:
+    """Focal term on the mean BCE of a whole class map, summed over classes: all but vanishes (as released)."""
+    bce = class_bce(logits, target)
+    return (bce * (1 - torch.exp(-bce)) ** GAMMA).sum()
+
+
+def focal_published(logits: Tensor, target: Tensor) -> Tensor:
+    """Focal loss (Lin et al., ICCV 2017, eq. 4): every pixel modulated, then the mean; without alpha."""
+    return sigmoid_focal_loss(logits, target, alpha=-1, gamma=GAMMA, reduction="mean")
+
+
+def pixel_shares(tiles: TileSet, train: np.ndarray) -> Tensor:
+    """Share of the defect pixels of the images `train` that each class holds: float64 (K,), sums to 1."""
+    pixels = torch.bincount(tiles.masks[train].flatten().long(), minlength=tiles.num_classes + 1)[1:].double().cpu()
+    if pixels.sum() == 0:
+        raise ValueError(f"none of the {len(train)} training images has a defect pixel: no class weights")
+    return pixels / pixels.sum()
+
+
+def wce_weights(shares: Tensor) -> Tensor:
+    """Weights of the weighted cross-entropy, (1 - share) / (K - 1) as released: (K,), sum to 1."""
+    return (1 - shares) / max(1, len(shares) - 1)
+
+
+def balanced_weights(samples: Tensor) -> Tensor:
+    """Class-balanced weights (Cui et al., CVPR 2019), (1 - β) / (1 - β^n) scaled to sum to 1: (K,) from counts (K,)."""
+    weights = (1 - BETA) / (1 - BETA**samples)
+    return weights / weights.sum()

@@ -1,0 +1,149 @@
+"""The Magnetic Tiles: where they come from, what makes them complete, and which images show the same tile."""
+
+import os
+import re
+import warnings
+from collections import Counter
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import torch
+from PIL import Image
+from scipy.ndimage import gaussian_filter
+from scipy.sparse.csgraph import connected_components
+from torch import Tensor
+
+from dlilib.files import DataError, Files, digest_files, open_files
+from dlilib.tiles import TileSet, check_size, read_pair, stack
+
+MT_CLASSES = ("Blowhole", "Break", "Crack", "Fray", "Uneven")
+MT_COUNTS = {"Blowhole": 115, "Break": 85, "Crack": 57, "Fray": 32, "Uneven": 103, "Free": 952}
+MT_COMMIT = "cc4eb530b57b9cb7225bf76023873043ffd50655"
+MT_URL = f"https://github.com/abin24/Magnetic-tile-defect-datasets./archive/{MT_COMMIT}.zip"
+# over the 2688 files of that commit, as digest_files forms it
+MT_DIGEST = "a2bec5e19e0357f63ed366d7bf37ebedc8b3842e5bfa8f1727c1fca19d9fd207"
+MT_NAME = re.compile(r"exp(\d+)_num_(\d+)$")
+
+
+def magnetic_tiles(
+    root: str | Path | None = None, size: int = 256, threshold: int = 0, resize: str = "nearest"
+) -> TileSet:
+    """The Magnetic Tiles data set: 392 defective and 952 free images (Huang, Qiu, Yuan, Vis. Comput. 2020).
+
+    root: folder or zip with the MT_* folders at any depth. None: `DLILIB_DATA` (such a folder or zip, or a folder
+        that holds magnetic_tiles.zip), else a copy downloaded once to the user's cache and verified.
+    size: images and masks are resized once to size × size pixels.
+    threshold: a mask pixel is defect where its PNG value exceeds it: 0 as released, 127 halfway.
+    resize: "nearest" as released, or "bilinear" (area-weighted when it shrinks); masks are always nearest.
+    Raises DataError naming the file: missing or unreadable image or mask, sizes that differ, unknown class folder,
+    wrong number of images in a class, truncated zip, entry that leaves the folder.
+    """
+    check_size(size, resize)
+    if not 0 <= threshold <= 254:
+        raise ValueError(f"threshold must lie in 0..254, got {threshold}")
+    root = _magnetic_root(root)
+    files = open_files(root)
+    pairs = _magnetic_pairs(files)
+    digest = digest_files(files, [path for pair in pairs for path in pair[1:]])
+    if digest != MT_DIGEST:
+        warnings.warn(f"{root}: every class is complete, but the files differ from the released ones", stacklevel=2)
+    labels = [MT_CLASSES.index(folder) + 1 if folder in MT_CLASSES else 0 for folder, _, _ in pairs]
+
+    def read(pair: tuple[str, str, str], label: int) -> tuple[np.ndarray, np.ndarray]:
+        image, mask = read_pair(files, *pair[1:])
+        if label == 0 and mask.max() > threshold:
+            raise DataError(f"{pair[2]}: marks a defect, but lies in MT_Free")
+        return image, (mask > threshold) * np.uint8(label)
+
+    images, masks, sizes = stack(read, pairs, labels, size, resize)
+    stems = [PurePosixPath(image).stem for _, image, _ in pairs]
+    exposure, number = np.array([[int(n) for n in MT_NAME.match(stem).groups()] for stem in stems]).T
+    return TileSet(
+        images=images,
+        masks=masks,
+        labels=torch.tensor(labels),
+        tile=torch.from_numpy(_tile_ids(np.array(labels), exposure, number, images[:, 0])),
+        names=tuple(f"MT_{folder}/{stem}" for (folder, _, _), stem in zip(pairs, stems, strict=True)),
+        classes=MT_CLASSES,
+        source="magnetic_tiles",
+        digest=digest,
+        sizes=sizes,
+        exposure=torch.from_numpy(exposure),
+    )
+
+
+def _magnetic_root(root: str | Path | None) -> Path:
+    if root is not None:
+        return Path(root)
+    if os.environ.get("DLILIB_DATA"):
+        folder = Path(os.environ["DLILIB_DATA"])
+        return folder / "magnetic_tiles.zip" if (folder / "magnetic_tiles.zip").exists() else folder
+    return _download(MT_URL, MT_DIGEST)
+
+
+def _download(url: str, digest: str) -> Path:
+    """The zip at `url`, fetched once into the user's cache; kept only if its files have the digest."""
+    import pooch
+
+    # The digest is over the files inside: GitHub does not promise the same zip bytes for ever.
+    name = f"magnetic_tiles-{digest[:12]}.zip"
+    path = Path(pooch.os_cache("dlilib")) / name
+    if not path.exists():
+        part = Path(pooch.retrieve(url, known_hash=None, fname=name + ".part", path=path.parent, progressbar=True))
+        try:
+            files = open_files(part)
+            found = digest_files(files, [path for pair in _magnetic_pairs(files) for path in pair[1:]])
+            if found != digest:
+                raise DataError(f"{url}: contents have digest {found}, expected {digest}")
+        except DataError:
+            part.unlink()
+            raise
+        part.replace(path)
+    return path
+
+
+def _magnetic_pairs(files: Files) -> list[tuple[str, str, str]]:
+    """(class folder's name, image path, mask path) of every image, sorted; complete or refused."""
+    found: dict[tuple[str, str], dict[str, str]] = {}
+    for path in files:
+        parts = PurePosixPath(path).parts
+        folder = next((p[3:] for p in parts[:-1] if p.startswith("MT_")), None)
+        stem, suffix = PurePosixPath(path).stem, PurePosixPath(path).suffix.lower()
+        if folder is None or suffix not in (".jpg", ".png"):
+            continue
+        if folder not in MT_COUNTS:
+            raise DataError(f"{path}: unknown class folder MT_{folder}, expected MT_{{{','.join(MT_COUNTS)}}}")
+        if not MT_NAME.match(stem):
+            raise DataError(f"{path}: name is not exp<exposure>_num_<number>")
+        if other := found.setdefault((folder, stem), {}).get(suffix):
+            raise DataError(f"{path}: also present as {other}")
+        found[folder, stem][suffix] = path
+    for pair in found.values():
+        if len(pair) == 1:
+            ((suffix, path),) = pair.items()
+            raise DataError(f"{path}: has no {'mask (.png)' if suffix == '.jpg' else 'image (.jpg)'} beside it")
+    count = Counter(folder for folder, _ in found)
+    for folder, expected in MT_COUNTS.items():
+        if count[folder] != expected:
+            raise DataError(f"MT_{folder}: holds {count[folder]} images, expected {expected}")
+    return [(folder, pair[".jpg"], pair[".png"]) for (folder, _), pair in sorted(found.items())]
+
+
+def _tile_ids(labels: np.ndarray, exposure: np.ndarray, number: np.ndarray, images: Tensor) -> np.ndarray:
+    """(N,) physical tile of each image, global across classes.
+
+    Two images show one tile if, within a class, their file numbers follow each other by at most 120 with no exposure
+    met twice, or if their high-pass images (32×32, less a Gaussian blur of 2 pixels) correlate above 0.8. Look-alikes
+    chain, so the number of tiles is a lower bound: safe for tile-disjoint splits.
+    """
+    group, seen = np.zeros(len(labels), int), set()
+    order = np.lexsort((exposure, number, labels))
+    for before, i in zip(np.r_[-1, order[:-1]], order, strict=True):
+        fresh = before < 0 or labels[before] != labels[i] or number[i] - number[before] > 120 or exposure[i] in seen
+        seen = {exposure[i]} if fresh else seen | {exposure[i]}
+        group[i] = i if fresh else group[before]
+    small = [Image.fromarray(image).resize((32, 32), Image.Resampling.BICUBIC) for image in images.numpy()]
+    high = np.stack([(pixels := np.asarray(s, np.float32)) - gaussian_filter(pixels, 2) for s in small])
+    high = high.reshape(len(labels), -1)
+    same = (np.corrcoef(high) > 0.8) | (group[:, None] == group)
+    return connected_components(same)[1].astype(np.int64)

@@ -1,0 +1,27 @@
+"""Counts of right and wrong pixels, on the device, and the ratios formed of them."""
+
+import torch
+from torch import Tensor
+
+
+def count(logits: Tensor, masks: Tensor) -> Tensor:
+    """int64 (B, K, 3): true positive, false positive and false negative pixels of each image and class.
+
+    logits: (B, K, H, W), positive where the class is predicted (sigmoid above 0.5); masks: (B, H, W), class indices.
+    """
+    classes = torch.arange(1, logits.shape[1] + 1, device=logits.device)[:, None, None]
+    predicted, true = logits > 0, masks[:, None] == classes
+    cells = [predicted & true, predicted & ~true, ~predicted & true]
+    return torch.stack([c.sum(dim=(2, 3)) for c in cells], dim=-1)
+
+
+def iou(tp: float, fp: float, fn: float) -> float:
+    """TP / (TP + FP + FN), paper eq. 8; micro for counts summed over classes. NaN if all are 0."""
+    total = tp + fp + fn
+    return float(tp / total) if total else float("nan")
+
+
+def false_alarms(counts: Tensor, labels: Tensor) -> tuple[int, int, int]:
+    """On the free images (label 0) among counts (B, K, 3): falsely marked pixels, images with any, images in all."""
+    wrong = counts[labels == 0, :, 1].sum(dim=1)
+    return int(wrong.sum()), int((wrong > 0).sum()), len(wrong)

@@ -1,0 +1,102 @@
+"""The study's light U-Nets: encoders cut after stride 8, and where their ImageNet weights come from."""
+
+import os
+from pathlib import Path
+
+import segmentation_models_pytorch as smp
+import torch
+from huggingface_hub import hf_hub_download
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+# our name -> the encoder's name in segmentation-models-pytorch ("tu-": from timm)
+ENCODERS = {"resnest50d": "tu-resnest50d", "resnet18": "resnet18", "mobileone_s1": "mobileone_s1"}
+# safetensors on the model hub: repository and revision
+HUB = {
+    "resnest50d": ("timm/resnest50d.in1k", "main"),
+    "resnet18": ("smp-hub/resnet18.imagenet", "3f2325ff978283d47aa6a1d6878ca20565622683"),
+    "mobileone_s1": ("smp-hub/mobileone_s1.imagenet", "5707a98852b762cd8e0c43b5c8c729cd28496677"),
+}
+UNUSED = {"resnest50d": (), "resnet18": ("layer3", "layer4"), "mobileone_s1": ("stage3", "stage4")}
+DEPTH = 3  # stages kept: strides 2, 4, 8
+DECODER_CHANNELS = (128, 64, 32)
+# mobileone_s1 crashes in this layout on the CPU (torch 2.15.0); ResNet-18 gains a third or more
+CHANNELS_LAST_ON_CPU = ("resnet18",)
+
+
+def build(encoder: str, num_classes: int = 5, weights: str | None = None, seed: int = 0) -> nn.Module:
+    """U-Net from (B, 3, H, W) to logits (B, num_classes, H, W); H and W divisible by 8.
+
+    encoder: "resnest50d", "resnet18" or "mobileone_s1": 1.58, 0.68 and 0.33 million parameters in `.encoder`, which
+        holds only what runs.
+    weights: None, random; "imagenet", from `DLILIB_WEIGHTS`/<encoder>.safetensors if it exists, else the model hub.
+    seed: of the random part. Raises ValueError or WeightsError, which says how to go on.
+    """
+    if encoder not in ENCODERS:
+        raise ValueError(f"encoder must be one of {tuple(ENCODERS)}, got {encoder!r}")
+    if weights not in (None, "imagenet"):
+        raise ValueError(f'weights must be None or "imagenet", got {weights!r}')
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = smp.Unet(
+            ENCODERS[encoder],
+            encoder_depth=DEPTH,
+            encoder_weights=None,
+            decoder_channels=DECODER_CHANNELS,
+            classes=num_classes,
+        )
+    for name in UNUSED[encoder]:
+        delattr(model.encoder, name)
+    if weights:
+        _load(model.encoder, encoder)
+    return model
+
+
+def parameters(module: nn.Module) -> int:
+    """Number of parameters."""
+    return sum(p.numel() for p in module.parameters())
+
+
+def memory_format(encoder: str, device: torch.device) -> torch.memory_format:
+    """The faster tensor layout that is safe for this encoder on this device."""
+    fast = device.type == "cuda" or encoder in CHANNELS_LAST_ON_CPU
+    return torch.channels_last if fast else torch.contiguous_format
+
+
+class WeightsError(RuntimeError):
+    """ImageNet weights that cannot be had or do not fit."""
+
+
+def _load(module: nn.Module, encoder: str) -> None:
+    folder = os.environ.get("DLILIB_WEIGHTS")
+    path = Path(folder) / f"{encoder}.safetensors" if folder else None
+    state = _from_file(path) if path and path.exists() else _from_hub(encoder, path)
+    prefix = "model." if ENCODERS[encoder].startswith("tu-") else ""
+    wanted = module.state_dict()
+    found = {name: state.get(name, state.get(name.removeprefix(prefix))) for name in wanted}
+    for name, tensor in found.items():
+        if tensor is None or tensor.shape != wanted[name].shape:
+            what = (
+                "is missing" if tensor is None else f"has shape {tuple(tensor.shape)}, not {tuple(wanted[name].shape)}"
+            )
+            raise WeightsError(f"{path if path and path.exists() else 'hub'}: {name} of {encoder} {what}")
+    module.load_state_dict(found)
+
+
+def _from_file(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except Exception as error:
+        raise WeightsError(f"{path}: not a readable safetensors file: {error}") from None
+
+
+def _from_hub(encoder: str, path: Path | None) -> dict[str, Tensor]:
+    repository, revision = HUB[encoder]
+    try:
+        return load_file(hf_hub_download(repository, "model.safetensors", revision=revision))
+    except Exception as error:
+        place = path or f"$DLILIB_WEIGHTS/{encoder}.safetensors"
+        raise WeightsError(
+            f"no ImageNet weights for {encoder}: {place} does not exist and {repository} could not be had from the hub "
+            f"({type(error).__name__}). Go on with weights=None, or put the weights there."
+        ) from None

@@ -1,0 +1,81 @@
+"""A run is a value: everything that changes its result, and nothing else."""
+
+import hashlib
+import json
+from dataclasses import dataclass, fields
+
+from dlilib.balance import UNTIL
+from dlilib.inject import LABELS
+from dlilib.losses import METHODS, VARIANTS
+from dlilib.models import ENCODERS
+from dlilib.poisson import GUIDANCES, REGIONS
+
+CHOICES = {
+    "resize": ("nearest", "bilinear"),
+    "split": ("image", "tile"),
+    "method": METHODS,
+    "losses": VARIANTS,
+    "until": UNTIL,
+    "region": REGIONS,
+    "guidance": GUIDANCES,
+    "label": LABELS,
+    "encoder": tuple(ENCODERS),
+    "weights": (None, "imagenet"),
+    "precision": ("fp32", "bf16"),
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run; the defaults are the paper's protocol as released."""
+
+    data: str = "magnetic_tiles"  # the TileSet's source
+    size: int = 256  # side of the square images, pixels
+    resize: str = "nearest"  # how images got there
+    threshold: int = 0  # of the mask PNGs, 0..254
+    split: str = "image"  # "image" or "tile"
+    fraction: float = 1.0  # of the training data kept
+    free_in_val: bool = False  # free images validate too
+    free_share: float = 1.0  # of the free training images drawn anew for each epoch
+    method: str = "dli"  # "baseline", "focal", "balanced", "wce" or "dli"
+    losses: str = "released"  # the competitors' losses as "released" or as "published"
+    p_poisson: float = 0.5  # DLI: probability of Poisson blending; 0 cut-paste only, 1 Poisson only
+    until: str = "filled"  # DLI: fill every free image, or stop once "uniform"
+    region: str = "rectangle"  # DLI: where Poisson solves
+    guidance: str = "mixed"  # DLI: Poisson's gradients
+    label: str = "dilated"  # DLI: a Poisson composite's label, "dilated" or "tight"
+    encoder: str = "resnet18"  # "resnest50d", "resnet18" or "mobileone_s1"
+    weights: str | None = "imagenet"  # the encoder's start, or None for random
+    epochs: int = 1000
+    batch: int = 64  # images
+    lr: float = 5e-4  # AdamW without weight decay, cosine to 0 over the epochs
+    seed: int = 0  # of the split, the model and every draw
+    precision: str = "fp32"  # or "bf16", autocast
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if f.name in CHOICES and value not in CHOICES[f.name]:
+                raise ValueError(f"Run.{f.name} must be one of {CHOICES[f.name]}, got {value!r}")
+        ranges = {
+            "fraction": 0 < self.fraction <= 1,
+            "free_share": 0 <= self.free_share <= 1,
+            "p_poisson": 0 <= self.p_poisson <= 1,
+            "threshold": 0 <= self.threshold <= 254,
+            "epochs": self.epochs >= 1,
+            "batch": self.batch >= 2,  # batch norm needs two
+            "size": self.size >= 8 and self.size % 8 == 0,
+            "lr": 0 < self.lr < 1,
+            "seed": self.seed >= 0,
+        }
+        for name, good in ranges.items():
+            if not good:
+                raise ValueError(f"Run.{name} is out of range: {getattr(self, name)}")
+
+    @property
+    def id(self) -> str:
+        """A readable prefix and a hash over the fields that differ from the defaults: the name of the run's files."""
+        # So a field that is added later leaves the ids as they are, and a default must never change.
+        changed = {f.name: value for f in fields(self) if (value := getattr(self, f.name)) != f.default}
+        digest = hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()
+        return f"{self.data}-{self.encoder}-{self.method}-{self.split}-seed{self.seed}-{digest[:10]}"

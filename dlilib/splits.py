@@ -1,0 +1,67 @@
+"""Who may be seen: which images train and which validate."""
+
+import numpy as np
+from sklearn.model_selection import StratifiedGroupKFold
+
+from dlilib.tiles import TileSet
+
+FOLDS = 5  # one fold in five validates: the paper's 80 % / 20 %
+
+
+def split(
+    tiles: TileSet, protocol: str = "image", seed: int = 0, fraction: float = 1.0, free_in_val: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """Indices (train, val) into `tiles`, int64, sorted, disjoint.
+
+    protocol: "image", the paper's: of each defect class a random 80 % of the images trains, whatever tile they show.
+        "tile": no tile on both sides. Seeds 5k..5k+4 are the five folds of one shuffled, class-stratified grouping,
+        so that over five seeds every tile validates once.
+    fraction: share of each class's training images, free ones included, that is kept (0 < fraction <= 1).
+    free_in_val: free images validate too, split as the defect classes. Without it (as released) all free images
+        train, but for those of validation tiles under "tile", which are left out.
+    """
+    if protocol not in ("image", "tile"):
+        raise ValueError(f'protocol must be "image" or "tile", got {protocol!r}')
+    if not 0 < fraction <= 1:
+        raise ValueError(f"fraction must lie in (0, 1], got {fraction}")
+    labels = np.asarray(tiles.labels)
+    rng = np.random.default_rng(seed)
+    in_val = _image_level(labels, rng) if protocol == "image" else _tile_level(labels, np.asarray(tiles.tile), seed)
+    if free_in_val:
+        in_train = ~in_val
+    else:
+        in_train = ~in_val | (labels == 0) if protocol == "image" else ~in_val
+        in_val = in_val & (labels > 0)
+    train = np.flatnonzero(in_train)
+    if fraction < 1:
+        train = _keep(train, labels[train], fraction, rng)
+    return train, np.flatnonzero(in_val)
+
+
+def leak(tiles: TileSet, train: np.ndarray, val: np.ndarray) -> float:
+    """Share of the validation images whose tile also has an image in training."""
+    tile = np.asarray(tiles.tile)
+    return float(np.isin(tile[val], tile[train]).mean())
+
+
+def _image_level(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    in_val = np.zeros(len(labels), bool)
+    for label in range(labels.max(), -1, -1):  # free images last: free_in_val leaves the defective split as it is
+        members = np.flatnonzero(labels == label)
+        in_val[rng.permutation(members)[int(len(members) * (1 - 1 / FOLDS)) :]] = True
+    return in_val
+
+
+def _tile_level(labels: np.ndarray, tile: np.ndarray, seed: int) -> np.ndarray:
+    folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed // FOLDS)
+    _, val = list(folds.split(labels, labels, tile))[seed % FOLDS]
+    return np.isin(np.arange(len(labels)), val)
+
+
+def _keep(indices: np.ndarray, labels: np.ndarray, fraction: float, rng: np.random.Generator) -> np.ndarray:
+    """The fraction of each class, rounded down as released, but (differs) never less than one image."""
+    kept = []
+    for label in np.unique(labels):
+        members = indices[labels == label]
+        kept.append(rng.permutation(members)[: max(1, int(len(members) * fraction))])
+    return np.sort(np.concatenate(kept))

@@ -1,0 +1,48 @@
+"""Means with bootstrap intervals over seeds, and paired differences."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+LEVEL = 0.95
+RESAMPLES = 10_000
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over n runs with its percentile-bootstrap interval; the interval is NaN for a single run."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+    def __str__(self) -> str:
+        if self.n == 0:
+            return "pending"
+        if self.n == 1:
+            return f"{self.mean:.3f} (n = 1)"
+        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}] (n = {self.n})"
+
+
+def estimate(values: Sequence[float], level: float = LEVEL, seed: int = 0) -> Estimate:
+    """Mean of values (num_seeds,) with its `level` bootstrap interval; seed fixes the resampling."""
+    values = np.asarray(values, float)
+    if values.ndim != 1:
+        raise ValueError(f"values must be (num_seeds,), got shape {values.shape}")
+    if not 0 < level < 1:
+        raise ValueError(f"level must lie in (0, 1), got {level}")
+    n = len(values)
+    if n == 0:
+        return Estimate(np.nan, np.nan, np.nan, 0)
+    if n == 1:
+        return Estimate(float(values[0]), np.nan, np.nan, 1)
+    means = np.random.default_rng(seed).choice(values, (RESAMPLES, n)).mean(axis=1)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return Estimate(float(values.mean()), float(low), float(high), n)
+
+
+def paired_difference(a: dict[int, float], b: dict[int, float], level: float = LEVEL, seed: int = 0) -> Estimate:
+    """Mean of a - b over the seeds that both have, with its bootstrap interval; a, b: seed -> value."""
+    return estimate([a[s] - b[s] for s in sorted(a.keys() & b.keys())], level, seed)

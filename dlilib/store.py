@@ -1,0 +1,74 @@
+"""Records and checkpoints on disk: written whole or not at all, read without running code."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dlilib.run import Run
+
+
+class Store:
+    """One folder of results: records/<id>.json of finished runs, checkpoints/<id>.pt of unfinished ones."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    def record_path(self, run: Run) -> Path:
+        """Where the record of a finished run lies."""
+        return self.folder / "records" / f"{run.id}.json"
+
+    def checkpoint_path(self, run: Run) -> Path:
+        """Where the checkpoint of an unfinished run lies."""
+        return self.folder / "checkpoints" / f"{run.id}.pt"
+
+    def record(self, run: Run) -> dict[str, Any] | None:
+        """The run's record, or None if it is not finished."""
+        path = self.record_path(run)
+        return read_record(path) if path.exists() else None
+
+    def finish(self, run: Run, record: dict[str, Any]) -> None:
+        """Keep the record; its checkpoint is no longer needed."""
+        text = json.dumps(record, separators=(",", ":")) + "\n"
+        _write(self.record_path(run), lambda part: part.write_text(text))
+        self.checkpoint_path(run).unlink(missing_ok=True)
+
+    def save(self, run: Run, state: dict[str, Any]) -> None:
+        """Keep an unfinished run's state (tensors and plain values)."""
+        _write(self.checkpoint_path(run), lambda part: torch.save(state, part))
+
+    def load(self, run: Run) -> dict[str, Any] | None:
+        """An unfinished run's state, on the CPU, or None."""
+        path = self.checkpoint_path(run)
+        if not path.exists():
+            return None
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise ValueError(f"{path}: unreadable checkpoint ({error}); delete it to start the run again") from None
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """One record; ValueError naming the file if it is not one."""
+    try:
+        record = json.loads(path.read_text())
+        if Run(**record["run"]).id != record["id"]:
+            raise ValueError("its id does not fit its run")
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path}: not a record ({error}); delete it to run it again") from None
+    return record
+
+
+def _write(path: Path, write) -> None:
+    """Write beside the path, then rename: a reader sees the old file or the new one, never half of one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write(part)
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,274 @@
+"""Fit one run: train, validate after every epoch, keep a record; an interrupted run goes on at its last epoch."""
+
+import base64
+import io
+import math
+import platform
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import segmentation_models_pytorch as smp
+import timm
+import torch
+from PIL import Image
+from torch import Generator, Tensor
+
+import dlilib
+from dlilib import augment, losses, metrics, models
+from dlilib.inject import DynamicLabelInjection
+from dlilib.run import Run
+from dlilib.splits import split
+from dlilib.store import Store
+from dlilib.tiles import TileSet
+
+MEAN, STD = 0.4319, 0.1196  # of the Magnetic Tiles in [0, 1], as released, for every channel
+OnEpoch = Callable[[int, float], None]
+
+
+def fit(
+    run: Run,
+    tiles: TileSet,
+    device: str | torch.device = "cpu",
+    folder: str | Path | None = None,
+    deadline: float | None = None,
+    on_epoch: OnEpoch | None = None,
+) -> dict[str, Any] | None:
+    """Train `run` on `tiles` and return its record, or None if the deadline stopped it.
+
+    folder: where records and checkpoints live (see `Store`); a finished run is read from there, an unfinished one goes
+        on at its last epoch. None: nothing is kept.
+    deadline: on `time.monotonic`'s clock, seconds; the run stops, saved, before an epoch that would pass it.
+    on_epoch: called with the number of epochs done and the last micro IoU.
+    Raises ValueError if the tiles are not the run's.
+    """
+    _check_tiles(run, tiles)
+    store = Store(folder) if folder is not None else None
+    if store and (record := store.record(run)):
+        return record
+    trainer = Trainer(run, tiles, torch.device(device))
+    if store and (state := store.load(run)):
+        trainer.restore(state)
+    seconds = 0.0
+    while trainer.epoch < run.epochs:
+        start = time.monotonic()
+        if deadline is not None and start + seconds > deadline:
+            return None
+        trainer.step()
+        if store:
+            store.save(run, trainer.state())
+        seconds = time.monotonic() - start
+        if on_epoch:
+            on_epoch(trainer.epoch, trainer.last_iou)
+    record = trainer.record()
+    if store:
+        store.finish(run, record)
+    return record
+
+
+class Trainer:
+    """A run's model, optimiser and history, one epoch at a time."""
+
+    def __init__(self, run: Run, tiles: TileSet, device: torch.device) -> None:
+        self.run, self.device, self.tiles = run, device, tiles.to(device)
+        self.train, self.val = split(tiles, run.split, run.seed, run.fraction, run.free_in_val)
+        self.layout = models.memory_format(run.encoder, device)
+        model = models.build(run.encoder, tiles.num_classes, run.weights, run.seed)
+        self.model = model.to(device, memory_format=self.layout)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=run.lr, weight_decay=0)
+        self.criterion = losses.criterion(run.method, tiles, self.train, run.losses)
+        self.injection = self._injection() if run.method == "dli" else None
+        self.epoch, self.seconds = 0, 0.0
+        self.history: dict[str, list] = {"loss": [], "tp": [], "fp": []}
+        self.best: dict[str, Any] = {}
+        self.last: dict[str, Any] = {}
+
+    @property
+    def last_iou(self) -> float:
+        """Micro IoU on the validation images after the last epoch."""
+        return self.last["iou"]
+
+    def step(self) -> None:
+        """Train one epoch and validate."""
+        start = time.monotonic()
+        loss = self._train_epoch()
+        counts, examples = self._validate()
+        tp, fp, _ = counts.sum(dim=(0, 1)).tolist()
+        for name, value in {"loss": float(f"{loss:.4g}"), "tp": tp, "fp": fp}.items():
+            self.history[name].append(value)
+        self.epoch += 1
+        self.last = _summary(self.epoch, counts, self.tiles.labels[self.val])
+        if not self.best or self.last["iou"] > self.best["iou"]:
+            self.best = {**self.last, "examples": examples}
+        self.seconds += time.monotonic() - start
+
+    def state(self) -> dict[str, Any]:
+        """Everything needed to go on, as tensors and plain values."""
+        names = ("epoch", "seconds", "history", "best", "last")
+        return {
+            "run": asdict(self.run),
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            **{name: getattr(self, name) for name in names},
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on where `state` was taken."""
+        if state["run"] != asdict(self.run):
+            raise ValueError(f"the checkpoint belongs to another run than {self.run.id}; delete it to start again")
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        for name in ("epoch", "seconds", "history", "best", "last"):
+            setattr(self, name, state[name])
+
+    def record(self) -> dict[str, Any]:
+        """What is kept of the finished run."""
+        labels = self.tiles.labels
+        return {
+            "id": self.run.id,
+            "run": asdict(self.run),
+            "machine": machine(self.device),
+            "seconds": round(self.seconds, 1),
+            "data": {
+                "source": self.tiles.source,
+                "digest": self.tiles.digest,
+                "classes": list(self.tiles.classes),
+                "train": np.bincount(labels[self.train], minlength=self.tiles.num_classes + 1).tolist(),
+                "val": np.bincount(labels[self.val], minlength=self.tiles.num_classes + 1).tolist(),
+            },
+            "encoder_parameters": models.parameters(self.model.encoder),
+            "positives": sum(tp + fn for tp, _, fn in self.last["classes"]),
+            "history": self.history,
+            "val_images": self.val.tolist(),
+            "val_tiles": self.tiles.tile[self.val].tolist(),
+            "best": self.best,
+            "last": self.last,
+        }
+
+    def _injection(self) -> DynamicLabelInjection:
+        run = self.run
+        return DynamicLabelInjection(
+            self.tiles,
+            donors=self.train,
+            p_poisson=run.p_poisson,
+            until=run.until,
+            region=run.region,
+            guidance=run.guidance,
+            label=run.label,
+            replacement=run.fraction < 1,
+        )
+
+    def _train_epoch(self) -> float:
+        """One pass over the epoch's images; returns the mean loss."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.run.lr * 0.5 * (1 + math.cos(math.pi * self.epoch / self.run.epochs))
+        # Two streams, so that a seed's runs of different methods see the same images in the same order.
+        order, injections = (_generator(self.run.seed, self.epoch, stream) for stream in (0, 1))
+        if self.injection:
+            self.injection.generator = injections
+        self.model.train()
+        total, images = torch.zeros((), device=self.device), 0
+        for rows in self._batches(order):
+            x, masks, labels = self._gather(rows)
+            x, masks = augment.flip(x, masks, augment.draw_flips(len(rows), order))
+            if self.injection:
+                x, masks, labels = self.injection(x, masks, labels)
+            with self._autocast():
+                logits = self.model(self._input(x))
+            loss = self.criterion(logits.float(), _one_hot(masks, self.tiles.num_classes))
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            self.optimizer.step()
+            total += loss.detach() * len(rows)
+            images += len(rows)
+        return float(total) / max(1, images)
+
+    def _batches(self, generator: Generator) -> Iterator[Tensor]:
+        """The epoch's images in random order, indices into the tiles; batch norm cannot train on a batch of one."""
+        train = torch.from_numpy(self.train)
+        labels = self.tiles.labels[train]
+        free = train[labels == 0]
+        share = free[torch.randperm(len(free), generator=generator)[: round(len(free) * self.run.free_share)]]
+        epoch = torch.cat([train[labels > 0], share])
+        epoch = epoch[torch.randperm(len(epoch), generator=generator)]
+        return (rows for rows in epoch.split(self.run.batch) if len(rows) > 1)
+
+    def _gather(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        index = rows.to(self.device)
+        return self.tiles.images[index].float() / 255, self.tiles.masks[index], self.tiles.labels[rows]
+
+    def _input(self, images: Tensor) -> Tensor:
+        """What the model takes: (B, 3, H, W), normalised, in its layout."""
+        normal = (images - MEAN) / STD
+        return normal.expand(-1, 3, -1, -1).contiguous(memory_format=self.layout)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.run.precision == "bf16")
+
+    @torch.inference_mode()
+    def _validate(self) -> tuple[Tensor, dict[str, str]]:
+        """Counts (V, K, 3) over the validation images, and the predicted class map of one image a class."""
+        self.model.eval()
+        counts, maps = [], []
+        for rows in torch.from_numpy(self.val).split(self.run.batch):
+            images, masks, _ = self._gather(rows)
+            with self._autocast():
+                logits = self.model(self._input(images)).float()
+            counts.append(metrics.count(logits, masks))
+            strength, best = logits.max(dim=1)
+            maps.append(torch.where(strength > 0, best + 1, 0).byte())
+        maps = torch.cat(maps)
+        labels = self.tiles.labels[self.val]
+        first = [int((labels == c).nonzero()[0]) for c in labels.unique().tolist() if c > 0]
+        return torch.cat(counts).cpu(), {self.tiles.names[self.val[i]]: _png(maps[i]) for i in first}
+
+
+def machine(device: torch.device) -> dict[str, str]:
+    """What a record says of where it was made: kind of device and versions, nothing that names a host."""
+    threads, capability = torch.get_num_threads(), torch.backends.cpu.get_cpu_capability()
+    cpu = f"CPU {platform.machine()} {capability}, {threads} threads"
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu,
+        "dlilib": dlilib.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "segmentation-models-pytorch": smp.__version__,
+        "timm": timm.__version__,
+    }
+
+
+def _check_tiles(run: Run, tiles: TileSet) -> None:
+    if run.data != tiles.source:
+        raise ValueError(f"the run wants data {run.data!r}, the tiles are {tiles.source!r}")
+    if tiles.images.shape[-1] != run.size:
+        raise ValueError(f"the run wants {run.size}-pixel images, the tiles have {tiles.images.shape[-1]}")
+
+
+def _summary(epoch: int, counts: Tensor, labels: Tensor) -> dict[str, Any]:
+    pixels, images, free = metrics.false_alarms(counts, labels)
+    return {
+        "epoch": epoch,
+        "iou": metrics.iou(*counts.sum(dim=(0, 1)).tolist()),
+        "classes": counts.sum(dim=0).tolist(),  # K rows of TP, FP, FN
+        "images": counts.sum(dim=1).tolist(),  # a row of TP, FP, FN for each validation image
+        "false_alarms": {"pixels": pixels, "images": images, "of": free},
+    }
+
+
+def _generator(*seed: int) -> Generator:
+    return Generator().manual_seed(int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0] >> 1))
+
+
+def _one_hot(masks: Tensor, num_classes: int) -> Tensor:
+    """(B, K, H, W) float from class indices (B, H, W); background is no class."""
+    classes = torch.arange(1, num_classes + 1, device=masks.device)[:, None, None]
+    return (masks[:, None] == classes).float()
+
+
+def _png(class_map: Tensor) -> str:
+    buffer = io.BytesIO()
+    Image.fromarray(class_map.cpu().numpy()).save(buffer, "PNG", optimize=True)
+    return base64.b64encode(buffer.getvalue()).decode()
