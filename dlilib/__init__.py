@@ -8,6 +8,7 @@ from dlilib.magnetic import magnetic_tiles
 from dlilib.poisson import cut_paste, poisson_blend
 from dlilib.run import Run
 from dlilib.splits import split
+from dlilib.study import records
 from dlilib.tiles import TileSet, from_folder
 from dlilib.toy import toy_tiles
 from dlilib.train import fit
@@ -26,6 +27,7 @@ __all__ = [
     "models",
     "plan_classes",
     "poisson_blend",
+    "records",
     "split",
     "toy_tiles",
 ]

@@ -81,12 +81,8 @@ class DonorBank:
 
 
 def plan(
-    labels: np.ndarray | Tensor,
-    bank: DonorBank,
-    p_poisson: float = 0.5,
-    until: str = "filled",
-    replacement: bool = False,
-    generator: Generator | None = None,
+    labels: np.ndarray | Tensor, bank: DonorBank, p_poisson: float = 0.5, until: str = "filled",
+    replacement: bool = False, generator: Generator | None = None,
 ) -> Plan:
     """Draw every random choice of balancing a batch with `labels` (B,).
 
@@ -105,9 +101,7 @@ def plan(
             chosen = torch.randperm(len(members), generator=generator)[:m]
         donor[label == c] = members[chosen]
     return Plan(
-        target=target,
-        label=label,
-        donor=donor,
+        target=target, label=label, donor=donor,
         maps=draw_warps([bank.warps[c - 1] for c in label.tolist()], generator),
         poisson=torch.rand(len(target), generator=generator) < p_poisson,
     )

@@ -15,14 +15,8 @@ DILATION = 5  # pixels, side of the square that widens a Poisson mask, as releas
 
 
 def inject(
-    plan: Plan,
-    images: Tensor,
-    masks: Tensor,
-    labels: Tensor,
-    tiles: TileSet,
-    region: str = "rectangle",
-    guidance: str = "mixed",
-    label: str = "dilated",
+    plan: Plan, images: Tensor, masks: Tensor, labels: Tensor, tiles: TileSet, region: str = "rectangle",
+    guidance: str = "mixed", label: str = "dilated",
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Apply a plan to a batch: new (images, masks, labels); rows that the plan does not name stay byte-identical.
 
@@ -66,17 +60,9 @@ class DynamicLabelInjection(nn.Module):
     """
 
     def __init__(
-        self,
-        tiles: TileSet,
-        donors: np.ndarray | Tensor | None = None,
-        p_poisson: float = 0.5,
-        until: str = "filled",
-        region: str = "rectangle",
-        guidance: str = "mixed",
-        label: str = "dilated",
-        replacement: bool = False,
-        warps: dict[str, Warp] | None = None,
-        generator: Generator | None = None,
+        self, tiles: TileSet, donors: np.ndarray | Tensor | None = None, p_poisson: float = 0.5,
+        until: str = "filled", region: str = "rectangle", guidance: str = "mixed", label: str = "dilated",
+        replacement: bool = False, warps: dict[str, Warp] | None = None, generator: Generator | None = None,
     ) -> None:
         super().__init__()
         if not 0 <= p_poisson <= 1:

@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 from scipy.sparse.csgraph import connected_components
-from torch import Tensor
 
 from dlilib.files import DataError, Files, digest_files, open_files
 from dlilib.tiles import TileSet, check_size, read_pair, stack
@@ -47,28 +46,26 @@ def magnetic_tiles(
     digest = digest_files(files, [path for pair in pairs for path in pair[1:]])
     if digest != MT_DIGEST:
         warnings.warn(f"{root}: every class is complete, but the files differ from the released ones", stacklevel=2)
-    labels = [MT_CLASSES.index(folder) + 1 if folder in MT_CLASSES else 0 for folder, _, _ in pairs]
+    labels = np.array([(MT_CLASSES.index(folder) + 1) if folder != "Free" else 0 for folder, _, _ in pairs])
+    thumbnails: dict[str, Image.Image] = {}
 
-    def read(pair: tuple[str, str, str], label: int) -> tuple[np.ndarray, np.ndarray]:
-        image, mask = read_pair(files, *pair[1:])
-        if label == 0 and mask.max() > threshold:
-            raise DataError(f"{pair[2]}: marks a defect, but lies in MT_Free")
-        return image, (mask > threshold) * np.uint8(label)
+    def read(pair: tuple[str, str, str]) -> tuple[np.ndarray, np.ndarray]:
+        folder, image_path, mask_path = pair
+        image, mask = read_pair(files, image_path, mask_path)
+        if folder == "Free" and mask.max() > threshold:
+            raise DataError(f"{mask_path}: marks a defect, but lies in MT_Free")
+        thumbnails[image_path] = Image.fromarray(image).resize((32, 32), Image.Resampling.BICUBIC).convert("L")
+        return image, mask > threshold
 
-    images, masks, sizes = stack(read, pairs, labels, size, resize)
+    images, marked, sizes = stack(read, pairs, size, resize)
     stems = [PurePosixPath(image).stem for _, image, _ in pairs]
     exposure, number = np.array([[int(n) for n in MT_NAME.match(stem).groups()] for stem in stems]).T
+    tile = _tile_ids(labels, exposure, number, np.stack([thumbnails[image] for _, image, _ in pairs]))
     return TileSet(
-        images=images,
-        masks=masks,
-        labels=torch.tensor(labels),
-        tile=torch.from_numpy(_tile_ids(np.array(labels), exposure, number, images[:, 0])),
+        images=images, masks=marked * torch.from_numpy(labels).to(torch.uint8)[:, None, None],
+        labels=torch.from_numpy(labels), tile=torch.from_numpy(tile),
         names=tuple(f"MT_{folder}/{stem}" for (folder, _, _), stem in zip(pairs, stems, strict=True)),
-        classes=MT_CLASSES,
-        source="magnetic_tiles",
-        digest=digest,
-        sizes=sizes,
-        exposure=torch.from_numpy(exposure),
+        classes=MT_CLASSES, source="magnetic_tiles", digest=digest, sizes=sizes, exposure=torch.from_numpy(exposure),
     )
 
 
@@ -129,11 +126,11 @@ def _magnetic_pairs(files: Files) -> list[tuple[str, str, str]]:
     return [(folder, pair[".jpg"], pair[".png"]) for (folder, _), pair in sorted(found.items())]
 
 
-def _tile_ids(labels: np.ndarray, exposure: np.ndarray, number: np.ndarray, images: Tensor) -> np.ndarray:
+def _tile_ids(labels: np.ndarray, exposure: np.ndarray, number: np.ndarray, thumbnails: np.ndarray) -> np.ndarray:
     """(N,) physical tile of each image, global across classes.
 
     Two images show one tile if, within a class, their file numbers follow each other by at most 120 with no exposure
-    met twice, or if their high-pass images (32×32, less a Gaussian blur of 2 pixels) correlate above 0.8. Look-alikes
+    met twice, or if their thumbnails (N, 32, 32), less a Gaussian blur of 2 pixels, correlate above 0.8. Look-alikes
     chain, so the number of tiles is a lower bound: safe for tile-disjoint splits.
     """
     group, seen = np.zeros(len(labels), int), set()
@@ -142,8 +139,6 @@ def _tile_ids(labels: np.ndarray, exposure: np.ndarray, number: np.ndarray, imag
         fresh = before < 0 or labels[before] != labels[i] or number[i] - number[before] > 120 or exposure[i] in seen
         seen = {exposure[i]} if fresh else seen | {exposure[i]}
         group[i] = i if fresh else group[before]
-    small = [Image.fromarray(image).resize((32, 32), Image.Resampling.BICUBIC) for image in images.numpy()]
-    high = np.stack([(pixels := np.asarray(s, np.float32)) - gaussian_filter(pixels, 2) for s in small])
-    high = high.reshape(len(labels), -1)
-    same = (np.corrcoef(high) > 0.8) | (group[:, None] == group)
+    high = thumbnails.astype(np.float32) - gaussian_filter(thumbnails.astype(np.float32), (0, 2, 2))
+    same = (np.corrcoef(high.reshape(len(labels), -1)) > 0.8) | (group[:, None] == group)
     return connected_components(same)[1].astype(np.int64)

@@ -39,10 +39,7 @@ def build(encoder: str, num_classes: int = 5, weights: str | None = None, seed: 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = smp.Unet(
-            ENCODERS[encoder],
-            encoder_depth=DEPTH,
-            encoder_weights=None,
-            decoder_channels=DECODER_CHANNELS,
+            ENCODERS[encoder], encoder_depth=DEPTH, encoder_weights=None, decoder_channels=DECODER_CHANNELS,
             classes=num_classes,
         )
     for name in UNUSED[encoder]:
@@ -68,35 +65,30 @@ class WeightsError(RuntimeError):
 
 
 def _load(module: nn.Module, encoder: str) -> None:
-    folder = os.environ.get("DLILIB_WEIGHTS")
-    path = Path(folder) / f"{encoder}.safetensors" if folder else None
-    state = _from_file(path) if path and path.exists() else _from_hub(encoder, path)
-    prefix = "model." if ENCODERS[encoder].startswith("tu-") else ""
+    path = Path(os.environ.get("DLILIB_WEIGHTS") or "$DLILIB_WEIGHTS") / f"{encoder}.safetensors"
+    state, place = (_read(path), path) if path.exists() else (_read(_from_hub(encoder, path)), HUB[encoder][0])
     wanted = module.state_dict()
-    found = {name: state.get(name, state.get(name.removeprefix(prefix))) for name in wanted}
+    found = {name: state.get(name, state.get(name.removeprefix("model."))) for name in wanted}  # "model.": timm's
     for name, tensor in found.items():
         if tensor is None or tensor.shape != wanted[name].shape:
-            what = (
-                "is missing" if tensor is None else f"has shape {tuple(tensor.shape)}, not {tuple(wanted[name].shape)}"
-            )
-            raise WeightsError(f"{path if path and path.exists() else 'hub'}: {name} of {encoder} {what}")
+            what = "missing" if tensor is None else f"{tuple(tensor.shape)}, not {tuple(wanted[name].shape)}"
+            raise WeightsError(f"{place}: {name} of {encoder} is {what}")
     module.load_state_dict(found)
 
 
-def _from_file(path: Path) -> dict[str, Tensor]:
+def _read(path: str | Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except Exception as error:
         raise WeightsError(f"{path}: not a readable safetensors file: {error}") from None
 
 
-def _from_hub(encoder: str, path: Path | None) -> dict[str, Tensor]:
+def _from_hub(encoder: str, path: Path) -> str:
     repository, revision = HUB[encoder]
     try:
-        return load_file(hf_hub_download(repository, "model.safetensors", revision=revision))
+        return hf_hub_download(repository, "model.safetensors", revision=revision)
     except Exception as error:
-        place = path or f"$DLILIB_WEIGHTS/{encoder}.safetensors"
         raise WeightsError(
-            f"no ImageNet weights for {encoder}: {place} does not exist and {repository} could not be had from the hub "
+            f"no ImageNet weights for {encoder}: {path} does not exist and {repository} could not be had from the hub "
             f"({type(error).__name__}). Go on with weights=None, or put the weights there."
         ) from None

@@ -54,9 +54,11 @@ class Run:
 
     def __post_init__(self) -> None:
         for f in fields(self):
-            value = getattr(self, f.name)
-            if f.name in CHOICES and value not in CHOICES[f.name]:
-                raise ValueError(f"Run.{f.name} must be one of {CHOICES[f.name]}, got {value!r}")
+            if isinstance(f.default, float):
+                object.__setattr__(self, f.name, float(getattr(self, f.name)))  # 1 and 1.0 are one run
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"Run.{name} must be one of {choices}, got {getattr(self, name)!r}")
         ranges = {
             "fraction": 0 < self.fraction <= 1,
             "free_share": 0 <= self.free_share <= 1,
@@ -73,9 +75,13 @@ class Run:
                 raise ValueError(f"Run.{name} is out of range: {getattr(self, name)}")
 
     @property
+    def changed(self) -> dict[str, str | int | float | bool | None]:
+        """The fields that differ from the defaults."""
+        return {f.name: value for f in fields(self) if (value := getattr(self, f.name)) != f.default}
+
+    @property
     def id(self) -> str:
-        """A readable prefix and a hash over the fields that differ from the defaults: the name of the run's files."""
-        # So a field that is added later leaves the ids as they are, and a default must never change.
-        changed = {f.name: value for f in fields(self) if (value := getattr(self, f.name)) != f.default}
-        digest = hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()
+        """A readable prefix and a hash over `changed`: the name of the run's files."""
+        # A field that is added later leaves the ids as they are, and a default must never change.
+        digest = hashlib.sha256(json.dumps(self.changed, sort_keys=True).encode()).hexdigest()
         return f"{self.data}-{self.encoder}-{self.method}-{self.split}-seed{self.seed}-{digest[:10]}"

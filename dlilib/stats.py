@@ -1,9 +1,10 @@
 """Means with bootstrap intervals over seeds, and paired differences."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, dataclass
 
 import numpy as np
+import pandas as pd
 
 LEVEL = 0.95
 RESAMPLES = 10_000
@@ -46,3 +47,28 @@ def estimate(values: Sequence[float], level: float = LEVEL, seed: int = 0) -> Es
 def paired_difference(a: dict[int, float], b: dict[int, float], level: float = LEVEL, seed: int = 0) -> Estimate:
     """Mean of a - b over the seeds that both have, with its bootstrap interval; a, b: seed -> value."""
     return estimate([a[s] - b[s] for s in sorted(a.keys() & b.keys())], level, seed)
+
+
+def summarise(runs: Iterable, frame: pd.DataFrame, by: Sequence[str], value: str = "iou_best") -> pd.DataFrame:
+    """One row for each combination of the Run fields `by` among the planned `runs`, in their order.
+
+    frame: the records; columns of the result: `by`, mean, low, high, n, text ("pending" where no run is finished).
+    """
+    values = frame.set_index("id")[value]
+    groups: dict[tuple, list[float]] = {}
+    for run in runs:
+        found = groups.setdefault(tuple(getattr(run, name) for name in by), [])
+        found.extend(values[values.index == run.id])
+    rows = [(*key, *astuple(e := estimate(found)), str(e)) for key, found in groups.items()]
+    return pd.DataFrame(rows, columns=[*by, "mean", "low", "high", "n", "text"])
+
+
+def differences(frame: pd.DataFrame, reference: str = "dli", value: str = "iou_best") -> pd.DataFrame:
+    """`reference` less each other method, paired by seed: a row for each method and encoder, columns as `summarise`."""
+    seeds = {key: dict(zip(g["seed"], g[value], strict=True)) for key, g in frame.groupby(["method", "encoder"])}
+    rows = []
+    for (method, encoder), found in seeds.items():
+        if method != reference and (reference, encoder) in seeds:
+            e = paired_difference(seeds[reference, encoder], found)
+            rows.append((method, encoder, *astuple(e), str(e)))
+    return pd.DataFrame(rows, columns=["method", "encoder", "mean", "low", "high", "n", "text"])

@@ -2,11 +2,15 @@
 
 import json
 import os
+import platform
 from pathlib import Path
 from typing import Any
 
+import segmentation_models_pytorch as smp
+import timm
 import torch
 
+import dlilib
 from dlilib.run import Run
 
 
@@ -26,8 +30,7 @@ class Store:
 
     def record(self, run: Run) -> dict[str, Any] | None:
         """The run's record, or None if it is not finished."""
-        path = self.record_path(run)
-        return read_record(path) if path.exists() else None
+        return read_record(path) if (path := self.record_path(run)).exists() else None
 
     def finish(self, run: Run, record: dict[str, Any]) -> None:
         """Keep the record; its checkpoint is no longer needed."""
@@ -41,8 +44,7 @@ class Store:
 
     def load(self, run: Run) -> dict[str, Any] | None:
         """An unfinished run's state, on the CPU, or None."""
-        path = self.checkpoint_path(run)
-        if not path.exists():
+        if not (path := self.checkpoint_path(run)).exists():
             return None
         try:
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -59,6 +61,17 @@ def read_record(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path}: not a record ({error}); delete it to run it again") from None
     return record
+
+
+def machine(device: torch.device) -> dict[str, str]:
+    """What a record says of where it was made: kind of device and versions, nothing that names a host."""
+    threads, capability = torch.get_num_threads(), torch.backends.cpu.get_cpu_capability()
+    cpu = f"CPU {platform.machine()} {capability}, {threads} threads"
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu, "dlilib": dlilib.__version__,
+        "python": platform.python_version(), "torch": torch.__version__,
+        "segmentation-models-pytorch": smp.__version__, "timm": timm.__version__,
+    }
 
 
 def _write(path: Path, write) -> None:

@@ -65,21 +65,20 @@ def from_folder(root: str | Path, size: int = 256, resize: str = "nearest") -> T
     if not classes or len(set(classes)) < len(classes):
         raise DataError(f"{root}/classes.txt: needs one distinct class name a line, got {list(classes)}")
     pairs = _folder_pairs(files, root)
-    images, masks, sizes = stack(
-        lambda pair, k: _read_indexed(files, *pair, k), pairs, [len(classes)] * len(pairs), size, resize
-    )
+
+    def read(pair: tuple[str, str]) -> tuple[np.ndarray, np.ndarray]:
+        image, mask = read_pair(files, *pair)
+        if mask.max() > len(classes):
+            raise DataError(f"{pair[1]}: holds class index {mask.max()}, classes.txt names {len(classes)} classes")
+        return image, mask
+
+    images, masks, sizes = stack(read, pairs, size, resize)
     pixels = torch.stack([(masks == c).sum((1, 2)) for c in range(1, len(classes) + 1)], dim=1)
     names = tuple(PurePosixPath(image).stem for image, _ in pairs)
     return TileSet(
-        images=images,
-        masks=masks,
-        labels=torch.where(pixels.sum(1) > 0, pixels.argmax(1) + 1, 0),
-        tile=_listed_tiles(files, root, names),
-        names=names,
-        classes=classes,
-        source=Path(root).stem,
-        digest=digest_files(files, [path for pair in pairs for path in pair]),
-        sizes=sizes,
+        images=images, masks=masks, labels=torch.where(pixels.sum(1) > 0, pixels.argmax(1) + 1, 0),
+        tile=_listed_tiles(files, root, names), names=names, classes=classes, source=Path(root).stem,
+        digest=digest_files(files, [path for pair in pairs for path in pair]), sizes=sizes,
     )
 
 
@@ -118,22 +117,15 @@ def read_pair(files: Files, image_path: str, mask_path: str) -> tuple[np.ndarray
     return image, read_mask(files, mask_path, like=image)
 
 
-def _read_indexed(files: Files, image_path: str, mask_path: str, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
-    image, mask = read_pair(files, image_path, mask_path)
-    if mask.max() > num_classes:
-        raise DataError(f"{mask_path}: holds class index {mask.max()}, classes.txt names {num_classes} classes")
-    return image, mask
+def stack(read: Callable, pairs: list, size: int, resize: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Images uint8 (N, C, size, size), masks (N, size, size) and the sizes (N, 2) they had; `read` gives one pair."""
 
-
-def stack(read: Callable, pairs: list, extra: list, size: int, resize: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Images (N, C, size, size) and masks (N, size, size), both uint8, and the sizes (N, 2) they had."""
-
-    def load(pair: tuple, argument: int) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
-        image, mask = read(pair, argument)
+    def load(pair: tuple) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
+        image, mask = read(pair)
         return _resize(image, size, resize), _resize(mask, size, "nearest"), image.shape[:2]
 
     with ThreadPoolExecutor() as pool:
-        images, masks, sizes = zip(*pool.map(load, pairs, extra), strict=True)
+        images, masks, sizes = zip(*pool.map(load, pairs), strict=True)
     if any(image.ndim == 3 for image in images):
         images = [image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2) for image in images]
         stacked = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()

@@ -3,7 +3,6 @@
 import base64
 import io
 import math
-import platform
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -11,31 +10,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import segmentation_models_pytorch as smp
-import timm
 import torch
 from PIL import Image
 from torch import Generator, Tensor
 
-import dlilib
 from dlilib import augment, losses, metrics, models
 from dlilib.inject import DynamicLabelInjection
 from dlilib.run import Run
 from dlilib.splits import split
-from dlilib.store import Store
+from dlilib.store import Store, machine
 from dlilib.tiles import TileSet
 
 MEAN, STD = 0.4319, 0.1196  # of the Magnetic Tiles in [0, 1], as released, for every channel
+PROGRESS = ("epoch", "seconds", "history", "best", "last")  # what a Trainer has gathered so far
 OnEpoch = Callable[[int, float], None]
 
 
 def fit(
-    run: Run,
-    tiles: TileSet,
-    device: str | torch.device = "cpu",
-    folder: str | Path | None = None,
-    deadline: float | None = None,
-    on_epoch: OnEpoch | None = None,
+    run: Run, tiles: TileSet, device: str | torch.device = "cpu", folder: str | Path | None = None,
+    deadline: float | None = None, on_epoch: OnEpoch | None = None,
 ) -> dict[str, Any] | None:
     """Train `run` on `tiles` and return its record, or None if the deadline stopped it.
 
@@ -107,13 +100,9 @@ class Trainer:
 
     def state(self) -> dict[str, Any]:
         """Everything needed to go on, as tensors and plain values."""
-        names = ("epoch", "seconds", "history", "best", "last")
-        return {
-            "run": asdict(self.run),
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            **{name: getattr(self, name) for name in names},
-        }
+        progress = {name: getattr(self, name) for name in PROGRESS}
+        parts = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        return {"run": asdict(self.run), **parts, **progress}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on where `state` was taken."""
@@ -121,45 +110,27 @@ class Trainer:
             raise ValueError(f"the checkpoint belongs to another run than {self.run.id}; delete it to start again")
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        for name in ("epoch", "seconds", "history", "best", "last"):
+        for name in PROGRESS:
             setattr(self, name, state[name])
 
     def record(self) -> dict[str, Any]:
         """What is kept of the finished run."""
-        labels = self.tiles.labels
+        tiles = self.tiles
+        train, val = (np.bincount(tiles.labels[k], minlength=tiles.num_classes + 1) for k in (self.train, self.val))
         return {
-            "id": self.run.id,
-            "run": asdict(self.run),
-            "machine": machine(self.device),
+            "id": self.run.id, "run": asdict(self.run), "machine": machine(self.device),
             "seconds": round(self.seconds, 1),
-            "data": {
-                "source": self.tiles.source,
-                "digest": self.tiles.digest,
-                "classes": list(self.tiles.classes),
-                "train": np.bincount(labels[self.train], minlength=self.tiles.num_classes + 1).tolist(),
-                "val": np.bincount(labels[self.val], minlength=self.tiles.num_classes + 1).tolist(),
-            },
+            "data": {"digest": tiles.digest, "classes": tiles.classes, "train": train.tolist(), "val": val.tolist()},
             "encoder_parameters": models.parameters(self.model.encoder),
-            "positives": sum(tp + fn for tp, _, fn in self.last["classes"]),
-            "history": self.history,
-            "val_images": self.val.tolist(),
-            "val_tiles": self.tiles.tile[self.val].tolist(),
-            "best": self.best,
+            "positives": sum(tp + fn for tp, _, fn in self.last["classes"]), "history": self.history,
+            "val_images": self.val.tolist(), "val_tiles": tiles.tile[self.val].tolist(), "best": self.best,
             "last": self.last,
         }
 
     def _injection(self) -> DynamicLabelInjection:
         run = self.run
-        return DynamicLabelInjection(
-            self.tiles,
-            donors=self.train,
-            p_poisson=run.p_poisson,
-            until=run.until,
-            region=run.region,
-            guidance=run.guidance,
-            label=run.label,
-            replacement=run.fraction < 1,
-        )
+        options = {name: getattr(run, name) for name in ("p_poisson", "until", "region", "guidance", "label")}
+        return DynamicLabelInjection(self.tiles, self.train, replacement=run.fraction < 1, **options)
 
     def _train_epoch(self) -> float:
         """One pass over the epoch's images; returns the mean loss."""
@@ -224,20 +195,6 @@ class Trainer:
         labels = self.tiles.labels[self.val]
         first = [int((labels == c).nonzero()[0]) for c in labels.unique().tolist() if c > 0]
         return torch.cat(counts).cpu(), {self.tiles.names[self.val[i]]: _png(maps[i]) for i in first}
-
-
-def machine(device: torch.device) -> dict[str, str]:
-    """What a record says of where it was made: kind of device and versions, nothing that names a host."""
-    threads, capability = torch.get_num_threads(), torch.backends.cpu.get_cpu_capability()
-    cpu = f"CPU {platform.machine()} {capability}, {threads} threads"
-    return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu,
-        "dlilib": dlilib.__version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "segmentation-models-pytorch": smp.__version__,
-        "timm": timm.__version__,
-    }
 
 
 def _check_tiles(run: Run, tiles: TileSet) -> None:

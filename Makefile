@@ -1,0 +1,45 @@
+PYTHON ?= python3
+BIN := .venv/bin
+
+help:
+	@echo 'make study   set up, then run the whole study in small on the embedded tiles (results/smoke)'
+	@echo 'make test    set up, then check style, tests and notebooks'
+	@echo 'make setup   only create .venv'
+	@echo 'make lab     open the notebooks in JupyterLab'
+	@echo 'make accept  take the notebooks and records of the last `make study` as the stored ones'
+
+setup: .venv/ready
+
+.venv/ready: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 13) else "Python 3.11 or 3.12 is needed, this is " + sys.version.split()[0] + ": make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps -e .
+	@touch $@
+
+lock:
+	uv pip compile pyproject.toml --extra test --universal --python-version 3.11 --generate-hashes --upgrade --quiet -o requirements.lock
+
+study: setup
+	$(BIN)/dli study --preset smoke
+
+lab: setup
+	$(BIN)/jupyter lab notebooks
+
+# The notebooks' stored outputs are compared with the records they were made from, not with what this machine trains.
+test: setup
+	$(BIN)/ruff check .
+	$(BIN)/python -m pytest
+	rm -rf build/nbval
+	mkdir -p build/nbval/results
+	cp -r notebooks build/nbval/
+	cp -r tests/smoke build/nbval/results/
+	$(BIN)/python -m pytest --nbval-lax --nbval-sanitize-with tests/sanitize.cfg build/nbval/notebooks
+
+accept:
+	cp results/smoke/notebooks/*.ipynb notebooks/
+	rm -rf tests/smoke
+	mkdir -p tests/smoke
+	cp -r results/smoke/records tests/smoke/
+
+.PHONY: help setup lock study lab test accept

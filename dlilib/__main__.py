@@ -1,0 +1,3 @@
+from dlilib.cli import main
+
+main()

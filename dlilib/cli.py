@@ -1,0 +1,120 @@
+"""The command `dli`: the study from a terminal."""
+
+import os
+import re
+import sys
+from ast import literal_eval
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from tqdm.auto import tqdm
+
+from dlilib import study
+from dlilib.files import DataError
+from dlilib.magnetic import magnetic_tiles
+from dlilib.models import WeightsError
+from dlilib.tiles import from_folder
+from dlilib.toy import toy_tiles
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+PresetName = Annotated[str, typer.Option("--preset", help=", ".join(study.PRESETS))]
+Match = Annotated[str, typer.Option(help="only runs with all of these words, as: dli seed0 fraction=0.5")]
+Root = Annotated[Path | None, typer.Option(help="folder or zip of the data; default DLILIB_DATA, else a download")]
+Results = Annotated[Path, typer.Option(help="folder of all results")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, …; default the first GPU, else the CPU")]
+
+
+@app.command()
+def data(name: Annotated[str, typer.Argument(help="magnetic-tiles, toy or folder")], root: Root = None) -> None:
+    """Read a data set with all its checks and print what is in it."""
+    if name == "folder" and root is None:
+        raise typer.BadParameter("a folder data set needs --root")
+    loaders = {"magnetic-tiles": lambda: magnetic_tiles(root), "toy": toy_tiles, "folder": lambda: from_folder(root)}
+    if name not in loaders:
+        raise typer.BadParameter(f"{name!r} is none of {', '.join(loaders)}")
+    tiles = loaders[name]()
+    print(f"{tiles.source}: {len(tiles)} images of {len(tiles.tile.unique())} tiles")
+    print(", ".join(f"{name} {n}" for name, n in tiles.counts().items()))
+    print("/".join(str(n) for n in tiles.counts().values()))
+
+
+@app.command()
+def run(
+    preset: PresetName = "smoke", match: Match = "", budget: str = "", device: Device = None, root: Root = None,
+    results: Results = Path("results"),
+) -> None:
+    """Train the preset's pending runs for at most --budget (90s, 9m, 2h); the next call goes on there."""
+    runs = study.all_runs(preset, match)
+    if not runs:
+        raise typer.BadParameter(f"no run of {preset} matches {match!r}")
+    left = study.execute(runs, study.results_folder(preset, results), root, device, _seconds(budget))
+    print(f"{len(runs) - left} of {len(runs)} runs finished, {left} pending")
+
+
+@app.command()
+def status(preset: PresetName = "smoke", match: Match = "", results: Results = Path("results")) -> None:
+    """List the preset's runs, finished and pending, and the time that the pending ones will take."""
+    runs = study.all_runs(preset, match)
+    folder = study.results_folder(preset, results)
+    frame = study.records(folder / "records").set_index("id")
+    for r in runs:
+        done = f"IoU {frame.iou_best[r.id]:.3f} {frame.seconds[r.id]:6.0f} s" if r.id in frame.index else "pending"
+        print(f"{r.id:64} fraction {r.fraction:<4} p_poisson {r.p_poisson} {done}")
+    seconds = study.estimate_seconds(runs, frame)
+    todo = len(study.pending(runs, folder))
+    left = "" if not todo else ", duration unknown" if seconds is None else f", about {seconds / 60:.0f} min"
+    print(f"{preset}: {len(runs) - todo} of {len(runs)} runs finished, {todo} pending{left}")
+
+
+@app.command(name="study")
+def study_(
+    preset: PresetName = "smoke", only: Annotated[str, typer.Option(help="notebooks whose name has this")] = "",
+    compute: Annotated[bool, typer.Option(help="train what is pending first")] = True, device: Device = None,
+    root: Root = None, results: Results = Path("results"), notebooks: Path = Path("notebooks"),
+) -> None:
+    """Train the preset's runs, then execute the notebooks on them into results/<preset>/notebooks."""
+    paths = sorted(p for p in notebooks.glob("[0-9]*.ipynb") if only in p.name)
+    if not paths:
+        raise typer.BadParameter(f"no notebook in {notebooks.resolve()} has {only!r} in its name")
+    folder = study.results_folder(preset, results)
+    if compute:
+        study.execute(study.all_runs(preset), folder, root, device)
+    if root:
+        os.environ["DLILIB_DATA"] = str(root.resolve())
+    values = {"preset": preset, "results": os.path.relpath(results, notebooks), "compute": compute}
+    for path in tqdm(paths, desc="notebooks", unit="notebook"):
+        _execute_notebook(path, folder / "notebooks" / path.name, values)
+    print(f"\nRecords, tables, figures and the executed notebooks are in {folder}/")
+
+
+def _execute_notebook(source: Path, target: Path, values: dict[str, Any]) -> None:
+    """Run one notebook by papermill with the values that are not its defaults; keep no path or time of this machine."""
+    import nbformat
+    import papermill
+
+    known = {name: literal_eval(p["default"]) for name, p in papermill.inspect_notebook(source).items()}
+    changed = {name: value for name, value in values.items() if known.get(name) != value}
+    target.parent.mkdir(parents=True, exist_ok=True)
+    papermill.execute_notebook(source, target, changed, cwd=source.parent, progress_bar=False)
+    notebook = nbformat.read(target, as_version=4)
+    for part in (notebook, *notebook.cells):
+        part.metadata.pop("papermill", None)
+        part.metadata.pop("execution", None)
+    nbformat.write(notebook, target)
+
+
+def _seconds(budget: str) -> float | None:
+    if not budget:
+        return None
+    if not (match := re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", budget)):
+        raise typer.BadParameter(f"budget is a number and s, m or h, as 90s, 9m, 2h; got {budget!r}")
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+def main() -> None:
+    """Run the command; errors that the user can mend are one line, not a traceback."""
+    try:
+        app()
+    except (DataError, WeightsError, ValueError) as error:
+        sys.exit(f"dli: {error}")

@@ -1,0 +1,110 @@
+"""The study's figures: one function each, on Axes that can be placed anywhere."""
+
+import base64
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+import torch
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
+from PIL import Image
+from torch import Tensor
+
+from dlilib.tiles import TileSet
+
+PALETTE = sns.color_palette("colorblind", 10)
+METHOD_COLOURS = dict(zip(("baseline", "focal", "balanced", "wce", "dli"), PALETTE, strict=False))
+CLASS_COLOURS = ListedColormap([(0, 0, 0, 0), *PALETTE])  # background is transparent
+
+
+def class_distribution(tiles: TileSet, ax: Axes | None = None) -> Axes:
+    """Figure 2: images per class, free ones last."""
+    counts = tiles.counts()
+    colours = dict(zip(counts, [*PALETTE[: tiles.num_classes], "0.6"], strict=True))
+    ax = ax or plt.subplots(figsize=(6, 3.5))[1]
+    sns.barplot(x=list(counts), y=list(counts.values()), hue=list(counts), palette=colours, legend=False, ax=ax)
+    for bars in ax.containers:
+        ax.bar_label(bars)
+    ax.set(xlabel="", ylabel="images", title=f"{tiles.source}, n = {len(tiles)}")
+    return ax
+
+
+def class_iou(frame: pd.DataFrame, classes: Sequence[str], ax: Axes | None = None) -> Axes:
+    """Figure 3: IoU of each class and method, mean of the frame's runs, 95 % bootstrap intervals; red: DLI's."""
+    long = frame.melt(["method", "seed"], [f"iou_{name}" for name in classes], "class", "IoU")
+    long["class"] = long["class"].str.removeprefix("iou_")
+    methods = [m for m in METHOD_COLOURS if m in set(long["method"])]
+    ax = ax or plt.subplots(figsize=(8, 3.5))[1]
+    style = {"hue_order": methods, "palette": METHOD_COLOURS, "err_kws": {"linewidth": 1}, "seed": 0}
+    sns.barplot(long, x="class", y="IoU", hue="method", ax=ax, **style)
+    for k, name in enumerate(classes):
+        level = long.loc[(long["method"] == "dli") & (long["class"] == name), "IoU"].mean()
+        ax.hlines(level, k - 0.4, k + 0.4, color="crimson", linewidth=1)
+    ax.set(xlabel="", ylim=(0, 1), title=f"IoU per class at the best epoch, {frame['seed'].nunique()} seed(s)")
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=len(methods), frameon=False)
+    return ax
+
+
+def data_fraction(summary: pd.DataFrame, axes: Sequence[Axes] | None = None) -> Sequence[Axes]:
+    """Figure 5: IoU against the share of training data, and its drop from all of it, of each method.
+
+    summary: method, fraction, mean, low, high, as `stats.summarise` gives them; pending points are left out.
+    """
+    axes = plt.subplots(1, 2, figsize=(9, 3.5))[1] if axes is None else axes
+    for method, found in summary.dropna(subset="mean").sort_values("fraction").groupby("method"):
+        percent, colour = 100 * found["fraction"], METHOD_COLOURS[method]
+        spread = np.nan_to_num([found["mean"] - found["low"], found["high"] - found["mean"]])
+        axes[0].errorbar(percent, found["mean"], spread, color=colour, marker="o", label=method, capsize=3)
+        if (full := found.loc[found["fraction"] == 1, "mean"]).size:
+            axes[1].plot(percent, 100 * (found["mean"] / full.item() - 1), color=colour, marker="o", label=method)
+    axes[0].set(xlabel="training data, %", ylabel="micro IoU", title="absolute")
+    axes[1].set(xlabel="training data, %", ylabel="change from 100 %, %", title="relative drop")
+    if axes[0].has_data():
+        axes[0].legend(frameon=False)
+    sns.despine(ax=axes[0])
+    sns.despine(ax=axes[1])
+    return axes
+
+
+def image_grid(rows: Sequence[Sequence[Tensor]], columns: Sequence[str], names: Sequence[str]) -> np.ndarray:
+    """Figures 4, 6, 7 and 8: rows of images and class maps, each with its name; returns the Axes.
+
+    An image is (C, H, W), float in [0, 1] or uint8, a class map (H, W) with 0 background, a colour for each class.
+    """
+    size = (1.5 * len(columns), 1.5 * len(rows))
+    axes = plt.subplots(len(rows), len(columns), figsize=size, squeeze=False, layout="constrained")[1]
+    for line, images, name in zip(axes, rows, names, strict=True):
+        for ax, image in zip(line, images, strict=True):
+            _show(ax, image)
+        line[0].set_ylabel(name)
+    for ax, title in zip(axes[0], columns, strict=True):
+        ax.set_title(title, fontsize="medium")
+    return axes
+
+
+def _show(ax: Axes, image: Tensor) -> None:
+    if image.ndim == 2:
+        ax.set_facecolor("black")
+        ax.imshow(image, cmap=CLASS_COLOURS, vmin=0, vmax=CLASS_COLOURS.N - 1, interpolation="nearest")
+    else:
+        pixels = image.float() / (255 if image.dtype == torch.uint8 else 1)
+        ax.imshow(pixels.permute(1, 2, 0).clamp(0, 1), cmap="gray", vmin=0, vmax=1)
+    ax.set(xticks=[], yticks=[])
+
+
+def example_maps(record: dict) -> dict[str, Tensor]:
+    """Image name -> predicted class map (H, W) at the best epoch, as kept in a record."""
+    pngs = record["best"]["examples"].items()
+    return {name: torch.from_numpy(np.array(Image.open(io.BytesIO(base64.b64decode(png))))) for name, png in pngs}
+
+
+def save(ax: Axes, folder: str | Path, name: str) -> None:
+    """Write the figure that holds `ax` to folder/figures/name.png."""
+    path = Path(folder) / "figures" / f"{name}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ax.figure.savefig(path, dpi=150, bbox_inches="tight")

@@ -1,0 +1,105 @@
+"""What the tests share: data and weights that may not be at hand, and a local server."""
+
+import http.server
+import os
+import threading
+import warnings
+from collections import defaultdict
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import dlilib
+
+
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+
+
+@pytest.fixture(scope="session")
+def magnetic_root() -> Path:
+    if not os.environ.get("DLILIB_DATA"):
+        pytest.skip("REAL DATA NOT TESTED: real Magnetic Tiles not at hand: set DLILIB_DATA")
+    path = Path(os.environ["DLILIB_DATA"])
+    return path / "magnetic_tiles.zip" if (path / "magnetic_tiles.zip").exists() else path
+
+
+@pytest.fixture(scope="session")
+def weights_root() -> Path:
+    if not os.environ.get("DLILIB_WEIGHTS"):
+        pytest.skip("REAL WEIGHTS NOT TESTED: ImageNet weights not at hand: set DLILIB_WEIGHTS")
+    return Path(os.environ["DLILIB_WEIGHTS"])
+
+
+@pytest.fixture(scope="session")
+def real_tiles(magnetic_root) -> dlilib.TileSet:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # the released files load without a word
+        return dlilib.magnetic_tiles(magnetic_root, size=128)
+
+
+@pytest.fixture(scope="session")
+def toy() -> dlilib.TileSet:
+    return dlilib.toy_tiles()
+
+
+@pytest.fixture(scope="session")
+def real_groups(real_tiles) -> np.ndarray:
+    """The rule for file numbers, written again: gaps of at most 120, no exposure twice, within a class."""
+    shots = defaultdict(list)
+    for i, name in enumerate(real_tiles.names):
+        folder, stem = name.split("/")
+        exposure, number = stem.removeprefix("exp").split("_num_")
+        shots[folder].append((int(number), int(exposure), i))
+    group = np.full(len(real_tiles), -1)
+    for photographs in shots.values():
+        met, last = set(), None
+        for number, exposure, i in sorted(photographs):
+            if last is None or number - last > 120 or exposure in met:
+                current, met = i, set()
+            met.add(exposure)
+            last = number
+            group[i] = current
+    return group
+
+
+@contextmanager
+def _serving(handler: type[http.server.BaseHTTPRequestHandler]):
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@pytest.fixture
+def serve(monkeypatch):
+    """serve(answer) -> (URL, requested paths); answer(handler) writes the response to a HEAD or GET."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with ExitStack() as stack:
+
+        def start(answer):
+            requests = []
+
+            class Handler(http.server.BaseHTTPRequestHandler):
+                def do_GET(self):
+                    requests.append(f"{self.command} {self.path}")
+                    answer(self)
+
+                do_HEAD = do_GET
+
+                def log_message(self, *args):
+                    pass
+
+            return stack.enter_context(_serving(Handler)), requests
+
+        yield start
