@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from dlilib import study
 from dlilib.files import DataError
@@ -94,9 +94,10 @@ def _execute_notebook(source: Path, target: Path, values: dict[str, Any]) -> Non
     import papermill
 
     known = {name: literal_eval(p["default"]) for name, p in papermill.inspect_notebook(source).items()}
-    changed = {name: value for name, value in values.items() if known.get(name) != value}
+    changed = {name: values[name] for name in known.keys() & values if known[name] != values[name]}
     target.parent.mkdir(parents=True, exist_ok=True)
-    papermill.execute_notebook(source, target, changed, cwd=source.parent, progress_bar=False)
+    quiet = ["--log-level=ERROR"]
+    papermill.execute_notebook(source, target, changed, cwd=source.parent, progress_bar=False, extra_arguments=quiet)
     notebook = nbformat.read(target, as_version=4)
     for part in (notebook, *notebook.cells):
         part.metadata.pop("papermill", None)

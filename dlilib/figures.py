@@ -30,6 +30,7 @@ def class_distribution(tiles: TileSet, ax: Axes | None = None) -> Axes:
     sns.barplot(x=list(counts), y=list(counts.values()), hue=list(counts), palette=colours, legend=False, ax=ax)
     for bars in ax.containers:
         ax.bar_label(bars)
+    ax.margins(y=0.12)
     ax.set(xlabel="", ylabel="images", title=f"{tiles.source}, n = {len(tiles)}")
     return ax
 

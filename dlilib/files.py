@@ -6,6 +6,7 @@ import re
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -27,7 +28,7 @@ def open_files(root: Path) -> Files:
         for p in paths:
             if not p.resolve().is_relative_to(top):
                 raise DataError(f"{p}: a link that leaves {root}")
-        return {p.relative_to(root).as_posix(): p.read_bytes for p in paths}
+        return {name: _checked(p.read_bytes, name) for p in paths if (name := p.relative_to(root).as_posix())}
     if not root.exists():
         raise DataError(f"{root}: no such folder or zip")
     try:
@@ -37,14 +38,25 @@ def open_files(root: Path) -> Files:
     for name in archive.namelist():
         if PurePosixPath(name).is_absolute() or ".." in re.split(r"[/\\]", name) or re.match(r"[A-Za-z]:", name):
             raise DataError(f"{root}: entry {name!r} leaves the folder")
-    return {name: lambda name=name: archive.read(name) for name in archive.namelist() if not name.endswith("/")}
+    names = [name for name in archive.namelist() if not name.endswith("/")]
+    return {name: _checked(partial(archive.read, name), name) for name in names}
+
+
+def _checked(read: Callable[[], bytes], name: str) -> Callable[[], bytes]:
+    def checked() -> bytes:
+        try:
+            return read()
+        except (OSError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
+            raise DataError(f"{name}: cannot be read: {error}") from None
+
+    return checked
 
 
 def read_text(files: Files, root: str | Path, name: str) -> str:
     if name not in files:
         raise DataError(f"{root}/{name}: missing")
     try:
-        return files[name]().decode()
+        return files[name]().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{root}/{name}: not UTF-8 text: {error}") from None
 

@@ -86,15 +86,18 @@ def _download(url: str, digest: str) -> Path:
     name = f"magnetic_tiles-{digest[:12]}.zip"
     path = Path(pooch.os_cache("dlilib")) / name
     if not path.exists():
-        part = Path(pooch.retrieve(url, known_hash=None, fname=name + ".part", path=path.parent, progressbar=True))
+        part = path.with_name(name + ".part")
         try:
+            pooch.retrieve(url, known_hash=None, fname=part.name, path=path.parent, progressbar=True)
             files = open_files(part)
             found = digest_files(files, [path for pair in _magnetic_pairs(files) for path in pair[1:]])
             if found != digest:
                 raise DataError(f"{url}: contents have digest {found}, expected {digest}")
-        except DataError:
-            part.unlink()
-            raise
+        except (DataError, OSError) as error:  # requests' errors are OSErrors
+            part.unlink(missing_ok=True)
+            raise DataError(
+                f"{url}: could not be had: {error}. Download it yourself and pass it as root, or set DLILIB_DATA to it."
+            ) from None
         part.replace(path)
     return path
 
@@ -140,5 +143,7 @@ def _tile_ids(labels: np.ndarray, exposure: np.ndarray, number: np.ndarray, thum
         seen = {exposure[i]} if fresh else seen | {exposure[i]}
         group[i] = i if fresh else group[before]
     high = thumbnails.astype(np.float32) - gaussian_filter(thumbnails.astype(np.float32), (0, 2, 2))
-    same = (np.corrcoef(high.reshape(len(labels), -1)) > 0.8) | (group[:, None] == group)
+    with np.errstate(invalid="ignore", divide="ignore"):  # a flat image correlates with nothing
+        alike = np.corrcoef(high.reshape(len(labels), -1)) > 0.8
+    same = alike | (group[:, None] == group)
     return connected_components(same)[1].astype(np.int64)

@@ -4,13 +4,17 @@ import torch
 from torch import Tensor
 
 
+def one_hot(masks: Tensor, num_classes: int) -> Tensor:
+    """bool (B, K, H, W) from class indices (B, H, W); background is no class."""
+    return masks[:, None] == torch.arange(1, num_classes + 1, device=masks.device)[:, None, None]
+
+
 def count(logits: Tensor, masks: Tensor) -> Tensor:
     """int64 (B, K, 3): true positive, false positive and false negative pixels of each image and class.
 
     logits: (B, K, H, W), positive where the class is predicted (sigmoid above 0.5); masks: (B, H, W), class indices.
     """
-    classes = torch.arange(1, logits.shape[1] + 1, device=logits.device)[:, None, None]
-    predicted, true = logits > 0, masks[:, None] == classes
+    predicted, true = logits > 0, one_hot(masks, logits.shape[1])
     cells = [predicted & true, predicted & ~true, ~predicted & true]
     return torch.stack([c.sum(dim=(2, 3)) for c in cells], dim=-1)
 

@@ -37,7 +37,7 @@ def build(encoder: str, num_classes: int = 5, weights: str | None = None, seed: 
     if weights not in (None, "imagenet"):
         raise ValueError(f'weights must be None or "imagenet", got {weights!r}')
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would also reseed CUDA
         model = smp.Unet(
             ENCODERS[encoder], encoder_depth=DEPTH, encoder_weights=None, decoder_channels=DECODER_CHANNELS,
             classes=num_classes,
@@ -68,7 +68,9 @@ def _load(module: nn.Module, encoder: str) -> None:
     path = Path(os.environ.get("DLILIB_WEIGHTS") or "$DLILIB_WEIGHTS") / f"{encoder}.safetensors"
     state, place = (_read(path), path) if path.exists() else (_read(_from_hub(encoder, path)), HUB[encoder][0])
     wanted = module.state_dict()
-    found = {name: state.get(name, state.get(name.removeprefix("model."))) for name in wanted}  # "model.": timm's
+    counters = {name: tensor for name, tensor in wanted.items() if name.endswith("num_batches_tracked")}
+    state = counters | state  # torchvision's own files lack them
+    found = {name: state.get(name.removeprefix("model."), state.get(name)) for name in wanted}  # "model.": timm's
     for name, tensor in found.items():
         if tensor is None or tensor.shape != wanted[name].shape:
             what = "missing" if tensor is None else f"{tuple(tensor.shape)}, not {tuple(wanted[name].shape)}"

@@ -53,6 +53,9 @@ def _image_level(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _tile_level(labels: np.ndarray, tile: np.ndarray, seed: int) -> np.ndarray:
+    distinct = [len(np.unique(tile[labels == label])) for label in np.unique(labels)]
+    if max(distinct) < FOLDS:
+        raise ValueError(f"protocol \"tile\" needs a class of at least {FOLDS} tiles, the largest has {max(distinct)}")
     folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed // FOLDS)
     _, val = list(folds.split(labels, labels, tile))[seed % FOLDS]
     return np.isin(np.arange(len(labels)), val)

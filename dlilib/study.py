@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from dlilib.files import DataError
 from dlilib.losses import METHODS
@@ -40,8 +40,8 @@ class Preset:
 LITTLE = {"encoders": ("resnet18",), "fraction_encoder": "resnet18"}
 PRESETS = {
     "smoke": Preset(
-        "toy tiles, 64 px, random start, 10 epochs: shows that everything runs; about 15 s a run on 2 cores",
-        Run(data="toy", size=64, weights=None, epochs=10, batch=16, lr=2e-3, free_share=0.2), **LITTLE,
+        "toy tiles, 64 px, random start, 15 epochs: shows that everything runs; about 15 s a run on 2 cores",
+        Run(data="toy", size=64, weights=None, epochs=15, batch=16, lr=2e-3, free_share=0.2), **LITTLE,
         folder="smoke", seeds=(0,), fractions=(0.25, 0.5, 1.0),
     ),
     "lite": Preset(

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
+import cv2
 import numpy as np
 import torch
 from PIL import Image
@@ -90,8 +91,7 @@ def check_size(size: int, resize: str) -> None:
 
 
 def _folder_pairs(files: Files, root: str | Path) -> list[tuple[str, str]]:
-    images = {PurePosixPath(p).stem: p for p in files if p.startswith("images/") and p.lower().endswith(IMAGE_SUFFIXES)}
-    masks = {PurePosixPath(p).stem: p for p in files if p.startswith("masks/") and p.lower().endswith(".png")}
+    images, masks = _by_stem(files, root, "images/", IMAGE_SUFFIXES), _by_stem(files, root, "masks/", (".png",))
     for stem in sorted(images.keys() ^ masks.keys()):
         missing = f"no mask masks/{stem}.png" if stem in images else "no image of that name in images/"
         raise DataError(f"{root}/{images.get(stem) or masks[stem]}: {missing}")
@@ -100,13 +100,25 @@ def _folder_pairs(files: Files, root: str | Path) -> list[tuple[str, str]]:
     return [(images[stem], masks[stem]) for stem in sorted(images)]
 
 
+def _by_stem(files: Files, root: str | Path, folder: str, suffixes: tuple[str, ...]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for path in files:
+        chosen = path.startswith(folder) and path.lower().endswith(suffixes)
+        if chosen and (other := found.setdefault(PurePosixPath(path).stem, path)) != path:
+            raise DataError(f"{root}/{path}: also present as {other}")
+    return found
+
+
 def _listed_tiles(files: Files, root: str | Path, names: tuple[str, ...]) -> Tensor:
     if "tiles.csv" not in files:
         return torch.arange(len(names))
     rows = list(csv.DictReader(io.StringIO(read_text(files, root, "tiles.csv"))))
     if not rows or not {"image", "tile"} <= rows[0].keys():
         raise DataError(f"{root}/tiles.csv: needs the columns image,tile")
-    listed = {row["image"]: row["tile"] for row in rows}
+    listed = {}
+    for row in rows:
+        if not row["tile"] or listed.setdefault(row["image"], row["tile"]) != row["tile"]:
+            raise DataError(f"{root}/tiles.csv: image {row['image']!r} needs one tile, got {row['tile']!r}")
     if missing := [name for name in names if name not in listed]:
         raise DataError(f"{root}/tiles.csv: no row for image {missing[0]!r} (and {len(missing) - 1} more)")
     return torch.from_numpy(np.unique([listed[name] for name in names], return_inverse=True)[1])
@@ -137,6 +149,4 @@ def stack(read: Callable, pairs: list, size: int, resize: str) -> tuple[Tensor, 
 def _resize(pixels: np.ndarray, size: int, resize: str) -> np.ndarray:
     if resize == "bilinear":
         return np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR))
-    height, width = pixels.shape[:2]
-    rows, columns = np.arange(size) * height // size, np.arange(size) * width // size
-    return pixels[rows][:, columns]  # OpenCV's INTER_NEAREST, as released
+    return cv2.resize(pixels, (size, size), interpolation=cv2.INTER_NEAREST)  # as released

@@ -10,7 +10,7 @@ from dlilib.tiles import TileSet, check_size
 
 # a quarter of the Magnetic Tiles' images, class by class
 TOY_COUNTS = {"Free": 238, "Blowhole": 29, "Break": 21, "Crack": 14, "Fray": 8, "Uneven": 26}
-EXPOSURES = 4  # images of one tile, at most
+EXPOSURES = 4  # images of one tile, at most; fewer in rare classes, so that each has the five tiles of a tile split
 
 
 def toy_tiles(seed: int = 0, size: int = 64) -> TileSet:
@@ -24,14 +24,15 @@ def toy_tiles(seed: int = 0, size: int = 64) -> TileSet:
     rng = np.random.default_rng(seed)
     images, masks, labels, tile, exposure = [], [], [], [], []
     for label, count in enumerate(TOY_COUNTS.values()):
+        exposures = max(1, min(EXPOSURES, count // 5))
         for k in range(count):
-            if k % EXPOSURES == 0:
+            if k % exposures == 0:
                 surface, mask = _tile(rng, size, label)
             images.append(_expose(rng, surface))
             masks.append(mask * np.uint8(label))
             labels.append(label)
-            tile.append(tile[-1] + (k % EXPOSURES == 0) if tile else 0)
-            exposure.append(k % EXPOSURES + 1)
+            tile.append(tile[-1] + (k % exposures == 0) if tile else 0)
+            exposure.append(k % exposures + 1)
     groups = list(TOY_COUNTS)
     return TileSet(
         images=torch.from_numpy(np.stack(images))[:, None], masks=torch.from_numpy(np.stack(masks)),
@@ -52,7 +53,7 @@ def _tile(rng: np.random.Generator, size: int, label: int) -> tuple[np.ndarray, 
     mask = (_blowhole, _break, _crack, _fray, _uneven)[label - 1](rng, size)
     soft = gaussian_filter(mask.astype(float), size / 128)
     rough = gaussian_filter(rng.standard_normal((size, size)), size / 64)
-    shade = (-0.30, 0.25, -0.28, -0.05, -0.16)[label - 1] * rng.uniform(0.8, 1.2)
+    shade = (-0.34, 0.25, -0.34, -0.05, -0.16)[label - 1] * rng.uniform(0.8, 1.2)
     grain = (0.0, 0.05, 0.0, 0.12, 0.0)[label - 1]
     return surface + soft * (shade + grain * rough / rough.std()), mask
 
@@ -69,7 +70,7 @@ def _blowhole(rng: np.random.Generator, size: int) -> np.ndarray:
     mask = np.zeros((size, size), np.uint8)
     for _ in range(rng.integers(1, 3)):
         centre = rng.integers(size // 6, size - size // 6, 2).tolist()
-        axes = np.maximum(1, rng.uniform(0.03, 0.05, 2) * size).round().astype(int).tolist()
+        axes = np.maximum(1, rng.uniform(0.04, 0.06, 2) * size).round().astype(int).tolist()
         cv2.ellipse(mask, centre, axes, float(rng.uniform(0, 180)), 0, 360, 1, -1)
     return mask
 
@@ -87,7 +88,7 @@ def _crack(rng: np.random.Generator, size: int) -> np.ndarray:
     steps = 0.05 * size * np.stack([np.cos(direction), np.sin(direction)], axis=1)
     path = np.cumsum(steps, axis=0)
     path += rng.uniform(0.35, 0.65, 2) * size - path.mean(axis=0)
-    width = max(1, round(size / 48))
+    width = max(1, round(size / 32))
     return cv2.polylines(np.zeros((size, size), np.uint8), [path.round().astype(np.int32)], False, 1, width)
 
 

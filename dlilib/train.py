@@ -55,7 +55,7 @@ def fit(
             store.save(run, trainer.state())
         seconds = time.monotonic() - start
         if on_epoch:
-            on_epoch(trainer.epoch, trainer.last_iou)
+            on_epoch(trainer.epoch, trainer.last["iou"])
     record = trainer.record()
     if store:
         store.finish(run, record)
@@ -73,16 +73,14 @@ class Trainer:
         self.model = model.to(device, memory_format=self.layout)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=run.lr, weight_decay=0)
         self.criterion = losses.criterion(run.method, tiles, self.train, run.losses)
-        self.injection = self._injection() if run.method == "dli" else None
+        options = {name: getattr(run, name) for name in ("p_poisson", "until", "region", "guidance", "label")}
+        self.injection = None
+        if run.method == "dli":
+            self.injection = DynamicLabelInjection(self.tiles, self.train, **options, replacement=run.fraction < 1)
         self.epoch, self.seconds = 0, 0.0
         self.history: dict[str, list] = {"loss": [], "tp": [], "fp": []}
         self.best: dict[str, Any] = {}
         self.last: dict[str, Any] = {}
-
-    @property
-    def last_iou(self) -> float:
-        """Micro IoU on the validation images after the last epoch."""
-        return self.last["iou"]
 
     def step(self) -> None:
         """Train one epoch and validate."""
@@ -127,11 +125,6 @@ class Trainer:
             "last": self.last,
         }
 
-    def _injection(self) -> DynamicLabelInjection:
-        run = self.run
-        options = {name: getattr(run, name) for name in ("p_poisson", "until", "region", "guidance", "label")}
-        return DynamicLabelInjection(self.tiles, self.train, replacement=run.fraction < 1, **options)
-
     def _train_epoch(self) -> float:
         """One pass over the epoch's images; returns the mean loss."""
         for group in self.optimizer.param_groups:
@@ -147,9 +140,7 @@ class Trainer:
             x, masks = augment.flip(x, masks, augment.draw_flips(len(rows), order))
             if self.injection:
                 x, masks, labels = self.injection(x, masks, labels)
-            with self._autocast():
-                logits = self.model(self._input(x))
-            loss = self.criterion(logits.float(), _one_hot(masks, self.tiles.num_classes))
+            loss = self.criterion(self._logits(x), metrics.one_hot(masks, self.tiles.num_classes).float())
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             self.optimizer.step()
@@ -171,13 +162,11 @@ class Trainer:
         index = rows.to(self.device)
         return self.tiles.images[index].float() / 255, self.tiles.masks[index], self.tiles.labels[rows]
 
-    def _input(self, images: Tensor) -> Tensor:
-        """What the model takes: (B, 3, H, W), normalised, in its layout."""
-        normal = (images - MEAN) / STD
-        return normal.expand(-1, 3, -1, -1).contiguous(memory_format=self.layout)
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.run.precision == "bf16")
+    def _logits(self, images: Tensor) -> Tensor:
+        """Float32 logits (B, K, H, W) of images (B, C, H, W) in [0, 1], grey or RGB."""
+        x = ((images - MEAN) / STD).expand(-1, 3, -1, -1).contiguous(memory_format=self.layout)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.run.precision == "bf16"):
+            return self.model(x).float()
 
     @torch.inference_mode()
     def _validate(self) -> tuple[Tensor, dict[str, str]]:
@@ -186,8 +175,7 @@ class Trainer:
         counts, maps = [], []
         for rows in torch.from_numpy(self.val).split(self.run.batch):
             images, masks, _ = self._gather(rows)
-            with self._autocast():
-                logits = self.model(self._input(images)).float()
+            logits = self._logits(images)
             counts.append(metrics.count(logits, masks))
             strength, best = logits.max(dim=1)
             maps.append(torch.where(strength > 0, best + 1, 0).byte())
@@ -217,12 +205,6 @@ def _summary(epoch: int, counts: Tensor, labels: Tensor) -> dict[str, Any]:
 
 def _generator(*seed: int) -> Generator:
     return Generator().manual_seed(int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0] >> 1))
-
-
-def _one_hot(masks: Tensor, num_classes: int) -> Tensor:
-    """(B, K, H, W) float from class indices (B, H, W); background is no class."""
-    classes = torch.arange(1, num_classes + 1, device=masks.device)[:, None, None]
-    return (masks[:, None] == classes).float()
 
 
 def _png(class_map: Tensor) -> str:

@@ -329,7 +329,8 @@ def test_corruption_is_refused_naming_the_file(tree, tmp_path, corrupt, zipped):
 def test_faint_mask_values_of_a_free_image_count_only_above_the_threshold(tree, tmp_path):
     tree["MT_Free/Imgs/exp1_num_1.png"] = encoded(np.full((20, 30), 100, np.uint8), "PNG")
     root = as_folder(tree, tmp_path / "mt")
-    assert not magnetic_tiles(root, size=16, threshold=100).masks[-2:].any()
+    tiles = magnetic_tiles(root, size=16, threshold=100)
+    assert not tiles.masks[tiles.labels == 0].any()
     with pytest.raises(DataError, match=r"MT_Free/Imgs/exp1_num_1\.png"):
         magnetic_tiles(root, size=16, threshold=99)
 
@@ -364,7 +365,7 @@ def test_corrupted_zip_member_is_refused_naming_it(tree, tmp_path, suffix):
         magnetic_tiles(path, size=16)
 
 
-@pytest.mark.parametrize("entry", ["../outside.jpg", "a/../../outside.jpg", "..\\outside.jpg", "/etc/x.jpg", "C:\\x.jpg"])
+@pytest.mark.parametrize("entry", ["../out.jpg", "a/../../out.jpg", "..\\out.jpg", "/etc/out.jpg", "C:\\out.jpg"])
 def test_zip_entry_that_leaves_the_folder_is_refused(tree, tmp_path, entry):
     path = as_zip(tree | {entry: b"x"}, tmp_path / "mt.zip")
     with pytest.raises(DataError) as caught:
@@ -515,7 +516,7 @@ def test_download_that_failed_is_made_again(tree, tmp_path, cache, serve):
 
 
 def unlike(n):
-    return torch.randint(0, 256, (n, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return np.random.default_rng(0).integers(0, 256, (n, 32, 32), np.uint8)
 
 
 def tile_ids(labels, exposure, number, images=None):
@@ -573,7 +574,7 @@ def test_a_black_image_is_nobodys_look_alike(tree, tmp_path, recwarn):
     for folder in ("Crack", "Free"):
         tree[f"MT_{folder}/Imgs/exp1_num_1.jpg"] = encoded(np.zeros((20, 30), np.uint8), "JPEG")
     tiles = magnetic_tiles(as_folder(tree, tmp_path / "mt"), size=16)
-    assert len(tiles.tile.unique()) in (11, 12)
+    assert len(tiles.tile.unique()) == 12
     assert not [w for w in recwarn if issubclass(w.category, RuntimeWarning)]
 
 

@@ -258,7 +258,7 @@ def test_mask_donor_agrees_with_opencv_inside_a_smooth_image():
     distance = np.hypot(x - 32, y - 32)
     donor = target + 40 - 50 * np.exp(-((distance / 5) ** 2))
     mask = distance <= 20
-    assert 0 <= min(target.min(), donor.min()) and max(target.max(), donor.max()) <= 255
+    assert min(target.min(), donor.min()) >= 0 and max(target.max(), donor.max()) <= 255
     three = [np.repeat(a.round().astype(np.uint8)[..., None], 3, axis=2) for a in (target, donor)]
     theirs = cv2.seamlessClone(three[1], three[0], np.uint8(255) * mask, (32, 32), cv2.NORMAL_CLONE)[..., 0]
     images = (torch.from_numpy(a[..., 0].astype(np.float32) / 255)[None, None] for a in three)
@@ -314,9 +314,9 @@ def test_wrong_shapes_and_dtypes_raise(blend, change, message):
 
 def test_wrong_options_and_integer_images_raise():
     target, donor, mask = example()
-    with pytest.raises(ValueError, match="guidance.*'both'"):
+    with pytest.raises(ValueError, match=r"guidance.*'both'"):
         poisson_blend(target, donor, mask, guidance="both")
-    with pytest.raises(ValueError, match="region.*'disk'"):
+    with pytest.raises(ValueError, match=r"region.*'disk'"):
         poisson_blend(target, donor, mask, region="disk")
-    with pytest.raises(ValueError, match="float images.*uint8"):
+    with pytest.raises(ValueError, match=r"float images.*uint8"):
         poisson_blend(target.byte(), donor.byte(), mask)

@@ -1,0 +1,327 @@
+import io
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dlilib import DataError, from_folder
+
+STEMS = ("a", "b", "c")
+
+
+def encoded(pixels, kind="PNG"):
+    buffer = io.BytesIO()
+    (pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def grey(seed, size=(16, 16)):
+    return np.random.default_rng(seed).integers(0, 256, size, np.uint8)
+
+
+def mask_of(*counts, size=(16, 16)):
+    """A mask whose first pixels hold class 1 counts[0] times, then class 2 counts[1] times, and so on."""
+    mask = np.zeros(size, np.uint8)
+    mask.flat[: sum(counts)] = np.repeat(np.arange(1, len(counts) + 1), counts)
+    return mask
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("images", "masks"):
+        (tmp_path / "parts" / name).mkdir(parents=True)
+    root = tmp_path / "parts"
+    (root / "classes.txt").write_text("scratch\ndent\n")
+    for seed, (stem, counts) in enumerate(zip(STEMS, [(5, 0), (0, 0), (3, 9)], strict=True)):
+        (root / "images" / f"{stem}.png").write_bytes(encoded(grey(seed)))
+        (root / "masks" / f"{stem}.png").write_bytes(encoded(mask_of(*counts)))
+    return root
+
+
+def test_images_masks_and_labels_are_those_of_the_files(folder):
+    tiles = from_folder(folder, size=16)
+    assert (tiles.names, tiles.classes, tiles.source) == (STEMS, ("scratch", "dent"), "parts")
+    assert tiles.images.dtype == tiles.masks.dtype == torch.uint8
+    assert tiles.labels.dtype == tiles.tile.dtype == torch.int64
+    np.testing.assert_array_equal(tiles.images[:, 0], [grey(seed) for seed in range(3)])
+    np.testing.assert_array_equal(tiles.masks, [mask_of(5, 0), mask_of(0, 0), mask_of(3, 9)])
+    assert tiles.labels.tolist() == [1, 0, 2]
+    assert tiles.tile.tolist() == [0, 1, 2]
+    assert tiles.sizes.tolist() == [[16, 16]] * 3
+    assert tiles.counts() == {"scratch": 1, "dent": 1, "Free": 1}
+
+
+def test_zip_gives_the_same_tiles(folder, tmp_path):
+    with zipfile.ZipFile(tmp_path / "parts.zip", "w") as archive:
+        for path in sorted(folder.rglob("*"), reverse=True):
+            archive.write(path, path.relative_to(folder))
+    tiles, zipped = from_folder(folder, size=16), from_folder(tmp_path / "parts.zip", size=16)
+    assert torch.equal(tiles.images, zipped.images) and torch.equal(tiles.masks, zipped.masks)
+    assert (tiles.digest, tiles.names, tiles.source) == (zipped.digest, zipped.names, zipped.source)
+
+
+def test_digest_follows_the_contents(folder):
+    before = from_folder(folder, size=16).digest
+    assert from_folder(str(folder), size=8).digest == before
+    (folder / "masks" / "a.png").write_bytes(encoded(mask_of(6, 0)))
+    assert from_folder(folder, size=16).digest != before
+
+
+@pytest.mark.parametrize(
+    ("counts", "label"), [((0, 0), 0), ((1, 0), 1), ((0, 1), 2), ((7, 6), 1), ((6, 7), 2), ((6, 6), 1)]
+)
+def test_label_is_the_class_with_most_pixels(folder, counts, label):
+    (folder / "masks" / "b.png").write_bytes(encoded(mask_of(*counts)))
+    assert from_folder(folder, size=16).labels[1] == label
+
+
+@pytest.mark.parametrize("palette", [[0, 0, 0, 255, 0, 0, 0, 255, 0], [9, 9, 9, 9, 9, 9, 1, 1, 1]])
+def test_palette_masks_give_their_indices_whatever_the_colours(folder, palette):
+    mask = Image.fromarray(mask_of(3, 9)).convert("L")
+    mask = Image.frombytes("P", mask.size, mask.tobytes())
+    mask.putpalette(palette)
+    (folder / "masks" / "c.png").write_bytes(encoded(mask))
+    np.testing.assert_array_equal(from_folder(folder, size=16).masks[2], mask_of(3, 9))
+
+
+def test_one_bit_masks_give_class_one(folder):
+    (folder / "masks" / "a.png").write_bytes(encoded(mask_of(5, 0) > 0))
+    np.testing.assert_array_equal(from_folder(folder, size=16).masks[0], mask_of(5, 0))
+
+
+def test_rgb_images_give_three_channels_and_grey_ones_are_repeated(folder):
+    colour = np.random.default_rng(9).integers(0, 256, (16, 16, 3), np.uint8)
+    (folder / "images" / "b.png").write_bytes(encoded(colour))
+    images = from_folder(folder, size=16).images
+    assert images.shape == (3, 3, 16, 16)
+    np.testing.assert_array_equal(images[1].permute(1, 2, 0), colour)
+    for channel in images[0]:
+        np.testing.assert_array_equal(channel, grey(0))
+
+
+def test_rgb_files_that_are_grey_give_one_channel(folder):
+    (folder / "images" / "b.png").write_bytes(encoded(np.repeat(grey(7)[..., None], 3, axis=2)))
+    images = from_folder(folder, size=16).images
+    assert images.shape == (3, 1, 16, 16)
+    np.testing.assert_array_equal(images[1, 0], grey(7))
+
+
+@pytest.mark.parametrize(("kind", "suffix"), [("JPEG", "JPG"), ("BMP", "bmp"), ("TIFF", "tif"), ("JPEG", "jpeg")])
+def test_image_formats(folder, kind, suffix):
+    (folder / "images" / "a.png").unlink()
+    content = encoded(grey(0), kind)
+    (folder / "images" / f"a.{suffix}").write_bytes(content)
+    decoded = np.asarray(Image.open(io.BytesIO(content)))
+    np.testing.assert_array_equal(from_folder(folder, size=16).images[0, 0], decoded)
+
+
+def test_sizes_may_differ_and_are_kept(folder):
+    for stem, size in zip(STEMS, [(16, 16), (24, 40), (100, 9)], strict=True):
+        (folder / "images" / f"{stem}.png").write_bytes(encoded(grey(1, size)))
+        (folder / "masks" / f"{stem}.png").write_bytes(encoded(np.full(size, 2, np.uint8)))
+    tiles = from_folder(folder, size=32)
+    assert tiles.images.shape == (3, 1, 32, 32)
+    assert (tiles.masks == 2).all()
+    assert tiles.sizes.tolist() == [[16, 16], [24, 40], [100, 9]]
+
+
+def test_classes_are_numbered_by_line_and_blank_lines_do_not_count(folder):
+    (folder / "classes.txt").write_bytes("\r\n dent \r\nRiß\r\n\r\nscratch".encode())
+    tiles = from_folder(folder, size=16)
+    assert tiles.classes == ("dent", "Riß", "scratch")
+    assert tiles.counts() == {"dent": 1, "Riß": 1, "scratch": 0, "Free": 1}
+
+
+def test_byte_order_mark_is_no_part_of_a_name(folder):
+    (folder / "classes.txt").write_text("scratch\ndent", encoding="utf-8-sig")
+    (folder / "tiles.csv").write_text("image,tile\na,1\nb,1\nc,2\n", encoding="utf-8-sig")
+    tiles = from_folder(folder, size=16)
+    assert tiles.classes == ("scratch", "dent")
+    assert tiles.tile.tolist() == [0, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ("image,tile\na,x\nb,y\nc,x\n", [0, 1, 0]),
+        ("tile,image,note\r\n7,c,n\r\n7,b,n\r\n30,a,n\r\n5,unused,n\r\n", [0, 1, 1]),
+    ],
+)
+def test_tiles_csv_groups_images(folder, rows, expected):
+    (folder / "tiles.csv").write_text(rows)
+    tile = from_folder(folder, size=16).tile
+    assert (tile[:, None] == tile).tolist() == [[i == j for j in expected] for i in expected]
+    assert tile.dtype == torch.int64
+
+
+def no_mask(root):
+    (root / "masks" / "b.png").unlink()
+    return "images/b.png", r"no mask masks/b\.png"
+
+
+def no_image(root):
+    (root / "images" / "b.png").unlink()
+    return "masks/b.png", "no image of that name"
+
+
+def no_images(root):
+    for path in [*root.glob("images/*"), *root.glob("masks/*")]:
+        path.unlink()
+    return "images", "holds no image"
+
+
+def no_classes(root):
+    (root / "classes.txt").unlink()
+    return "classes.txt", "missing"
+
+
+def empty_classes(root):
+    (root / "classes.txt").write_text("\n \n")
+    return "classes.txt", "one distinct class name a line"
+
+
+def duplicate_class(root):
+    (root / "classes.txt").write_text("dent\nscratch\ndent \n")
+    return "classes.txt", "distinct"
+
+
+def classes_not_text(root):
+    (root / "classes.txt").write_bytes(b"\xff\xfe\x00dent")
+    return "classes.txt", "UTF-8"
+
+
+def index_over_k(root):
+    (root / "masks" / "b.png").write_bytes(encoded(mask_of(1, 1, 1)))
+    return "masks/b.png", "class index 3, .* 2 classes"
+
+
+def mask_of_another_size(root):
+    (root / "masks" / "b.png").write_bytes(encoded(mask_of(1, size=(8, 24))))
+    return "masks/b.png", "24×8, its image 16×16"
+
+
+def rgb_mask(root):
+    (root / "masks" / "b.png").write_bytes(encoded(np.zeros((16, 16, 3), np.uint8)))
+    return "masks/b.png", "RGB"
+
+
+def deep_mask(root):
+    (root / "masks" / "b.png").write_bytes(encoded(np.ones((16, 16), np.uint16)))
+    return "masks/b.png", "I;16"
+
+
+def deep_image(root):
+    (root / "images" / "b.png").write_bytes(encoded(np.ones((16, 16), np.uint16)))
+    return "images/b.png", "I;16"
+
+
+def unreadable_image(root):
+    (root / "images" / "b.png").write_bytes(b"nothing")
+    return "images/b.png", "unreadable image"
+
+
+def truncated_image(root):
+    path = root / "images" / "b.png"
+    path.write_bytes(path.read_bytes()[:-40])
+    return "images/b.png", "unreadable image"
+
+
+def unreadable_mask(root):
+    (root / "masks" / "b.png").write_bytes(b"nothing")
+    return "masks/b.png", "unreadable mask"
+
+
+def two_images_of_one_name(root):
+    (root / "images" / "b.jpg").write_bytes(encoded(grey(5), "JPEG"))
+    return "images/b.", r"images/b\.(png|jpg)"
+
+
+def tiles_without_a_column(root):
+    (root / "tiles.csv").write_text("image,part\na,1\nb,1\nc,1\n")
+    return "tiles.csv", "columns image,tile"
+
+
+def tiles_empty(root):
+    (root / "tiles.csv").write_text("")
+    return "tiles.csv", "columns image,tile"
+
+
+def tiles_without_a_row(root):
+    (root / "tiles.csv").write_text("image,tile\na,1\nc,1\n")
+    return "tiles.csv", "no row for image 'b'"
+
+
+def tiles_with_a_short_row(root):
+    (root / "tiles.csv").write_text("image,tile\na,1\nb\nc,1\n")
+    return "tiles.csv", "'b'"
+
+
+def tiles_with_an_empty_cell(root):
+    (root / "tiles.csv").write_text("image,tile\na,1\nb,\nc,1\n")
+    return "tiles.csv", "'b'"
+
+
+def tiles_that_contradict(root):
+    (root / "tiles.csv").write_text("image,tile\na,1\nb,1\nb,2\nc,1\n")
+    return "tiles.csv", "'b'"
+
+
+@pytest.mark.parametrize(
+    "corrupt",
+    [
+        no_mask,
+        no_image,
+        no_images,
+        no_classes,
+        empty_classes,
+        duplicate_class,
+        classes_not_text,
+        index_over_k,
+        mask_of_another_size,
+        rgb_mask,
+        deep_mask,
+        deep_image,
+        unreadable_image,
+        truncated_image,
+        unreadable_mask,
+        two_images_of_one_name,
+        tiles_without_a_column,
+        tiles_empty,
+        tiles_without_a_row,
+        tiles_with_a_short_row,
+        tiles_with_an_empty_cell,
+        tiles_that_contradict,
+    ],
+    ids=lambda function: function.__name__,
+)
+def test_what_cannot_be_used_is_refused_naming_the_file(folder, corrupt):
+    file, what = corrupt(folder)
+    with pytest.raises(DataError, match=what) as caught:
+        from_folder(folder, size=16)
+    assert file in str(caught.value)
+
+
+def test_corrupted_zip_member_is_refused_naming_it(folder, tmp_path):
+    with zipfile.ZipFile(tmp_path / "parts.zip", "w") as archive:
+        for path in folder.rglob("*.*"):
+            archive.write(path, path.relative_to(folder))
+        entry = archive.getinfo("classes.txt")
+    content = bytearray((tmp_path / "parts.zip").read_bytes())
+    content[entry.header_offset + 30 + len("classes.txt")] ^= 1
+    (tmp_path / "parts.zip").write_bytes(content)
+    with pytest.raises(DataError, match=r"classes\.txt"):
+        from_folder(tmp_path / "parts.zip", size=16)
+
+
+def test_root_that_does_not_exist_is_refused(tmp_path):
+    with pytest.raises(DataError, match="nowhere"):
+        from_folder(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(("argument", "value"), [("size", 12), ("size", 0), ("resize", "area")])
+def test_argument_out_of_range_is_refused(folder, argument, value):
+    with pytest.raises(ValueError, match=f"{argument} must .*{value}") as caught:
+        from_folder(folder, **{argument: value})
+    assert not isinstance(caught.value, DataError)

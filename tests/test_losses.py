@@ -1,0 +1,259 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from dlilib import TileSet, losses
+from dlilib.losses import (
+    METHODS,
+    VARIANTS,
+    balanced_weights,
+    class_bce,
+    criterion,
+    dice,
+    focal_published,
+    focal_released,
+    pixel_shares,
+    wce_weights,
+    weighted_by,
+)
+
+RELEASED_CONSTANT = [0.2490, 0.2294, 0.2483, 0.2005, 0.0729]  # Blowhole, Break, Crack, Fray, Uneven
+EVERY_LOSS = pytest.mark.parametrize("method, variant", [(m, v) for m in METHODS for v in VARIANTS])
+LN2, LN3 = math.log(2), math.log(3)
+
+
+def tiny(pixels, images=None, side=8):
+    """A TileSet with `pixels[c]` mask pixels of class c + 1 in its first image, and images[c] images of that class."""
+    images = [1] * len(pixels) if images is None else images
+    labels = torch.cat([torch.tensor([0]), *(torch.full((n,), c + 1) for c, n in enumerate(images))])
+    masks = torch.zeros(len(labels), side * side, dtype=torch.uint8)
+    for c, n in enumerate(pixels, start=1):
+        masks[(labels == c).nonzero()[:1, 0], :n] = c
+    return TileSet(
+        images=torch.zeros(len(labels), 1, side, side, dtype=torch.uint8),
+        masks=masks.reshape(-1, side, side),
+        labels=labels,
+        tile=torch.arange(len(labels)),
+        names=tuple(map(str, range(len(labels)))),
+        classes=("Blowhole", "Break", "Crack", "Fray", "Uneven")[: len(pixels)],
+    )
+
+
+def everything(tiles):
+    return np.arange(len(tiles))
+
+
+def maps(logits, target):
+    """Two 2x2 class maps of one image as (1, 2, 2, 2)."""
+    return torch.tensor(logits, dtype=torch.float64)[None], torch.tensor(target, dtype=torch.float64)[None]
+
+
+# Probabilities 3/4 and 1/4; class 1 has one pixel, class 2 has three.
+LOGITS = [[[LN3, -LN3], [-LN3, -LN3]], [[LN3, LN3], [-LN3, LN3]]]
+TARGET = [[[1, 0], [0, 0]], [[1, 1], [1, 0]]]
+GOOD, BAD = -math.log(3 / 4), -math.log(1 / 4)  # cross-entropy of a pixel that is right and of one that is wrong
+
+
+def test_class_bce_by_hand():
+    assert class_bce(*maps(LOGITS, TARGET)).tolist() == pytest.approx([GOOD, (2 * GOOD + 2 * BAD) / 4])
+    assert class_bce(torch.zeros(2, 3, 4, 4), torch.ones(2, 3, 4, 4)).tolist() == pytest.approx([LN2] * 3)
+
+
+def test_dice_by_hand():
+    # sum of p·t: 3/4 + (3/4 + 3/4 + 1/4); sum of p: (3/4 + 3/4) + (9/4 + 1/4); sum of t: 4
+    assert dice(*maps(LOGITS, TARGET)).item() == pytest.approx(1 - 2 * 2.5 / (4 + 4))
+
+
+def test_dice_is_one_number_over_the_flattened_batch():
+    g = torch.Generator().manual_seed(0)
+    logits = torch.randn(3, 4, 5, 6, generator=g, dtype=torch.float64)
+    target = (torch.rand(3, 4, 5, 6, generator=g) < 0.2).double()
+    p, t = 1 / (1 + np.exp(-logits.numpy())), target.numpy()
+    assert dice(logits, target).item() == pytest.approx(1 - 2 * (p * t).sum() / (p.sum() + t.sum()), abs=1e-6)
+    apart = np.mean([1 - 2 * (p * t)[i].sum() / (p[i].sum() + t[i].sum()) for i in range(3)])
+    assert abs(dice(logits, target).item() - apart) > 1e-4
+
+
+def test_dice_without_defects_is_zero():
+    assert dice(torch.randn(2, 2, 3, 3), torch.zeros(2, 2, 3, 3)).item() == 0
+
+
+def test_weighted_by_hand():
+    bce = [GOOD, (2 * GOOD + 2 * BAD) / 4]
+    value = weighted_by(torch.tensor([0.9, 0.1]))(*maps(LOGITS, TARGET)).item()
+    assert value == pytest.approx(0.9 * bce[0] + 0.1 * bce[1], rel=1e-6)
+
+
+def test_focal_losses_by_hand():
+    bce = np.array([GOOD, (2 * GOOD + 2 * BAD) / 4])
+    released = focal_released(*maps(LOGITS, TARGET)).item()
+    assert released == pytest.approx((bce * (1 - np.exp(-bce)) ** 2).sum())
+    published = focal_published(*maps(LOGITS, TARGET)).item()
+    assert published == pytest.approx((6 * GOOD * (1 / 4) ** 2 + 2 * BAD * (3 / 4) ** 2) / 8)
+    zeros, ones = torch.zeros(1, 2, 2, 2), torch.ones(1, 2, 2, 2)
+    assert focal_released(zeros, ones).item() == pytest.approx(2 * LN2 / 4)
+    assert focal_published(zeros, ones).item() == pytest.approx(LN2 / 4)
+
+
+def test_focal_losses_without_modulation_are_cross_entropy(monkeypatch):
+    monkeypatch.setattr(losses, "GAMMA", 0.0)
+    bce = class_bce(*maps(LOGITS, TARGET))
+    assert focal_published(*maps(LOGITS, TARGET)).item() == pytest.approx(bce.mean().item())
+    assert focal_released(*maps(LOGITS, TARGET)).item() == pytest.approx(bce.sum().item())
+
+
+def test_released_focal_term_all_but_vanishes_on_rare_defects():
+    target = torch.zeros(1, 1, 50, 50)
+    target[..., :5, :5] = 1  # 1 % of the pixels, all missed
+    logits = torch.full_like(target, -4.0)
+    bce = class_bce(logits, target).item()
+    assert focal_released(logits, target).item() < 0.01 * bce
+    assert focal_published(logits, target).item() > 0.5 * bce
+
+
+def test_baseline_and_dli_are_half_bce_half_dice():
+    tiles = tiny([5, 10])
+    logits, target = maps(LOGITS, TARGET)
+    expected = 0.5 * (6 * GOOD + 2 * BAD) / 8 + 0.5 * (1 - 5 / 8)
+    for method in ("baseline", "dli"):
+        assert criterion(method, tiles, everything(tiles))(logits, target).item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("variant, term", [("released", focal_released), ("published", focal_published)])
+def test_focal_is_half_the_variants_term_half_dice(variant, term):
+    tiles = tiny([5, 10])
+    logits, target = maps(LOGITS, TARGET)
+    expected = 0.5 * term(logits, target).item() + 0.5 * (1 - 5 / 8)
+    assert criterion("focal", tiles, everything(tiles), variant)(logits, target).item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_wce_weighs_with_the_measured_shares(variant):
+    tiles = tiny([5, 15, 20])
+    assert pixel_shares(tiles, everything(tiles)).tolist() == pytest.approx([1 / 8, 3 / 8, 4 / 8])
+    weights = wce_weights(pixel_shares(tiles, everything(tiles)))
+    assert weights.tolist() == pytest.approx([7 / 16, 5 / 16, 4 / 16])
+    logits, target = torch.zeros(1, 3, 2, 2), torch.zeros(1, 3, 2, 2)
+    logits[:, 0] = -LN3  # class 1 is right everywhere, the others undecided; no defects, so no Dice
+    value = criterion("wce", tiles, everything(tiles), variant)(logits, target).item()
+    assert value == pytest.approx(0.5 * (7 / 16 * GOOD + 9 / 16 * LN2))
+
+
+def test_shares_are_those_of_the_training_images_only():
+    tiles = tiny([5, 15, 20])
+    assert pixel_shares(tiles, np.array([0, 1, 3])).tolist() == pytest.approx([1 / 5, 0, 4 / 5])
+
+
+def test_wce_weights_sum_to_one():
+    g = torch.Generator().manual_seed(0)
+    for k in (1, 2, 3, 5, 9):
+        shares = torch.rand(k, generator=g, dtype=torch.float64)
+        assert wce_weights(shares / shares.sum()).sum().item() == pytest.approx(1)
+
+
+def test_wce_weights_of_the_real_tiles_are_the_released_constant(real_tiles):
+    weights = wce_weights(pixel_shares(real_tiles, everything(real_tiles)))
+    assert weights.tolist() == pytest.approx(RELEASED_CONSTANT, abs=0.01)
+
+
+def test_released_balanced_weights_favour_the_largest_class():
+    constant = torch.tensor(RELEASED_CONSTANT, dtype=torch.float64)
+    weights = balanced_weights(constant)
+    inverse = (1 / constant) / (1 / constant).sum()
+    assert weights.tolist() == pytest.approx(inverse.tolist(), rel=1e-3)
+    assert weights.argmax() == 4
+    ratios = weights[4] / weights[:4]
+    assert ratios.min() > 2.7 and ratios.max() < 3.5
+    assert weights.sum().item() == pytest.approx(1)
+
+
+def test_published_balanced_weights_favour_the_rarest_class():
+    counts = [92, 68, 45, 25, 82]
+    effective = np.array([sum(0.9999**k for k in range(n)) for n in counts])  # 1 + β + … + β^(n-1)
+    expected = (1 / effective) / (1 / effective).sum()
+    weights = balanced_weights(torch.tensor(counts).double())
+    assert weights.tolist() == pytest.approx(expected.tolist())
+    assert weights.argmax() == 3 and weights.argmin() == 0
+
+
+def test_balanced_criterion_released_and_published_weigh_oppositely():
+    tiles = tiny([2, 60], images=[2, 30])
+    rare, frequent = (torch.zeros(1, 2, 2, 2) for _ in range(2))
+    rare[:, 0], frequent[:, 1] = 3, 3  # false alarms in one class
+    target = torch.zeros(1, 2, 2, 2)
+    loss = {v: criterion("balanced", tiles, everything(tiles), v) for v in VARIANTS}
+    assert loss["released"](rare, target) < loss["released"](frequent, target)
+    assert loss["published"](rare, target) > loss["published"](frequent, target)
+    weights = balanced_weights(torch.tensor([2.0, 30.0]).double())
+    expected = 0.5 * (weights[0] * math.log(1 + math.exp(3)) + weights[1] * LN2).item()
+    assert loss["published"](rare, target).item() == pytest.approx(expected, rel=1e-5)
+
+
+@EVERY_LOSS
+def test_good_predictions_cost_less_than_bad_ones_and_gradients_flow(method, variant):
+    tiles = tiny([5, 20, 30], images=[3, 9, 5])
+    loss = criterion(method, tiles, everything(tiles), variant)
+    g = torch.Generator().manual_seed(0)
+    target = (torch.rand(2, 3, 16, 16, generator=g) < 0.2).float()
+    noise = torch.randn(target.shape, generator=g)
+    right = 2 * target - 1
+    bad, medium, good = ((c * right + noise).requires_grad_() for c in (-3, 1, 6))
+    values = [loss(x, target) for x in (good, medium, bad)]
+    assert all(v.ndim == 0 and v.isfinite() for v in values)
+    assert values[0] < values[1] < values[2]
+    for logits in (bad, medium, good):
+        loss(logits, target).backward()
+        assert logits.grad.isfinite().all()
+        assert logits.grad.abs().sum(dim=(0, 2, 3)).min() > 0  # in each class
+    assert (medium.grad * right).mean() < 0  # downhill is towards the target
+
+
+@EVERY_LOSS
+def test_extreme_logits_stay_finite(method, variant):
+    tiles = tiny([5, 20])
+    logits = torch.tensor([[-1e4, 1e4], [0.0, 1e4]]).expand(1, 2, 2, 2).clone().requires_grad_()
+    value = criterion(method, tiles, everything(tiles), variant)(logits, maps(LOGITS, TARGET)[1].float())
+    value.backward()
+    assert value.isfinite() and logits.grad.isfinite().all()
+
+
+@EVERY_LOSS
+def test_single_class_is_a_data_set_too(method, variant):
+    tiles = tiny([20], images=[3])
+    loss = criterion(method, tiles, everything(tiles), variant)
+    target = torch.tensor([[[[1.0, 0.0], [0.0, 0.0]]]])
+    logits = torch.tensor([[[[LN3, -LN3], [-LN3, -LN3]]]])
+    value = loss(logits, target).item()
+    assert math.isfinite(value)
+    if method in ("wce", "balanced"):  # nothing to weigh: the baseline
+        assert value == pytest.approx(criterion("baseline", tiles, everything(tiles))(logits, target).item())
+
+
+def test_no_defect_pixels_raises():
+    tiles = tiny([0, 0])
+    for method in ("wce", "balanced"):
+        with pytest.raises(ValueError, match="none of the 3 training images has a defect pixel"):
+            criterion(method, tiles, everything(tiles))
+    criterion("baseline", tiles, everything(tiles))
+
+
+def test_class_without_a_training_image_raises_naming_it():
+    tiles = tiny([5, 10, 20])
+    with pytest.raises(ValueError, match="Break"):
+        criterion("balanced", tiles, np.array([0, 1, 3]), "published")
+
+
+def test_class_that_holds_every_defect_pixel_never_gives_a_loss_that_is_not_a_number():
+    tiles = tiny([5, 0])
+    with pytest.raises(ValueError, match="Blowhole"):
+        criterion("balanced", tiles, everything(tiles), "released")
+
+
+def test_unknown_names_raise():
+    tiles = tiny([5, 10])
+    with pytest.raises(ValueError, match=r"method must be one of.*'dice'"):
+        criterion("dice", tiles, everything(tiles))
+    with pytest.raises(ValueError, match=r"variant must be one of.*'paper'"):
+        criterion("focal", tiles, everything(tiles), "paper")

@@ -1,0 +1,91 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import jaccard_score, multilabel_confusion_matrix
+
+from dlilib.metrics import count, false_alarms, iou
+
+
+def random_maps(batch=4, num_classes=5, height=9, width=11, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    logits = torch.randn(batch, num_classes, height, width, generator=g) - 1
+    return logits, torch.randint(num_classes + 1, (batch, height, width), generator=g, dtype=torch.uint8)
+
+
+def test_counts_by_hand():
+    logits = torch.tensor([[[[1.0, -1.0], [1.0, -1.0]], [[-1.0, -1.0], [2.0, 0.0]]]])  # 0 is not above 0.5
+    masks = torch.tensor([[[1, 1], [2, 2]]])
+    assert count(logits, masks).tolist() == [[[1, 1, 1], [1, 0, 1]]]
+    assert count(logits, masks).dtype == torch.int64
+
+
+def test_counts_agree_with_scikit_learn_image_by_image():
+    logits, masks = random_maps()
+    counts = count(logits, masks)
+    assert counts.shape == (4, 5, 3)
+    for i in range(4):
+        predicted = (logits[i] > 0).flatten(1).T.numpy()  # (pixels, K)
+        true = (masks[i].flatten()[:, None] == torch.arange(1, 6)).numpy()
+        (_, fp), (fn, tp) = multilabel_confusion_matrix(true, predicted).transpose(1, 2, 0)
+        assert counts[i].tolist() == np.stack([tp, fp, fn], axis=1).tolist()
+
+
+def test_micro_iou_agrees_with_scikit_learn():
+    logits, masks = random_maps(seed=1)
+    counts = count(logits, masks).sum((0, 1)).tolist()
+    true = (masks[:, None] == torch.arange(1, 6)[:, None, None]).flatten().numpy()
+    assert iou(*counts) == pytest.approx(jaccard_score(true, (logits > 0).flatten().numpy()))
+    per_class = count(logits, masks).sum(0).tolist()
+    for c in range(5):
+        true = (masks == c + 1).flatten().numpy()
+        assert iou(*per_class[c]) == pytest.approx(jaccard_score(true, (logits[:, c] > 0).flatten().numpy()))
+
+
+def test_threshold_is_a_sigmoid_above_half():
+    logits, masks = random_maps(seed=2)
+    assert torch.equal(count(logits, masks), count(torch.where(logits.sigmoid() > 0.5, 1.0, -1.0), masks))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.int32])
+def test_dtype_of_the_masks_does_not_matter(dtype):
+    logits, masks = random_maps()
+    assert torch.equal(count(logits, masks.to(dtype)), count(logits, masks))
+    assert torch.equal(count(logits.double(), masks), count(logits, masks))
+
+
+def test_counts_of_no_images():
+    logits, masks = random_maps()
+    assert count(logits[:0], masks[:0]).shape == (0, 5, 3)
+
+
+@pytest.mark.parametrize("counts, expected", [((3, 1, 2), 0.5), ((4, 0, 0), 1.0), ((0, 5, 0), 0.0), ((0, 0, 1), 0.0)])
+def test_iou_by_hand(counts, expected):
+    assert iou(*counts) == expected
+    assert isinstance(iou(*torch.tensor(counts)), float) and iou(*torch.tensor(counts)) == expected
+
+
+def test_iou_of_nothing_is_not_a_number():
+    assert math.isnan(iou(0, 0, 0))
+
+
+def test_false_alarms_by_hand():
+    counts = torch.zeros(5, 2, 3, dtype=torch.int64)
+    counts[0, :, 1] = torch.tensor([3, 4])  # a free image with alarms in both classes
+    counts[1, :, 1] = torch.tensor([9, 9])  # a defective one: not counted
+    counts[2, :, 2] = 7  # misses are no alarms
+    counts[4, 1, 1] = 1
+    labels = torch.tensor([0, 1, 0, 0, 0])
+    assert false_alarms(counts, labels) == (8, 2, 4)
+    assert false_alarms(counts, torch.ones(5, dtype=torch.int64)) == (0, 0, 0)
+    assert all(type(n) is int for n in false_alarms(counts, labels))
+
+
+def test_false_alarms_of_a_perfect_prediction_are_none():
+    _, masks = random_maps()
+    masks[:2] = 0
+    perfect = (masks[:, None] == torch.arange(1, 6)[:, None, None]).float() - 0.5
+    counts = count(perfect, masks)
+    assert iou(*counts.sum((0, 1)).tolist()) == 1
+    assert false_alarms(counts, torch.tensor([0, 0, 1, 1])) == (0, 0, 2)

@@ -1,0 +1,305 @@
+import hashlib
+import json
+import os
+import pickle
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from dlilib import models
+from dlilib.models import WeightsError, build
+
+ENCODERS = ("resnest50d", "resnet18", "mobileone_s1")
+
+
+@pytest.fixture
+def no_hub(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise OSError("no network")
+
+    monkeypatch.setattr(models, "hf_hub_download", refuse)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch, no_hub):
+    monkeypatch.setenv("DLILIB_WEIGHTS", str(tmp_path))
+    return tmp_path
+
+
+def states(model):
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def same(ours, theirs):
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.mark.parametrize(("encoder", "millions"), [("resnest50d", 1.58), ("resnet18", 0.68), ("mobileone_s1", 0.33)])
+def test_encoders_have_the_papers_parameter_counts(encoder, millions):
+    module = build(encoder).encoder
+    assert round(models.parameters(module) / 1e6, 2) == millions
+    assert models.parameters(module) == sum(tensor.numel() for tensor in module.parameters())
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_every_parameter_gets_a_gradient(encoder):
+    model = build(encoder)
+    for norm in model.modules():
+        if isinstance(norm, torch.nn.BatchNorm2d):
+            torch.nn.init.ones_(norm.weight)  # ResNeSt's residual branches start at zero
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    model(images).square().mean().backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
+    assert [name for name, p in model.encoder.named_parameters() if not p.grad.any()] == []
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize(("num_classes", "height", "width"), [(5, 32, 32), (1, 40, 24), (3, 8, 64)])
+def test_logits_have_the_images_size(encoder, num_classes, height, width):
+    model = build(encoder, num_classes=num_classes).eval()
+    with torch.no_grad():
+        logits = model(torch.zeros(2, 3, height, width))
+    assert logits.shape == (2, num_classes, height, width) and logits.dtype == torch.float32
+
+
+def test_outputs_are_logits_not_probabilities():
+    with torch.no_grad():
+        logits = build("resnet18")(100 * torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
+    assert logits.min() < 0 < logits.max()
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_same_seed_same_weights_and_other_seed_others(encoder):
+    assert same(states(build(encoder, seed=1)), states(build(encoder, seed=1)))
+    first, other = build(encoder, seed=1).encoder, build(encoder, seed=2).encoder
+    assert not torch.equal(next(first.parameters()), next(other.parameters()))
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_global_generator_neither_changes_nor_is_changed(encoder):
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    first = states(build(encoder, seed=1))
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(6)
+    assert same(first, states(build(encoder, seed=1)))
+
+
+@pytest.mark.gpu
+def test_global_generator_of_the_device_is_left_alone():
+    torch.cuda.manual_seed_all(5)
+    torch.rand(3, device="cuda")
+    before = torch.cuda.get_rng_state()
+    build("resnet18", seed=1)
+    assert torch.equal(torch.cuda.get_rng_state(), before)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_device_gives_the_cpus_logits(encoder):
+    model = build(encoder).eval()
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = model(images)
+        layout = models.memory_format(encoder, torch.device("cuda"))
+        found = model.to("cuda", memory_format=layout)(images.to("cuda", memory_format=layout)).cpu()
+    torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_layout_on_the_cpu_gives_the_same_logits(encoder):
+    layout = models.memory_format(encoder, torch.device("cpu"))
+    model = build(encoder).eval()
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = model(images)
+        found = model.to(memory_format=layout)(images.contiguous(memory_format=layout))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("argument", "value"), [("encoder", "resnet50"), ("weights", "random")])
+def test_argument_out_of_range_is_refused(argument, value):
+    with pytest.raises(ValueError, match=f"{argument} must .*{value}"):
+        build(**{"encoder": "resnet18", argument: value})
+
+
+# --- weights from a file
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_weights_from_a_file_arrive_in_the_encoder_and_only_there(encoder, folder):
+    source = build(encoder, seed=7)
+    save_file(source.encoder.state_dict(), folder / f"{encoder}.safetensors")
+    model, plain = build(encoder, weights="imagenet", seed=1), build(encoder, seed=1)
+    assert same(states(model.encoder), states(source.encoder))
+    assert not same(states(model.encoder), states(plain.encoder))
+    assert same(states(model.decoder), states(plain.decoder))
+
+
+def test_weights_under_timms_own_names_arrive(folder):
+    source = build("resnest50d", seed=7)
+    named = {name.removeprefix("model."): tensor for name, tensor in source.encoder.state_dict().items()}
+    assert "conv1.0.weight" in named
+    save_file(named, folder / "resnest50d.safetensors")
+    assert same(states(build("resnest50d", weights="imagenet").encoder), states(source.encoder))
+
+
+def test_tensors_of_stages_that_do_not_run_are_passed_over(folder):
+    source = build("resnet18", seed=7).encoder.state_dict()
+    unused = {"layer4.0.conv1.weight": torch.ones(3), "fc.bias": torch.ones(9)}
+    save_file(source | unused, folder / "resnet18.safetensors")
+    assert same(states(build("resnet18", weights="imagenet").encoder), source)
+
+
+def test_file_is_not_read_without_asking_for_weights(folder):
+    (folder / "resnet18.safetensors").write_bytes(b"not read")
+    build("resnet18")
+
+
+def test_batch_counters_may_be_missing_as_in_torchvisions_own_file(folder):
+    source = build("resnet18", seed=7).encoder.state_dict()
+    save_file({n: t for n, t in source.items() if "num_batches_tracked" not in n}, folder / "resnet18.safetensors")
+    assert same(states(build("resnet18", weights="imagenet").encoder), source)
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_missing_tensor_is_refused_naming_file_and_tensor(encoder, folder):
+    source = build(encoder).encoder.state_dict()
+    missing = [name for name in source if name.endswith("weight")][-1]
+    del source[missing]
+    save_file(source, folder / f"{encoder}.safetensors")
+    with pytest.raises(WeightsError, match="is missing") as caught:
+        build(encoder, weights="imagenet")
+    assert missing in str(caught.value) and str(folder / f"{encoder}.safetensors") in str(caught.value)
+
+
+def test_tensor_of_another_shape_is_refused_naming_file_and_tensor(folder):
+    source = build("resnet18").encoder.state_dict()
+    source["layer2.0.conv1.weight"] = torch.ones(2, 3)
+    save_file(source, folder / "resnet18.safetensors")
+    with pytest.raises(WeightsError, match=r"layer2\.0\.conv1\.weight .*\(2, 3\), not \(128, 64, 3, 3\)") as caught:
+        build("resnet18", weights="imagenet")
+    assert str(folder / "resnet18.safetensors") in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["pickle", "empty", "truncated"])
+def test_file_that_is_no_safetensors_is_refused_naming_it(folder, content):
+    path = folder / "resnet18.safetensors"
+    save_file(build("resnet18").encoder.state_dict(), path)
+    broken = {"pickle": pickle.dumps({"a": 1}), "empty": b"", "truncated": path.read_bytes()[:-100]}[content]
+    path.write_bytes(broken)
+    with pytest.raises(WeightsError, match="not a readable safetensors file") as caught:
+        build("resnet18", weights="imagenet")
+    assert str(path) in str(caught.value)
+
+
+def test_pickle_is_never_executed(folder, tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return (os.mkdir, (str(tmp_path / "executed"),))
+
+    (folder / "resnet18.safetensors").write_bytes(pickle.dumps(Trap()))
+    with pytest.raises(WeightsError):
+        build("resnet18", weights="imagenet")
+    assert not (tmp_path / "executed").exists()
+
+
+# --- weights from the hub
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("with_folder", [False, True])
+def test_no_file_and_no_hub_says_how_to_go_on(encoder, with_folder, tmp_path, monkeypatch, no_hub):
+    if with_folder:
+        monkeypatch.setenv("DLILIB_WEIGHTS", str(tmp_path))
+    else:
+        monkeypatch.delenv("DLILIB_WEIGHTS", raising=False)
+    with pytest.raises(WeightsError, match="weights=None") as caught:
+        build(encoder, weights="imagenet")
+    place = tmp_path / f"{encoder}.safetensors" if with_folder else f"$DLILIB_WEIGHTS/{encoder}.safetensors"
+    assert str(place) in str(caught.value) and models.HUB[encoder][0] in str(caught.value)
+
+
+def hub_of(content, path):
+    """What a model hub answers for one file: names of its commit and contents, then the bytes."""
+
+    def answer(handler):
+        found = handler.path == path
+        handler.send_response(200 if found else 404)
+        handler.send_header("Content-Length", str(len(content) if found else 0))
+        if found:
+            handler.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
+            handler.send_header("X-Repo-Commit", "0" * 40)
+        handler.end_headers()
+        if found and handler.command == "GET":
+            handler.wfile.write(content)
+
+    return answer
+
+
+def build_apart(url, home, encoders):
+    """A line an encoder, from a fresh process that knows only the hub at `url`: sums of its tensors, or the refusal."""
+    code = (
+        "import json; from dlilib.models import build, WeightsError\n"
+        f"for encoder in {encoders!r}:\n"
+        "    try:\n"
+        "        state = build(encoder, weights='imagenet').encoder.state_dict()\n"
+        "        print(json.dumps({name: tensor.double().sum().item() for name, tensor in state.items()}))\n"
+        "    except WeightsError as error:\n"
+        "        print('refused:', str(error).replace(chr(10), ' '))\n"
+    )
+    kept = {k: v for k, v in os.environ.items() if k != "DLILIB_WEIGHTS" and not k.startswith(("HF_", "HUGGING"))}
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        env=kept | {"HF_ENDPOINT": url, "HF_HOME": str(home)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout.splitlines()
+
+
+def test_weights_come_from_a_hub_at_the_pinned_revision(tmp_path, serve):
+    repository, revision = models.HUB["mobileone_s1"]
+    source = build("mobileone_s1", seed=7).encoder.state_dict()
+    save_file(source, tmp_path / "model.safetensors")
+    path = f"/{repository}/resolve/{revision}/model.safetensors"
+    url, requests = serve(hub_of((tmp_path / "model.safetensors").read_bytes(), path))
+    found, absent = build_apart(url, tmp_path / "home", ("mobileone_s1", "resnet18"))
+    expected = {name: tensor.double().sum().item() for name, tensor in source.items()}
+    assert json.loads(found) == pytest.approx(expected)
+    assert f"GET {path}" in requests
+    assert absent.startswith("refused:") and "weights=None" in absent and "smp-hub/resnet18" in absent
+
+
+@pytest.mark.parametrize("encoder", ["resnet18", "mobileone_s1"])
+def test_hub_revisions_are_pinned_to_a_commit(encoder):
+    _, revision = models.HUB[encoder]
+    assert len(revision) == 40 and set(revision) <= set("0123456789abcdef")
+
+
+def test_hub_weights_that_do_not_fit_are_refused_naming_the_repository(tmp_path, monkeypatch):
+    monkeypatch.delenv("DLILIB_WEIGHTS", raising=False)
+    save_file({"conv1.weight": torch.ones(3)}, tmp_path / "model.safetensors")
+    monkeypatch.setattr(models, "hf_hub_download", lambda *args, **kwargs: str(tmp_path / "model.safetensors"))
+    with pytest.raises(WeightsError, match=r"conv1\.weight") as caught:
+        build("resnet18", weights="imagenet")
+    assert models.HUB["resnet18"][0] in str(caught.value)
+
+
+# --- the real weights
+
+
+def test_real_resnet18_weights_load_and_differ_from_random(weights_root, monkeypatch, no_hub):
+    monkeypatch.setenv("DLILIB_WEIGHTS", str(weights_root))
+    model, plain = build("resnet18", weights="imagenet"), build("resnet18")
+    released = load_file(weights_root / "resnet18.safetensors")
+    for name, tensor in model.encoder.state_dict().items():
+        assert torch.equal(tensor, released[name]), name
+    for name, tensor in plain.encoder.named_parameters():
+        assert not torch.equal(tensor, released[name]), name
+    assert released["conv1.weight"].shape == (64, 3, 7, 7)

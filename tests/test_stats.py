@@ -1,0 +1,184 @@
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import bootstrap
+
+from dlilib import Run
+from dlilib.stats import Estimate, differences, estimate, paired_difference, summarise
+
+
+def test_mean_and_interval_of_equal_values_are_that_value():
+    assert estimate([0.5] * 6) == Estimate(0.5, 0.5, 0.5, 6)
+
+
+def test_two_values_by_hand():
+    # a resample of two is (a, a), (a, b), (b, a) or (b, b): each end has a probability of a quarter
+    assert estimate([0.2, 0.6]) == Estimate(pytest.approx(0.4), 0.2, 0.6, 2)
+    assert estimate([0.2, 0.6], level=0.4) == Estimate(pytest.approx(0.4), pytest.approx(0.4), pytest.approx(0.4), 2)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_interval_contains_the_mean_and_lies_within_the_values(seed):
+    values = np.random.default_rng(seed).gamma(2, size=3 + seed)
+    e = estimate(values)
+    assert values.min() <= e.low < e.mean < e.high <= values.max()
+    assert e.mean == pytest.approx(values.mean()) and e.n == len(values)
+    narrow = estimate(values, level=0.5)
+    assert e.low <= narrow.low <= narrow.high <= e.high and narrow.high - narrow.low < e.high - e.low
+
+
+@pytest.mark.parametrize("level", [0.95, 0.8])
+def test_agrees_with_scipys_percentile_bootstrap(level):
+    values = np.random.default_rng(0).normal(0.8, 0.05, 12)
+    theirs = bootstrap(
+        (values,), np.mean, n_resamples=10_000, confidence_level=level, method="percentile", rng=1
+    ).confidence_interval
+    e = estimate(values, level)
+    assert [e.low, e.high] == pytest.approx([theirs.low, theirs.high], abs=0.05 * values.std())
+
+
+def test_nothing_and_a_single_value():
+    nothing, single = estimate([]), estimate([0.75])
+    assert nothing.n == 0 and math.isnan(nothing.mean) and math.isnan(nothing.low) and math.isnan(nothing.high)
+    assert single.n == 1 and single.mean == 0.75 and math.isnan(single.low) and math.isnan(single.high)
+
+
+def test_text_of_an_estimate():
+    assert str(estimate([])) == "pending"
+    assert str(estimate([0.75])) == "0.750 (n = 1)"
+    assert str(Estimate(0.8, 0.78125, 0.82, 5)) == "0.800 [0.781, 0.820] (n = 5)"
+
+
+def test_seed_fixes_the_interval_and_the_order_of_calls_does_not_matter():
+    values = np.random.default_rng(0).random(8)
+    first = estimate(values)
+    np.random.default_rng().random()
+    state = np.random.get_state()[1].copy()
+    assert estimate(values) == first and estimate(list(values)) == first
+    assert estimate(values, seed=1) != first
+    assert (np.random.get_state()[1] == state).all()
+
+
+def test_inputs_are_not_changed():
+    values = np.array([0.3, 0.1, 0.2])
+    estimate(values)
+    assert values.tolist() == [0.3, 0.1, 0.2]
+
+
+@pytest.mark.parametrize(
+    "values, level, message",
+    [
+        ([[0.1, 0.2]], 0.95, r"\(num_seeds,\), got shape \(1, 2\)"),
+        (0.5, 0.95, r"got shape \(\)"),
+        ([0.1, 0.2], 0, r"level must lie in \(0, 1\), got 0"),
+        ([0.1, 0.2], 1, "level.*1"),
+        ([0.1, 0.2], 95, "level.*95"),
+    ],
+)
+def test_wrong_values_and_levels_raise(values, level, message):
+    with pytest.raises(ValueError, match=message):
+        estimate(values, level)
+
+
+def test_paired_difference_takes_shared_seeds_only():
+    a, b = {0: 0.9, 1: 0.8, 2: 0.7, 7: 0.0}, {2: 0.5, 0: 0.6, 1: 0.5, 9: 1.0}
+    e = paired_difference(a, b)
+    assert e.n == 3 and e.mean == pytest.approx((0.3 + 0.3 + 0.2) / 3)
+    assert e.low == pytest.approx(0.2) and e.high == pytest.approx(0.3)
+    other = paired_difference(b, a)
+    assert other.mean == pytest.approx(-e.mean)
+    assert paired_difference(a, {5: 0.1}).n == 0
+
+
+def test_pairing_takes_out_what_the_seeds_share():
+    seeds = np.random.default_rng(0).normal(0, 0.2, 10)
+    a = {s: 0.6 + x for s, x in enumerate(seeds)}
+    b = {s: 0.5 + x for s, x in enumerate(seeds)}
+    e = paired_difference(a, b)
+    assert [e.mean, e.low, e.high] == pytest.approx([0.1] * 3)
+
+
+def runs_and_frame():
+    """Runs of three methods of which some are finished: dli 3 of 3, wce 1 of 3, focal none; two encoders."""
+    runs = [
+        Run(method=method, encoder=encoder, seed=seed)
+        for method in ("dli", "wce", "focal")
+        for encoder in ("resnet18", "mobileone_s1")
+        for seed in range(3)
+    ]
+    value = {("dli", "resnet18"): [0.8, 0.7, 0.9], ("dli", "mobileone_s1"): [0.6, 0.7, 0.8]}
+    value |= {("wce", "resnet18"): [0.75], ("wce", "mobileone_s1"): [0.5, 0.4]}
+    rows = [
+        {"id": run.id, "method": run.method, "encoder": run.encoder, "seed": run.seed, "iou_best": v, "iou_last": v / 2}
+        for run in runs
+        for v in value.get((run.method, run.encoder), [])[run.seed : run.seed + 1]
+    ]
+    return runs, pd.DataFrame(rows)
+
+
+def test_summarise_gives_a_row_for_each_planned_combination_in_order():
+    runs, frame = runs_and_frame()
+    table = summarise(runs, frame, ["method", "encoder"])
+    assert list(table.columns) == ["method", "encoder", "mean", "low", "high", "n", "text"]
+    order = [(m, e) for m in ("dli", "wce", "focal") for e in ("resnet18", "mobileone_s1")]
+    assert list(zip(table.method, table.encoder, strict=True)) == order
+    assert table.n.tolist() == [3, 3, 1, 2, 0, 0]
+    assert table["mean"].tolist() == pytest.approx([0.8, 0.7, 0.75, 0.45, np.nan, np.nan], nan_ok=True)
+    assert table.text.tolist()[2:3] == ["0.750 (n = 1)"] and table.text.tolist()[4:] == ["pending", "pending"]
+    first = estimate([0.8, 0.7, 0.9])
+    assert (table.low[0], table.high[0], table.text[0]) == (first.low, first.high, str(first))
+
+
+def test_summarise_pools_what_by_does_not_name_and_takes_another_value():
+    runs, frame = runs_and_frame()
+    table = summarise(runs, frame.sample(frac=1, random_state=0), ["method"], value="iou_last")
+    assert table.method.tolist() == ["dli", "wce", "focal"] and table.n.tolist() == [6, 3, 0]
+    assert table["mean"].tolist()[:2] == pytest.approx([4.5 / 6 / 2, 1.65 / 3 / 2])
+
+
+def test_summarise_ignores_records_that_were_not_planned():
+    runs, frame = runs_and_frame()
+    stray = pd.DataFrame([{**frame.iloc[0], "id": Run(method="dli", epochs=7).id, "iou_best": 0.0}])
+    table = summarise(runs, pd.concat([frame, stray]), ["method"])
+    pd.testing.assert_frame_equal(table, summarise(runs, frame, ["method"]))
+
+
+def test_summarise_of_no_records_is_pending():
+    runs, frame = runs_and_frame()
+    table = summarise(runs, frame[:0], ["method"])
+    assert table.text.tolist() == ["pending"] * 3
+
+
+def test_differences_pair_the_reference_with_each_other_method_by_seed():
+    _, frame = runs_and_frame()
+    table = differences(frame).set_index("encoder")
+    assert table.columns.tolist() == ["method", "mean", "low", "high", "n", "text"]
+    assert table.method.tolist() == ["wce", "wce"]  # never the reference with itself, nor a method without a record
+    assert table.n["resnet18"] == 1 and table["mean"]["resnet18"] == pytest.approx(0.05)
+    assert table.n["mobileone_s1"] == 2 and table["mean"]["mobileone_s1"] == pytest.approx(0.2)
+    assert [table.low["mobileone_s1"], table.high["mobileone_s1"]] == pytest.approx([0.1, 0.3])
+
+
+def test_differences_against_another_reference_and_without_it():
+    _, frame = runs_and_frame()
+    table = differences(frame, reference="wce", value="iou_last")
+    assert table["method"].tolist() == ["dli", "dli"]
+    assert sorted(table["mean"]) == pytest.approx([-0.1, -0.025])
+    assert len(differences(frame[frame.method == "wce"])) == 0
+    assert differences(frame[:0]).columns.tolist() == ["method", "encoder", "mean", "low", "high", "n", "text"]
+
+
+def test_differences_without_a_shared_seed_are_pending():
+    _, frame = runs_and_frame()
+    frame = frame[(frame.method == "dli") == (frame.seed == 2)]
+    assert differences(frame).text.tolist() == ["pending", "pending"]
+
+
+def test_two_records_of_one_method_encoder_and_seed_cannot_be_paired():
+    # say two data fractions: which of them is meant is the caller's to select
+    _, frame = runs_and_frame()
+    twice = pd.concat([frame, frame.assign(iou_best=0.1)])
+    with pytest.raises(ValueError, match="seed"):
+        differences(twice)
