@@ -69,6 +69,9 @@ class DonorBank:
         warps: class name -> Warp, default as released. Raises ValueError naming a class without a donor.
         """
         donors = torch.arange(len(tiles)) if donors is None else torch.as_tensor(donors)
+        if donors.ndim != 1 or (len(donors) and (donors.is_floating_point() or donors.dtype == torch.bool)):
+            raise ValueError(f"donors must be a row of indices, got {donors.dtype} {tuple(donors.shape)}")
+        donors = donors.long()
         if len(donors) and not 0 <= int(donors.min()) <= int(donors.max()) < len(tiles):
             raise ValueError(f"donors must index the {len(tiles)} tiles, got {int(donors.min())}..{int(donors.max())}")
         labels = tiles.labels[donors]

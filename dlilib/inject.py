@@ -10,6 +10,7 @@ from dlilib.balance import UNTIL, DonorBank, Plan, plan
 from dlilib.poisson import GUIDANCES, REGIONS, cut_paste, poisson_blend, without_ring
 from dlilib.tiles import TileSet
 
+INDICES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 LABELS = ("dilated", "tight")
 DILATION = 5  # pixels, side of the square that widens a Poisson mask, as released
 
@@ -30,7 +31,8 @@ def inject(
     target, classes = plan.target.to(device), plan.label.to(device)
     donor_images, donor_masks = _donors(plan, tiles, images)
     donor_images, inside = warp(donor_images, donor_masks, plan.maps)
-    background = _unit(images[target]).to(donor_images)
+    background = images[target].to(donor_images)
+    background = background / 255 if images.dtype == torch.uint8 else background
     poisson = plan.poisson.nonzero()[:, 0].to(device)
     composite = cut_paste(background, donor_images, inside)
     if len(poisson):
@@ -97,18 +99,14 @@ def _donors(plan: Plan, tiles: TileSet, like: Tensor) -> tuple[Tensor, Tensor]:
     """Donor images (M, C, H, W) float in [0, 1] with the batch's channels, and masks (M, H, W) bool of their class."""
     index, label = plan.donor.to(like.device), plan.label.to(like.device)
     exact = torch.float64 if like.dtype == torch.float64 else torch.float32
-    images = _unit(tiles.images[index]).to(exact)
+    images = tiles.images[index].to(exact) / 255
     return images.expand(-1, like.shape[1], -1, -1), tiles.masks[index] == label[:, None, None]
-
-
-def _unit(images: Tensor) -> Tensor:
-    return images.float() / 255 if images.dtype == torch.uint8 else images
 
 
 def _check_batch(images: Tensor, masks: Tensor, labels: Tensor, tiles: TileSet) -> None:
     if images.ndim != 4 or not (images.is_floating_point() or images.dtype == torch.uint8):
         raise ValueError(f"images must be (B, C, H, W), float or uint8, got {images.dtype} {tuple(images.shape)}")
-    if masks.shape != (len(images), *images.shape[2:]) or masks.is_floating_point():
+    if masks.shape != (len(images), *images.shape[2:]) or masks.dtype not in INDICES:
         raise ValueError(f"masks must be int (B, H, W) as the images, got {masks.dtype} {tuple(masks.shape)}")
     if labels.shape != (len(images),):
         raise ValueError(f"labels must be (B,) = ({len(images)},), got {tuple(labels.shape)}")

@@ -36,12 +36,13 @@ def criterion(method: str, tiles: TileSet, train: np.ndarray, variant: str = "re
         first = weighted_by(wce_weights(pixel_shares(tiles, train)))
     elif method == "focal":
         first = focal_released if variant == "released" else focal_published
-    elif method == "balanced" and variant == "released":
-        # as released: the WCE weights stand where the numbers of samples belong, which inverts the balancing
-        first = weighted_by(balanced_weights(wce_weights(pixel_shares(tiles, train))))
     elif method == "balanced":
-        images = np.bincount(tiles.labels[train], minlength=tiles.num_classes + 1)[1:]
-        first = weighted_by(balanced_weights(torch.from_numpy(images).double()))
+        # as released: the WCE weights stand where the numbers of samples belong, which inverts the balancing
+        images = torch.from_numpy(np.bincount(tiles.labels[train], minlength=tiles.num_classes + 1)[1:]).double()
+        samples = wce_weights(pixel_shares(tiles, train)) if variant == "released" else images
+        if samples.min() == 0:
+            raise ValueError(f"class {tiles.classes[samples.argmin()]} has no sample: no class-balanced weights")
+        first = weighted_by(balanced_weights(samples))
     return lambda logits, target: 0.5 * first(logits, target) + 0.5 * dice(logits, target)
 
 
@@ -81,7 +82,7 @@ def pixel_shares(tiles: TileSet, train: np.ndarray) -> Tensor:
 
 def wce_weights(shares: Tensor) -> Tensor:
     """Weights of the weighted cross-entropy, (1 - share) / (K - 1) as released: (K,), sum to 1."""
-    return (1 - shares) / max(1, len(shares) - 1)
+    return (1 - shares) / (len(shares) - 1) if len(shares) > 1 else torch.ones_like(shares)
 
 
 def balanced_weights(samples: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ def poisson_blend(
         "mask": only the mask's pixels change (Pérez's 4-neighbour equations, solved by conjugate gradients to a
         relative residual of 1e-6 in float64).
     The mask's pixels on the outermost ring of the image are ignored. An empty mask returns the target; one that covers
-    everything imports the donor's gradients with the target's ring.
+    everything imports the donor's gradients between all pixels but the ring's.
     Raises ValueError on shapes, dtypes or options other than these.
     """
     _check(target, donor, mask)
@@ -49,7 +49,9 @@ def poisson_blend(
         raise ValueError(f"region must be one of {REGIONS}, got {region!r}")
     inside = without_ring(mask)[:, None]  # (B, 1, H, W)
     solve = _correct_rectangle if region == "rectangle" else _correct_mask
-    return target + solve(target, donor, inside, guidance)
+    with torch.autocast(target.device.type, enabled=False):
+        # In float64 the gradients of float32 images are exact, so that rounding never decides between two of them.
+        return target + solve(target.double(), donor.double(), inside, guidance, target.dtype)
 
 
 def without_ring(mask: Tensor) -> Tensor:
@@ -78,8 +80,8 @@ def _excess(target_gradient: Tensor, donor_gradient: Tensor, guidance: str) -> T
     return torch.where(donor_gradient.abs() > target_gradient.abs(), difference, 0)
 
 
-def _correct_rectangle(target: Tensor, donor: Tensor, inside: Tensor, guidance: str) -> Tensor:
-    correction = torch.zeros_like(target)
+def _correct_rectangle(target: Tensor, donor: Tensor, inside: Tensor, guidance: str, dtype: torch.dtype) -> Tensor:
+    correction = torch.zeros_like(target, dtype=dtype)
     if min(target.shape[2:]) < 3:
         return correction
     divergence = 0
@@ -89,7 +91,7 @@ def _correct_rectangle(target: Tensor, donor: Tensor, inside: Tensor, guidance: 
         field = _excess(target.diff(dim=axis), donor.diff(dim=axis), guidance) * inside.narrow(axis, 0, last)
         across = field.diff(dim=axis)  # at pixels 1..n-2 along the axis
         divergence = divergence + across.narrow(5 - axis, 1, target.shape[5 - axis] - 2)
-    correction[..., 1:-1, 1:-1] = _solve_dirichlet(divergence)
+    correction[..., 1:-1, 1:-1] = _solve_dirichlet(divergence.to(dtype))
     return correction
 
 
@@ -112,9 +114,8 @@ def _eigenvalues(n: int, like: Tensor) -> Tensor:
     return (2 * torch.cos(math.pi / (n + 1) * k) - 2).to(like.dtype)
 
 
-def _correct_mask(target: Tensor, donor: Tensor, inside: Tensor, guidance: str) -> Tensor:
+def _correct_mask(target: Tensor, donor: Tensor, inside: Tensor, guidance: str, dtype: torch.dtype) -> Tensor:
     """Conjugate gradients on every image at once: sum over the 4 neighbours q of d_p - d_q = excess_pq, p inside."""
-    target, donor, dtype = target.double(), donor.double(), target.dtype
     right = torch.zeros_like(target)
     for axis in (2, 3):
         # Each pair of neighbours (p, p + 1) pulls both of its ends, in opposite directions.

@@ -65,6 +65,8 @@ def summarise(runs: Iterable, frame: pd.DataFrame, by: Sequence[str], value: str
 
 def differences(frame: pd.DataFrame, reference: str = "dli", value: str = "iou_best") -> pd.DataFrame:
     """`reference` less each other method, paired by seed: a row for each method and encoder, columns as `summarise`."""
+    if frame.duplicated(["method", "encoder", "seed"]).any():
+        raise ValueError("frame holds several runs of one method, encoder and seed: select those of one experiment")
     seeds = {key: dict(zip(g["seed"], g[value], strict=True)) for key, g in frame.groupby(["method", "encoder"])}
     rows = []
     for (method, encoder), found in seeds.items():

@@ -7,7 +7,7 @@ import torch
 from scipy.fft import dstn
 
 from dlilib import DynamicLabelInjection, plan_classes
-from dlilib.augment import warp
+from dlilib.augment import Warp, warp
 from dlilib.balance import Plan
 from dlilib.inject import inject
 from dlilib.poisson import GUIDANCES, REGIONS, without_ring
@@ -163,6 +163,17 @@ def test_uint8_batch_is_the_float_one_rounded(toy, batch):
     assert torch.equal(pasted[plan.target][outside], as_bytes[plan.target][outside])
 
 
+def test_uint8_composites_are_clipped_not_wrapped_around(toy, batch):
+    t = transform(toy, p_poisson=1, guidance="donor")
+    plan = t.plan(batch[2])
+    for level in (0, 255):
+        flat = torch.full_like(batch[0], level / 255)
+        expected = t.apply_plan(plan, flat, *batch[1:])[0] * 255
+        images = t.apply_plan(plan, torch.full_like(batch[0], level).to(torch.uint8), *batch[1:])[0]
+        assert (expected - level).abs().max() > 20 and (expected < 0).any() | (expected > 255).any()
+        assert (images.float() - expected.clamp(0, 255)).abs().max() <= 0.501
+
+
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-5), (torch.float16, 1e-3), (torch.bfloat16, 1e-2)])
 def test_float_batches_keep_their_dtype(toy, batch, dtype, tolerance):
     t = transform(toy, guidance="donor")
@@ -215,6 +226,27 @@ def test_donors_come_from_the_given_indices(toy, batch):
     others[donors] = False
     blanked = replace(toy, images=torch.where(others[:, None, None, None], 0, toy.images))
     assert equal(transform(blanked, donors=donors)(*batch), transform(toy, donors=donors)(*batch))
+
+
+def test_only_the_pixels_of_the_donors_own_class_are_injected(toy, batch):
+    soiled = toy.masks.clone()
+    soiled[toy.labels == 2, :8, :8] = 3  # Break images that show a bit of a Crack too
+    assert not (toy.masks[toy.labels == 2, :8, :8] > 0).all()
+    for p_poisson in (0.0, 1.0):
+        expected = transform(toy, p_poisson=p_poisson)
+        plan = expected.plan(batch[2])
+        breaks = (plan.label == 2) & ~(toy.masks[plan.donor, :8, :8] > 0).any(dim=2).any(dim=1)
+        assert breaks.any()
+        plan = Plan(**{name: value[breaks] for name, value in vars(plan).items()})
+        result = transform(replace(toy, masks=soiled), p_poisson=p_poisson).apply_plan(plan, *batch)
+        assert equal(result, expected.apply_plan(plan, *batch))
+
+
+def test_warps_are_the_given_ones(toy, batch):
+    still = dict.fromkeys(toy.classes, Warp(flip=0, affine=0))
+    assert torch.equal(transform(toy, warps=still).plan(batch[2]).maps, IDENTITY.expand(12, -1, -1))
+    mirrored = dict.fromkeys(toy.classes, Warp(flip=1, affine=0))
+    assert (transform(toy, warps=mirrored).plan(batch[2]).maps.diagonal(dim1=1, dim2=2).amin(1) == -1).all()
 
 
 def as_released(target, donor, mask):

@@ -1,0 +1,60 @@
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from dlilib import study
+from dlilib.cli import _seconds, app
+from dlilib.run import Run
+
+
+def dli(*words):
+    return CliRunner().invoke(app, [str(w) for w in words])
+
+
+@pytest.fixture
+def tiny_study(monkeypatch):
+    base = Run(data="toy", size=32, weights=None, epochs=2, batch=16, free_share=0.0)
+    tiny = study.Preset("tiny", base, "tiny", ("resnet18",), (0,), (1.0,), "resnet18")
+    monkeypatch.setitem(study.PRESETS, "tiny", tiny)
+
+
+def test_data_prints_the_counts(magnetic_root):
+    result = dli("data", "magnetic-tiles", "--root", magnetic_root)
+    assert result.exit_code == 0
+    assert "115/85/57/32/103/952" in result.output
+
+
+def test_run_stops_at_the_budget_and_status_tells(tiny_study, tmp_path):
+    runs = study.all_runs("tiny")
+    assert "duration unknown" in dli("status", "--preset", "tiny", "--results", tmp_path).output
+    none = dli("run", "--preset", "tiny", "--results", tmp_path, "--budget", "0s")
+    assert f"0 of {len(runs)} runs finished" in none.output
+    one = dli("run", "--preset", "tiny", "--results", tmp_path, "--match", "baseline")
+    assert "1 of 1 runs finished, 0 pending" in one.output
+    status = dli("status", "--preset", "tiny", "--results", tmp_path).output
+    assert f"1 of {len(runs)} runs finished, {len(runs) - 1} pending, about 0 min" in status
+    assert status.count("pending") == len(runs)  # a line each, and the sum
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("", None), ("90s", 90), ("9m", 540), ("1.5h", 5400), ("20", 20)])
+def test_budget_in_words(text, seconds):
+    assert _seconds(text) == seconds
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("data", "imagenet"), ("data", "folder"), ("run", "--budget", "soon"), ("run", "--match", "nothing-like-it"),
+     ("study", "--only", "no-such-notebook")],
+)  # fmt: skip
+def test_wrong_words_are_a_usage_error(words):
+    assert dli(*words).exit_code == 2
+
+
+@pytest.mark.parametrize("words", [("data", "magnetic-tiles", "--root", "/no/such/folder"), ("status", "--preset", "huge")])
+def test_user_errors_are_one_line(words):
+    result = subprocess.run([sys.executable, "-m", "dlilib", *words], capture_output=True, text=True)
+    assert result.returncode == 1
+    assert result.stderr.startswith("dli: ")
+    assert "Traceback" not in result.stderr

@@ -1,0 +1,97 @@
+import json
+from dataclasses import asdict, replace
+
+import pytest
+
+from dlilib import study
+from dlilib.run import CHOICES, Run
+from dlilib.store import Store
+
+
+def test_id_tells_runs_apart_and_ignores_spelling():
+    assert Run(fraction=1).id == Run(fraction=1.0).id == Run().id
+    ids = {replace(Run(), **{name: value}).id for name, options in CHOICES.items() for value in options}
+    assert len(ids) == 1 + sum(len(options) - 1 for options in CHOICES.values())
+
+
+def test_id_is_fixed_for_all_time():
+    """Records are found by it: if this fails, every committed record is lost."""
+    assert Run().id == "magnetic_tiles-resnet18-dli-image-seed0-44136fa355"
+    assert Run(method="wce", seed=3, fraction=0.25).id == "magnetic_tiles-resnet18-wce-image-seed3-c40e973622"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("method", "dice"), ("split", "fold"), ("encoder", "vgg"), ("weights", "coco"), ("precision", "fp16"), ("fraction", 0),
+     ("fraction", 1.5), ("p_poisson", -0.1), ("free_share", 2), ("epochs", 0), ("batch", 1), ("size", 100), ("lr", 0),
+     ("lr", float("nan")), ("seed", -1), ("threshold", 255)],
+)  # fmt: skip
+def test_impossible_run_is_refused_by_name(field, value):
+    with pytest.raises(ValueError, match=f"Run.{field}"):
+        Run(**{field: value})
+
+
+@pytest.mark.parametrize("preset", study.PRESETS)
+def test_grid_is_the_papers(preset):
+    p = study.PRESETS[preset]
+    assert len(study.experiment("comparison", preset)) == 5 * len(p.encoders) * len(p.seeds)
+    assert {run.p_poisson for run in study.experiment("ablation", preset)} == {0.0, 0.5, 1.0}
+    assert {run.fraction for run in study.experiment("weakly_supervised", preset)} == set(p.fractions)
+    runs = study.all_runs(preset)
+    assert len(set(runs)) == len(runs) == len({run.id for run in runs})
+    assert [run.seed for run in runs] == sorted(run.seed for run in runs)
+    # the whole comparison of a seed comes before anything else of it
+    assert [run.method for run in runs[:5]] == ["baseline", "focal", "balanced", "wce", "dli"]
+
+
+def test_paper_preset_is_the_papers_protocol():
+    run = study.PRESETS["paper"].base
+    assert (run.size, run.epochs, run.batch, run.lr, run.split, run.weights) == (256, 1000, 64, 5e-4, "image", "imagenet")
+    assert study.PRESETS["short"].base == replace(run, epochs=100)
+
+
+def test_matching_takes_words_of_the_id_and_changed_fields():
+    runs = study.all_runs("paper", "dli fraction=0.25 seed3")
+    assert [(r.method, r.fraction, r.seed) for r in runs] == [("dli", 0.25, 3)]
+
+
+def test_sweep_stops_at_its_budget_and_goes_on(tmp_path, monkeypatch):
+    tiny = replace(study.PRESETS["smoke"].base, size=32, epochs=2, free_share=0.0)
+    runs = [replace(tiny, seed=seed, method="baseline") for seed in (0, 1)]
+    assert study.execute(runs, tmp_path, budget=0, progress=False) == 2
+    assert study.execute(runs, tmp_path, progress=False) == 0
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "records").iterdir()}
+    assert len(written) == 2
+    assert study.execute(runs, tmp_path, progress=False) == 0
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "records").iterdir()} == written
+    frame = study.select(study.records(tmp_path / "records"), runs[::-1])
+    assert frame["id"].tolist() == [run.id for run in runs[::-1]]
+    assert (frame["iou_best"] >= frame["iou_last"]).all()
+    assert study.estimate_seconds([*runs, replace(tiny, seed=2)], frame.set_index("id")) == pytest.approx(frame["seconds"].mean())
+
+
+def test_no_records_give_an_empty_frame_with_its_columns(tmp_path):
+    frame = study.records(tmp_path)
+    assert len(frame) == 0
+    assert {*asdict(Run()), "iou_best", "iou_last", "seconds"} <= set(frame.columns)
+
+
+def test_record_with_a_foreign_id_is_refused(tmp_path):
+    Store(tmp_path).finish(Run(), {"id": "other", "run": asdict(Run())})
+    with pytest.raises(ValueError, match="not a record"):
+        study.records(tmp_path / "records")
+
+
+def test_a_record_from_before_a_field_existed_still_reads(tmp_path):
+    store = Store(tmp_path)
+    old = asdict(Run())
+    del old["precision"]
+    store.finish(Run(), {"id": Run().id, "run": old})
+    assert json.loads(store.record_path(Run()).read_text()) == store.record(Run())
+
+
+def test_unknown_preset_and_data_are_refused():
+    with pytest.raises(ValueError, match="smoke"):
+        study.all_runs("huge")
+    with pytest.raises(ValueError, match="cifar"):
+        study.load_tiles(replace(Run(), data="cifar"))

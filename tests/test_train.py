@@ -1,0 +1,192 @@
+import json
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import dlilib
+from dlilib.metrics import iou
+from dlilib.run import Run
+from dlilib.store import Store, read_record
+from dlilib.train import Trainer, fit
+
+TINY = Run(data="toy", size=32, weights=None, epochs=3, batch=16, lr=2e-3, free_share=0.1)
+
+
+@pytest.fixture(scope="module")
+def small():
+    return dlilib.toy_tiles(size=32)
+
+
+@pytest.fixture(scope="module")
+def record(small):
+    return fit(TINY, small)
+
+
+def without_time(record):
+    return {k: v for k, v in record.items() if k != "seconds"}
+
+
+def test_run_repeats_bit_for_bit_and_leaves_the_global_generator_alone(small, record):
+    state = torch.get_rng_state()
+    assert without_time(fit(TINY, small)) == without_time(record)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("changed", [{"seed": 1}, {"method": "baseline"}, {"p_poisson": 0.0}, {"split": "tile"}])
+def test_what_a_run_names_changes_its_result(small, record, changed):
+    assert fit(replace(TINY, **changed), small)["history"] != record["history"]
+
+
+def test_record_holds_consistent_counts(small, record):
+    assert len(record["history"]["loss"]) == TINY.epochs
+    for moment in ("best", "last"):
+        kept = record[moment]
+        tp, fp, fn = np.sum(kept["classes"], axis=0)
+        assert tp + fn == record["positives"]
+        assert kept["iou"] == pytest.approx(iou(tp, fp, fn))
+        assert (np.sum(kept["images"], axis=0) == (tp, fp, fn)).all()
+        k = kept["epoch"] - 1
+        assert (record["history"]["tp"][k], record["history"]["fp"][k]) == (tp, fp)
+    curve = [iou(t, f, record["positives"] - t) for t, f in zip(*(record["history"][n] for n in ("tp", "fp")), strict=True)]
+    assert record["best"]["iou"] == pytest.approx(max(curve))
+    assert record["last"]["epoch"] == TINY.epochs
+    assert [small.masks[i].gt(0).sum() for i in record["val_images"]] == [t + f for t, _, f in record["last"]["images"]]
+
+
+@pytest.mark.parametrize("method", ["baseline", "focal", "balanced", "wce"])
+def test_every_competitor_trains(small, method):
+    losses = fit(replace(TINY, method=method), small)["history"]["loss"]
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("encoder", ["resnest50d", "mobileone_s1"])
+def test_other_encoders_train(small, encoder):
+    assert fit(replace(TINY, encoder=encoder, epochs=1), small)["encoder_parameters"] < 2e6
+
+
+def test_bf16_trains(small):
+    assert np.isfinite(fit(replace(TINY, precision="bf16", epochs=1), small)["history"]["loss"]).all()
+
+
+def test_free_validation_tiles_are_scored(small):
+    alarms = fit(replace(TINY, free_in_val=True, epochs=1), small)["last"]["false_alarms"]
+    assert alarms["of"] > 0
+    assert alarms["images"] <= alarms["of"]
+
+
+def test_a_seed_shows_every_method_the_same_images(small):
+    batches = []
+    for method in ("baseline", "dli"):
+        trainer = Trainer(replace(TINY, method=method), small, torch.device("cpu"))
+        batches.append(torch.cat(list(trainer._batches(torch.Generator().manual_seed(0)))))
+    assert torch.equal(*batches)
+
+
+def test_last_batch_of_one_image_is_left_out(small):
+    trainer = Trainer(replace(TINY, method="baseline", free_share=0.0), small, torch.device("cpu"))
+    n = int((small.labels[trainer.train] > 0).sum())
+    trainer.run = replace(trainer.run, batch=n - 1)
+    assert [len(b) for b in trainer._batches(torch.Generator())] == [n - 1]
+
+
+@pytest.mark.parametrize("stop", [1, 2])
+def test_interrupted_run_ends_bit_identical(small, record, tmp_path, stop):
+    class Interrupted(Exception):
+        pass
+
+    def interrupt(epoch, _):
+        if epoch == stop:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        fit(TINY, small, folder=tmp_path, on_epoch=interrupt)
+    assert Store(tmp_path).checkpoint_path(TINY).exists()
+    assert without_time(fit(TINY, small, folder=tmp_path)) == without_time(record)
+    assert not Store(tmp_path).checkpoint_path(TINY).exists()
+
+
+def test_deadline_stops_before_an_epoch_and_the_next_call_goes_on(small, record, tmp_path):
+    epochs = []
+    assert fit(TINY, small, folder=tmp_path, deadline=time.monotonic() - 1) is None
+    fit(TINY, small, folder=tmp_path, deadline=time.monotonic() + 1e-9, on_epoch=lambda e, _: epochs.append(e))
+    while (done := fit(TINY, small, folder=tmp_path, deadline=time.monotonic() + 0.01, on_epoch=lambda e, _: epochs.append(e))) is None:
+        pass
+    assert epochs == [1, 2, 3]
+    assert without_time(done) == without_time(record)
+
+
+def test_finished_run_is_read_not_trained(small, tmp_path, monkeypatch):
+    first = fit(replace(TINY, epochs=1), small, folder=tmp_path)
+    monkeypatch.setattr("dlilib.train.Trainer", None)
+    assert fit(replace(TINY, epochs=1), small, folder=tmp_path) == json.loads(json.dumps(first))
+
+
+def test_record_of_a_thousand_epochs_stays_under_30_kb(record, tmp_path):
+    long = json.loads(json.dumps(record))
+    long["history"] = {"loss": [0.1234] * 1000, "tp": [567890] * 1000, "fp": [456789] * 1000}
+    for moment in ("best", "last"):
+        long[moment]["images"] = [[12345, 12345, 12345]] * 80
+    long["val_images"] = long["val_tiles"] = [1234] * 80
+    long["best"]["examples"] = {f"MT_Blowhole/exp1_num_10871{k}": "x" * 900 for k in range(5)}
+    Store(tmp_path).finish(TINY, long)
+    assert Store(tmp_path).record_path(TINY).stat().st_size < 30_000
+
+
+def test_cut_record_and_checkpoint_of_another_run_name_their_file(small, tmp_path):
+    store = Store(tmp_path)
+    store.finish(TINY, {"id": TINY.id, "run": {}})
+    with pytest.raises(ValueError, match=f"{TINY.id}.*not a record"):
+        store.record(TINY)
+    store.record_path(TINY).write_text('{"id": "cut of')
+    with pytest.raises(ValueError, match=f"{TINY.id}.*not a record"):
+        read_record(store.record_path(TINY))
+    store.record_path(TINY).unlink()
+    store.save(TINY, {"run": {"seed": 5}})
+    with pytest.raises(ValueError, match="another run"):
+        fit(TINY, small, folder=tmp_path)
+    store.checkpoint_path(TINY).write_bytes(b"garbage")
+    with pytest.raises(ValueError, match=r"unreadable checkpoint.*delete it"):
+        fit(TINY, small, folder=tmp_path)
+
+
+def test_checkpoint_that_would_run_code_is_refused(small, tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "sprung"), "w"))
+
+    store = Store(tmp_path)
+    store.save(TINY, {"run": Trap()})
+    with pytest.raises(ValueError, match="unreadable checkpoint"):
+        fit(TINY, small, folder=tmp_path)
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_failed_write_leaves_the_old_file_and_no_rest(tmp_path, monkeypatch):
+    store = Store(tmp_path)
+    store.save(TINY, {"epoch": 1})
+    before = store.checkpoint_path(TINY).read_bytes()
+
+    def full(state, path):
+        path.write_bytes(b"half")
+        raise OSError("no space left")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="no space"):
+        store.save(TINY, {"epoch": 2})
+    assert store.checkpoint_path(TINY).read_bytes() == before
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 1
+
+
+def test_tiles_that_are_not_the_runs_are_refused(small):
+    with pytest.raises(ValueError, match="magnetic_tiles"):
+        fit(replace(TINY, data="magnetic_tiles"), small)
+    with pytest.raises(ValueError, match="64-pixel"):
+        fit(replace(TINY, size=64), small)
+
+
+@pytest.mark.gpu
+def test_trains_on_the_gpu(small):
+    assert fit(TINY, small, device="cuda")["last"]["iou"] >= 0
