@@ -48,8 +48,8 @@ class Store:
             return None
         try:
             return torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:
-            raise ValueError(f"{path}: unreadable checkpoint ({error}); delete it to start the run again") from None
+        except Exception:
+            raise ValueError(f"{path}: unreadable checkpoint; delete it to start the run again") from None
 
 
 def read_record(path: Path) -> dict[str, Any]:

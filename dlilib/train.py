@@ -120,7 +120,7 @@ class Trainer:
             "seconds": round(self.seconds, 1),
             "data": {"digest": tiles.digest, "classes": tiles.classes, "train": train.tolist(), "val": val.tolist()},
             "encoder_parameters": models.parameters(self.model.encoder),
-            "positives": sum(tp + fn for tp, _, fn in self.last["classes"]), "history": self.history,
+            "positives": sum(tp + fn for tp, _, fn in self.last["classes"]), "history": {**self.history, "loss": self.history["loss"][:: max(1, self.run.epochs // 100)]},
             "val_images": self.val.tolist(), "val_tiles": tiles.tile[self.val].tolist(), "best": self.best,
             "last": self.last,
         }

@@ -47,12 +47,15 @@ def test_budget_in_words(text, seconds):
     "words",
     [("data", "imagenet"), ("data", "folder"), ("run", "--budget", "soon"), ("run", "--match", "nothing-like-it"),
      ("study", "--only", "no-such-notebook")],
-)  # fmt: skip
+)
 def test_wrong_words_are_a_usage_error(words):
     assert dli(*words).exit_code == 2
 
 
-@pytest.mark.parametrize("words", [("data", "magnetic-tiles", "--root", "/no/such/folder"), ("status", "--preset", "huge")])
+BAD_ROOT = ("data", "magnetic-tiles", "--root", "/no/such/folder")
+
+
+@pytest.mark.parametrize("words", [BAD_ROOT, ("status", "--preset", "huge")])
 def test_user_errors_are_one_line(words):
     result = subprocess.run([sys.executable, "-m", "dlilib", *words], capture_output=True, text=True)
     assert result.returncode == 1

@@ -24,7 +24,7 @@ def test_lock_pins_every_dependency_with_a_hash():
     assert len(re.findall(r"^\S+==", lock, re.MULTILINE)) == len(entries)
     wanted = names(PROJECT["project"]["dependencies"]) | names(PROJECT["project"]["optional-dependencies"]["test"])
     assert wanted <= pinned
-    assert "http" not in re.sub(r"(?m)^ *#.*", "", lock).replace("httpx", "").replace("httpcore", "").replace("aiohttp", "")
+    assert "://" not in lock
 
 
 def test_conda_environment_installs_the_lock_on_a_supported_python():
@@ -39,8 +39,8 @@ def test_conda_environment_installs_the_lock_on_a_supported_python():
 
 
 def test_customer_packages_are_dependencies():
-    wanted = {"jupyterlab", "papermill", "torch", "segmentation-models-pytorch", "timm", "opencv-python", "seaborn", "pandas"}
-    assert wanted <= names(PROJECT["project"]["dependencies"])
+    wanted = "jupyterlab papermill torch segmentation-models-pytorch timm opencv-python seaborn pandas"
+    assert set(wanted.split()) <= names(PROJECT["project"]["dependencies"])
     assert {"pytest", "nbval"} <= names(PROJECT["project"]["optional-dependencies"]["test"])
 
 
