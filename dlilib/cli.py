@@ -28,15 +28,12 @@ Device = Annotated[str | None, typer.Option(help="cpu, cuda, …; default the fi
 @app.command()
 def data(name: Annotated[str, typer.Argument(help="magnetic-tiles, toy or folder")], root: Root = None) -> None:
     """Read a data set with all its checks and print what is in it."""
-    if name == "folder" and root is None:
-        raise typer.BadParameter("a folder data set needs --root")
     loaders = {"magnetic-tiles": lambda: magnetic_tiles(root), "toy": toy_tiles, "folder": lambda: from_folder(root)}
-    if name not in loaders:
-        raise typer.BadParameter(f"{name!r} is none of {', '.join(loaders)}")
+    if name not in loaders or (name == "folder" and root is None):
+        raise typer.BadParameter(f"{name!r} is none of {', '.join(loaders)}, or a folder without --root")
     tiles = loaders[name]()
     print(f"{tiles.source}: {len(tiles)} images of {len(tiles.tile.unique())} tiles")
-    print(", ".join(f"{name} {n}" for name, n in tiles.counts().items()))
-    print("/".join(str(n) for n in tiles.counts().values()))
+    print("/".join(tiles.counts()), "/".join(str(n) for n in tiles.counts().values()), sep="\n")
 
 
 @app.command()

@@ -122,6 +122,7 @@ def execute(
     device: default the first GPU, else the CPU. progress: a bar over runs with the epochs of the current one.
     """
     deadline = None if budget is None else time.monotonic() + budget
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     todo = pending(runs, folder)
     data: dict[tuple, TileSet] = {}
     with tqdm(total=len(todo), desc="runs", unit="run", disable=not progress or not todo) as bar:
@@ -134,7 +135,7 @@ def execute(
             def show(epoch: int, last: float, name: str = name, epochs: int = run.epochs) -> None:
                 bar.set_postfix_str(f"{name}: epoch {epoch}/{epochs}, IoU {last:.3f}")
 
-            if fit(run, data[key], device or default_device(), folder, deadline, show) is None:
+            if fit(run, data[key], device, folder, deadline, show) is None:
                 break
             bar.update()
     return len(pending(runs, folder))
@@ -145,11 +146,6 @@ def estimate_seconds(runs: Iterable[Run], frame: pd.DataFrame) -> float | None:
     todo = [run for run in runs if run.id not in frame.index]
     by_encoder = frame.groupby("encoder")["seconds"].mean()
     return sum(by_encoder.get(run.encoder, frame["seconds"].mean()) for run in todo) if len(frame) else None
-
-
-def default_device() -> str:
-    """The first GPU, else the CPU."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def records(folder: str | Path) -> pd.DataFrame:

@@ -61,8 +61,7 @@ def from_folder(root: str | Path, size: int = 256, resize: str = "nearest") -> T
     """
     check_size(size, resize)
     files = open_files(Path(root))
-    classes = tuple(read_text(files, root, "classes.txt").split("\n"))
-    classes = tuple(name.strip() for name in classes if name.strip())
+    classes = tuple(line.strip() for line in read_text(files, root, "classes.txt").splitlines() if line.strip())
     if not classes or len(set(classes)) < len(classes):
         raise DataError(f"{root}/classes.txt: needs one distinct class name a line, got {list(classes)}")
     pairs = _folder_pairs(files, root)
@@ -138,11 +137,9 @@ def stack(read: Callable, pairs: list, size: int, resize: str) -> tuple[Tensor, 
 
     with ThreadPoolExecutor() as pool:
         images, masks, sizes = zip(*pool.map(load, pairs), strict=True)
-    if any(image.ndim == 3 for image in images):
-        images = [image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2) for image in images]
-        stacked = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
-    else:
-        stacked = torch.from_numpy(np.stack(images))[:, None]
+    channels = 3 if any(image.ndim == 3 for image in images) else 1
+    images = [np.broadcast_to(image.reshape(size, size, -1), (size, size, channels)) for image in images]
+    stacked = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
     return stacked, torch.from_numpy(np.stack(masks)), torch.tensor(sizes)
 
 

@@ -79,8 +79,7 @@ class Trainer:
             self.injection = DynamicLabelInjection(self.tiles, self.train, **options, replacement=run.fraction < 1)
         self.epoch, self.seconds = 0, 0.0
         self.history: dict[str, list] = {"loss": [], "tp": [], "fp": []}
-        self.best: dict[str, Any] = {}
-        self.last: dict[str, Any] = {}
+        self.best, self.last = {}, {}
 
     def step(self) -> None:
         """Train one epoch and validate."""
@@ -88,8 +87,7 @@ class Trainer:
         loss = self._train_epoch()
         counts, examples = self._validate()
         tp, fp, _ = counts.sum(dim=(0, 1)).tolist()
-        for name, value in {"loss": float(f"{loss:.4g}"), "tp": tp, "fp": fp}.items():
-            self.history[name].append(value)
+        self.history = {k: [*self.history[k], v] for k, v in (("loss", float(f"{loss:.4g}")), ("tp", tp), ("fp", fp))}
         self.epoch += 1
         self.last = _summary(self.epoch, counts, self.tiles.labels[self.val])
         if not self.best or self.last["iou"] > self.best["iou"]:
@@ -117,12 +115,12 @@ class Trainer:
         train, val = (np.bincount(tiles.labels[k], minlength=tiles.num_classes + 1) for k in (self.train, self.val))
         return {
             "id": self.run.id, "run": asdict(self.run), "machine": machine(self.device),
-            "seconds": round(self.seconds, 1),
+            "seconds": round(self.seconds, 1), "encoder_parameters": models.parameters(self.model.encoder),
             "data": {"digest": tiles.digest, "classes": tiles.classes, "train": train.tolist(), "val": val.tolist()},
-            "encoder_parameters": models.parameters(self.model.encoder),
-            "positives": sum(tp + fn for tp, _, fn in self.last["classes"]), "history": {**self.history, "loss": self.history["loss"][:: max(1, self.run.epochs // 100)]},
-            "val_images": self.val.tolist(), "val_tiles": tiles.tile[self.val].tolist(), "best": self.best,
-            "last": self.last,
+            "positives": sum(tp + fn for tp, _, fn in self.last["classes"]),
+            "history": {**self.history, "loss": self.history["loss"][:: max(1, self.run.epochs // 100)]},
+            "val_images": self.val.tolist(), "val_tiles": tiles.tile[self.val].tolist(),
+            "best": self.best, "last": self.last,
         }
 
     def _train_epoch(self) -> float:
