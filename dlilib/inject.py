@@ -29,19 +29,20 @@ def inject(
     images, masks, labels = images.clone(), masks.clone(), labels.clone()
     device = images.device
     target, classes = plan.target.to(device), plan.label.to(device)
-    donor_images, donor_masks = _donors(plan, tiles, images)
-    donor_images, inside = warp(donor_images, donor_masks, plan.maps)
-    background = images[target].to(donor_images)
-    background = background / 255 if images.dtype == torch.uint8 else background
+    donor_levels, inside = warp(*_donors(plan, tiles, images), plan.maps)
+    donor_levels = _settle(donor_levels)
+    background, unit = images[target].to(donor_levels), 1 if images.dtype == torch.uint8 else 255
+    composite = cut_paste(background, donor_levels / unit, inside)
     poisson = plan.poisson.nonzero()[:, 0].to(device)
-    composite = cut_paste(background, donor_images, inside)
     if len(poisson):
+        levels = _settle(background[poisson] * unit)
         wide = without_ring(F.max_pool2d(inside[poisson].float(), DILATION, 1, DILATION // 2) > 0)
-        composite[poisson] = poisson_blend(background[poisson], donor_images[poisson], wide, guidance, region)
+        blended = poisson_blend(levels, donor_levels[poisson], wide, guidance, region)
+        composite[poisson] = background[poisson] + (blended - levels) / unit
         if label == "dilated":
             inside[poisson] = wide
     if images.dtype == torch.uint8:
-        composite = (composite * 255).round().clamp(0, 255)
+        composite = composite.round().clamp(0, 255)
     images[target] = composite.to(images.dtype)
     masks[target] = torch.where(inside, classes[:, None, None].to(masks.dtype), masks[target])
     labels[target.to(labels.device)] = classes.to(labels)
@@ -95,11 +96,16 @@ class DynamicLabelInjection(nn.Module):
         return f"p_poisson={self.p_poisson}, until={self.until!r}, region={self.region!r}, guidance={self.guidance!r}"
 
 
+def _settle(levels: Tensor) -> Tensor:
+    """Grey levels on a grid of 1/64, so that the rounding of some device does not decide between equal gradients."""
+    return (levels * 64).round() / 64
+
+
 def _donors(plan: Plan, tiles: TileSet, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Donor images (M, C, H, W) float in [0, 1] with the batch's channels, and masks (M, H, W) bool of their class."""
+    """Donor images (M, C, H, W) in grey levels, with the batch's channels, and masks (M, H, W) bool of their class."""
     index, label = plan.donor.to(like.device), plan.label.to(like.device)
     exact = torch.float64 if like.dtype == torch.float64 else torch.float32
-    images = tiles.images[index].to(exact) / 255
+    images = tiles.images[index].to(exact)
     return images.expand(-1, like.shape[1], -1, -1), tiles.masks[index] == label[:, None, None]
 
 

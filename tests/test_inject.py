@@ -86,9 +86,20 @@ def test_cut_paste_is_the_warped_donor_inside_its_mask_and_the_target_outside(to
     donors, inside = warp(toy.images[plan.donor].float() / 255, own, plan.maps)
     target, wide = plan.target, inside[:, None]
     assert torch.equal(images[target][~wide], batch[0][target][~wide])
-    assert torch.equal(images[target][wide], donors[wide])
+    assert (images[target][wide] - donors[wide]).abs().max() < 1 / 100 / 255  # a hundredth of a grey level
     assert torch.equal(masks[target], inside * plan.label[:, None, None].byte())
     assert inside.any(dim=2).any(dim=1).all()
+
+
+def test_a_scale_that_is_not_exact_does_not_decide_between_equal_gradients(toy, batch):
+    """Dividing by 255 and multiplying by its reciprocal, as some devices do, differ in the last bit."""
+    t = transform(toy, p_poisson=1)
+    plan = t.plan(batch[2])
+    rows = plan.target
+    levels = (batch[0] * 255).round()
+    divided, multiplied = (t.apply_plan(plan, x, *batch[1:])[0] for x in (levels / 255, levels * (1 / 255)))
+    assert not torch.equal(levels / 255, levels * (1 / 255))
+    assert (divided[rows] - multiplied[rows]).abs().max() < 1e-5
 
 
 def test_mask_bounded_poisson_leaves_what_is_outside_the_dilated_mask(toy, batch):
@@ -174,7 +185,11 @@ def test_uint8_composites_are_clipped_not_wrapped_around(toy, batch):
         assert (images.float() - expected.clamp(0, 255)).abs().max() <= 0.501
 
 
-@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-5), (torch.float16, 1e-3), (torch.bfloat16, 1e-2)])
+# float32 and float64 may settle on neighbouring 64ths of a grey level
+TOLERANCES = [(torch.float64, 1.01 / 64 / 255), (torch.float16, 1e-3), (torch.bfloat16, 1e-2)]
+
+
+@pytest.mark.parametrize("dtype, tolerance", TOLERANCES)
 def test_float_batches_keep_their_dtype(toy, batch, dtype, tolerance):
     t = transform(toy, guidance="donor")
     plan = t.plan(batch[2])
