@@ -34,7 +34,7 @@ test: setup
 	mkdir -p build/nbval/results
 	cp -r notebooks build/nbval/
 	cp -r tests/smoke build/nbval/results/
-	$(BIN)/python -m pytest --nbval-lax --nbval-sanitize-with tests/sanitize.cfg build/nbval/notebooks
+	$(BIN)/python -m pytest --nbval-lax build/nbval/notebooks
 
 accept:
 	cp results/smoke/notebooks/*.ipynb notebooks/

@@ -23,9 +23,8 @@ def test_id_is_fixed_for_all_time():
 @pytest.mark.parametrize(
     ("field", "value"),
     [("method", "dice"), ("split", "fold"), ("encoder", "vgg"), ("weights", "coco"), ("precision", "fp16"),
-     ("fraction", 0), ("fraction", 1.5), ("p_poisson", -0.1), ("free_share", 2), ("epochs", 0), ("batch", 1), ("size", 100),
-     ("lr", 0),
-     ("lr", float("nan")), ("seed", -1), ("threshold", 255)],
+     ("fraction", 0), ("fraction", 1.5), ("p_poisson", -0.1), ("free_share", 2), ("epochs", 0), ("batch", 1),
+     ("size", 100), ("lr", 0), ("lr", float("nan")), ("seed", -1), ("threshold", 255)],
 )
 def test_impossible_run_is_refused_by_name(field, value):
     with pytest.raises(ValueError, match=f"Run.{field}"):
