@@ -82,7 +82,7 @@ def test_readme_transform_runs(tmp_path, toy, monkeypatch):
 def test_notebook_keeps_the_house_rules(path):
     notebook = nbformat.read(path, as_version=4)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    assert "parameters" in code[0].metadata.get("tags", [])
+    assert [cell.metadata.get("tags", []) for cell in code] == [["parameters"], *[[]] * (len(code) - 1)]
     assert any("# NBVAL_CHECK_OUTPUT" in cell.source for cell in code)
     assert not any(re.search(r"^\s*(def|class) ", cell.source, re.MULTILINE) for cell in code)
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
