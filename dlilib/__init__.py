@@ -12,14 +12,14 @@ from dlilib.study import records
 from dlilib.tiles import TileSet, from_folder
 from dlilib.toy import toy_tiles
 from dlilib.train import fit
-
-__version__ = "0.1.0"
+from dlilib.version import __version__
 
 __all__ = [
     "DataError",
     "DynamicLabelInjection",
     "Run",
     "TileSet",
+    "__version__",
     "cut_paste",
     "fit",
     "from_folder",

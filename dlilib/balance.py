@@ -79,6 +79,8 @@ class DonorBank:
         for name, group in zip(tiles.classes, members, strict=True):
             if len(group) == 0:
                 raise ValueError(f"class {name} has no donor among the {len(donors)} images given")
+        if unknown := (warps or {}).keys() - set(tiles.classes):
+            raise ValueError(f"warps names {sorted(unknown)}, the classes are {tiles.classes}")
         warps = RELEASED_WARPS if warps is None else warps
         return cls(members, tuple(warps.get(name, Warp()) for name in tiles.classes))
 

@@ -11,7 +11,6 @@ import typer
 from tqdm import tqdm
 
 from dlilib import study
-from dlilib.files import DataError
 from dlilib.magnetic import magnetic_tiles
 from dlilib.models import WeightsError
 from dlilib.tiles import from_folder
@@ -19,6 +18,8 @@ from dlilib.toy import toy_tiles
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 PresetName = Annotated[str, typer.Option("--preset", help=", ".join(study.PRESETS))]
+Budget = Annotated[str, typer.Option(help="time to train, as 90s, 9m or 2h; default no limit")]
+Notebooks = Annotated[Path, typer.Option(help="folder of the notebooks")]
 Match = Annotated[str, typer.Option(help="only runs with all of these words, as: dli seed0 fraction=0.5")]
 Root = Annotated[Path | None, typer.Option(help="folder or zip of the data; default DLILIB_DATA, else a download")]
 Results = Annotated[Path, typer.Option(help="folder of all results")]
@@ -29,8 +30,10 @@ Device = Annotated[str | None, typer.Option(help="cpu, cuda, …; default the fi
 def data(name: Annotated[str, typer.Argument(help="magnetic-tiles, toy or folder")], root: Root = None) -> None:
     """Read a data set with all its checks and print what is in it."""
     loaders = {"magnetic-tiles": lambda: magnetic_tiles(root), "toy": toy_tiles, "folder": lambda: from_folder(root)}
-    if name not in loaders or (name == "folder" and root is None):
-        raise typer.BadParameter(f"{name!r} is none of {', '.join(loaders)}, or a folder without --root")
+    if name not in loaders:
+        raise typer.BadParameter(f"{name!r} is none of {', '.join(loaders)}")
+    if name == "folder" and root is None:
+        raise typer.BadParameter("folder needs --root")
     tiles = loaders[name]()
     print(f"{tiles.source}: {len(tiles)} images of {len(tiles.tile.unique())} tiles")
     print("/".join(tiles.counts()), "/".join(str(n) for n in tiles.counts().values()), sep="\n")
@@ -38,7 +41,7 @@ def data(name: Annotated[str, typer.Argument(help="magnetic-tiles, toy or folder
 
 @app.command()
 def run(
-    preset: PresetName = "smoke", match: Match = "", budget: str = "", device: Device = None, root: Root = None,
+    preset: PresetName = "smoke", match: Match = "", budget: Budget = "", device: Device = None, root: Root = None,
     results: Results = Path("results"),
 ) -> None:
     """Train the preset's pending runs for at most --budget (90s, 9m, 2h); the next call goes on there."""
@@ -68,7 +71,7 @@ def status(preset: PresetName = "smoke", match: Match = "", results: Results = P
 def study_(
     preset: PresetName = "smoke", only: Annotated[str, typer.Option(help="notebooks whose name has this")] = "",
     compute: Annotated[bool, typer.Option(help="train what is pending first")] = True, device: Device = None,
-    root: Root = None, results: Results = Path("results"), notebooks: Path = Path("notebooks"),
+    root: Root = None, results: Results = Path("results"), notebooks: Notebooks = Path("notebooks"),
 ) -> None:
     """Train the preset's runs, then execute the notebooks on them into results/<preset>/notebooks."""
     paths = sorted(p for p in notebooks.glob("[0-9]*.ipynb") if only in p.name)
@@ -114,5 +117,5 @@ def main() -> None:
     """Run the command; errors that the user can mend are one line, not a traceback."""
     try:
         app()
-    except (DataError, WeightsError, ValueError) as error:
+    except (ValueError, WeightsError) as error:
         sys.exit(f"dli: {error}")

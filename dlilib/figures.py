@@ -46,7 +46,8 @@ def class_iou(frame: pd.DataFrame, classes: Sequence[str], ax: Axes | None = Non
     for k, name in enumerate(classes):
         level = long.loc[(long["method"] == "dli") & (long["class"] == name), "IoU"].mean()
         ax.hlines(level, k - 0.4, k + 0.4, color="crimson", linewidth=1)
-    ax.set(xlabel="", ylim=(0, 1), title=f"IoU per class at the best epoch, {frame['seed'].nunique()} seed(s)")
+    title = f"{', '.join(frame['encoder'].unique())}: IoU per class at the best epoch, n = {frame['seed'].nunique()}"
+    ax.set(xlabel="", ylim=(0, 1), title=title)
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=len(methods), frameon=False)
     return ax
 
@@ -63,7 +64,7 @@ def data_fraction(summary: pd.DataFrame, axes: Sequence[Axes] | None = None) -> 
         axes[0].errorbar(percent, found["mean"], spread, color=colour, marker="o", label=method, capsize=3)
         if (full := found.loc[found["fraction"] == 1, "mean"]).size:
             axes[1].plot(percent, 100 * (found["mean"] / full.item() - 1), color=colour, marker="o", label=method)
-    axes[0].set(xlabel="training data, %", ylabel="micro IoU", title="absolute")
+    axes[0].set(xlabel="training data, %", ylabel="micro IoU", title=f"absolute, n ≤ {summary['n'].max()}")
     axes[1].set(xlabel="training data, %", ylabel="change from 100 %, %", title="relative drop")
     if axes[0].has_data():
         axes[0].legend(frameon=False)

@@ -53,6 +53,7 @@ def _checked(read: Callable[[], bytes], name: str) -> Callable[[], bytes]:
 
 
 def read_text(files: Files, root: str | Path, name: str) -> str:
+    """The UTF-8 text of one file, without a byte order mark."""
     if name not in files:
         raise DataError(f"{root}/{name}: missing")
     try:

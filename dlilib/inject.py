@@ -25,6 +25,7 @@ def inject(
     images and masks come from `tiles`, of the same size and on the same device.
     region, guidance: as in `poisson_blend`. label: what a Poisson composite is labelled with: "dilated", the widened
     mask it was blended with (as released), or "tight", the donor's own mask.
+    Float results are not clipped to [0, 1], as released; uint8 ones are to 0..255.
     """
     images, masks, labels = images.clone(), masks.clone(), labels.clone()
     device = images.device
@@ -79,17 +80,20 @@ class DynamicLabelInjection(nn.Module):
         self.region, self.guidance, self.label = region, guidance, label
 
     def plan(self, labels: Tensor) -> Plan:
-        """The random choices for a batch with labels (B,): to be printed, kept and replayed with `apply`."""
+        """The random choices for a batch with labels (B,): to be printed, kept and replayed with `apply_plan`."""
         return plan(labels, self.bank, self.p_poisson, self.until, self.replacement, self.generator)
 
     def apply_plan(self, plan: Plan, images: Tensor, masks: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The pixels of a plan; no randomness."""
+        """The pixels of a plan, without randomness; arguments and results as `forward`. ValueError on other shapes."""
+        _check_batch(images, masks, labels, self.tiles)
+        if len(plan) and int(plan.target.max()) >= len(images):
+            raise ValueError(f"the plan is for a batch of at least {int(plan.target.max()) + 1}, not {len(images)}")
         if self.tiles.images.device != images.device:
             self.tiles = self.tiles.to(images.device)
         return inject(plan, images, masks, labels, self.tiles, self.region, self.guidance, self.label)
 
     def forward(self, images: Tensor, masks: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        _check_batch(images, masks, labels, self.tiles)
+        """A balanced copy of the batch: images (B, C, H, W), masks (B, H, W), labels (B,)."""
         return self.apply_plan(self.plan(labels), images, masks, labels)
 
     def extra_repr(self) -> str:
@@ -110,6 +114,9 @@ def _donors(plan: Plan, tiles: TileSet, like: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _check_batch(images: Tensor, masks: Tensor, labels: Tensor, tiles: TileSet) -> None:
+    for name, value in {"images": images, "masks": masks, "labels": labels}.items():
+        if not isinstance(value, Tensor):
+            raise ValueError(f"{name} must be a torch tensor, got {type(value).__name__}")
     if images.ndim != 4 or not (images.is_floating_point() or images.dtype == torch.uint8):
         raise ValueError(f"images must be (B, C, H, W), float or uint8, got {images.dtype} {tuple(images.shape)}")
     if masks.shape != (len(images), *images.shape[2:]) or masks.dtype not in INDICES:

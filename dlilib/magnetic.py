@@ -65,7 +65,8 @@ def magnetic_tiles(
         images=images, masks=marked * torch.from_numpy(labels).to(torch.uint8)[:, None, None],
         labels=torch.from_numpy(labels), tile=torch.from_numpy(tile),
         names=tuple(f"MT_{folder}/{stem}" for (folder, _, _), stem in zip(pairs, stems, strict=True)),
-        classes=MT_CLASSES, source="magnetic_tiles", digest=digest, sizes=sizes, exposure=torch.from_numpy(exposure),
+        classes=MT_CLASSES, source="magnetic_tiles", digest=digest, sizes=sizes,
+        exposure=torch.from_numpy(exposure), threshold=threshold, resize=resize,
     )
 
 

@@ -62,6 +62,9 @@ def without_ring(mask: Tensor) -> Tensor:
 
 
 def _check(target: Tensor, donor: Tensor, mask: Tensor) -> None:
+    if not all(isinstance(x, Tensor) for x in (target, donor, mask)):
+        kinds = ", ".join(type(x).__name__ for x in (target, donor, mask))
+        raise ValueError(f"target, donor and mask must be torch tensors, got {kinds}")
     if target.ndim != 4 or target.shape != donor.shape:
         raise ValueError(
             f"target and donor must share a shape (B, C, H, W), got {tuple(target.shape)}, {tuple(donor.shape)}"

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass, fields
 
 from dlilib.balance import UNTIL
@@ -54,8 +55,13 @@ class Run:
 
     def __post_init__(self) -> None:
         for f in fields(self):
-            if isinstance(f.default, float):
-                object.__setattr__(self, f.name, float(getattr(self, f.name)))  # 1 and 1.0 are one run
+            value, kind = getattr(self, f.name), type(f.default)
+            if kind is float and type(value) is int:
+                object.__setattr__(self, f.name, float(value))  # 1 and 1.0 are one run
+            elif type(value) is not kind and f.name != "weights":
+                raise ValueError(f"Run.{f.name} must be of type {kind.__name__}, got {value!r}")
+        if not re.fullmatch(r"[\w-]+", self.data):
+            raise ValueError(f"Run.data must be a name of letters, digits, _ and -, got {self.data!r}")
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"Run.{name} must be one of {choices}, got {getattr(self, name)!r}")

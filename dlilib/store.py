@@ -10,8 +10,8 @@ import segmentation_models_pytorch as smp
 import timm
 import torch
 
-import dlilib
 from dlilib.run import Run
+from dlilib.version import __version__
 
 
 class Store:
@@ -68,7 +68,7 @@ def machine(device: torch.device) -> dict[str, str]:
     threads, capability = torch.get_num_threads(), torch.backends.cpu.get_cpu_capability()
     cpu = f"CPU {platform.machine()} {capability}, {threads} threads"
     return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu, "dlilib": dlilib.__version__,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu, "dlilib": __version__,
         "python": platform.python_version(), "torch": torch.__version__,
         "segmentation-models-pytorch": smp.__version__, "timm": timm.__version__,
     }

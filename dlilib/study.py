@@ -80,20 +80,22 @@ def experiment(
         "comparison": [{"method": method} for method in METHODS],
         "ablation": [{"p_poisson": share} for share in (0.0, 1.0, 0.5)],
         "weakly_supervised": [{"fraction": f, "method": m} for f in fractions for m in ("dli", "wce")],
-    }[name]
+    }
+    if name not in cases:
+        raise ValueError(f"experiment must be one of {tuple(cases)}, got {name!r}")
     encoders = encoders or ((p.fraction_encoder,) if name == "weakly_supervised" else p.encoders)
-    grid = itertools.product(seeds or p.seeds, encoders, cases)
+    grid = itertools.product(seeds or p.seeds, encoders, cases[name])
     return [replace(p.base, seed=seed, encoder=encoder, **case) for seed, encoder, case in grid]
 
 
 def all_runs(preset: str, match: str = "") -> list[Run]:
     """Every run of the study, once: a whole seed before the next one, the main comparison first.
 
-    match: only runs with every one of these words in their id or among their changed fields, as "dli fraction=0.5".
+    match: only runs with every one of these words in their id or among their fields, as "dli fraction=0.5".
     """
     names = ("comparison", "ablation", "weakly_supervised")
     runs = sorted(dict.fromkeys(run for name in names for run in experiment(name, preset)), key=lambda run: run.seed)
-    text = {run: " ".join([run.id, *(f"{k}={v}" for k, v in run.changed.items())]) for run in runs}
+    text = {run: " ".join([run.id, *(f"{k}={v}" for k, v in asdict(run).items())]) for run in runs}
     return [run for run in runs if all(word in text[run] for word in match.split())]
 
 
@@ -123,6 +125,8 @@ def execute(
     """
     deadline = None if budget is None else time.monotonic() + budget
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"device {device}: torch sees no CUDA device")
     todo = pending(runs, folder)
     data: dict[tuple, TileSet] = {}
     with tqdm(total=len(todo), desc="runs", unit="run", disable=not progress or not todo) as bar:
@@ -151,10 +155,11 @@ def estimate_seconds(runs: Iterable[Run], frame: pd.DataFrame) -> float | None:
 def records(folder: str | Path) -> pd.DataFrame:
     """One row a finished run: the fields of its Run, `iou_best`, `iou_last`, `epoch_best`, `seconds`, `device`, `path`.
 
-    folder: that of the records. `iou_best` is the paper's figure, at the epoch with the best validation IoU;
-    `iou_<class>` is per class at that epoch. Raises ValueError naming a file that is not a record.
+    folder: that of the records, or the one above it. `iou_best` is the paper's figure, at the epoch with the best
+    validation IoU; `iou_<class>` is per class at that epoch. Raises ValueError naming a file that is not a record.
     """
-    rows = [_row(path) for path in sorted(Path(folder).glob("*.json"))]
+    folder = Path(folder, "records") if Path(folder, "records").is_dir() else Path(folder)
+    rows = [_row(path) for path in sorted(folder.glob("*.json"))]
     columns = [*asdict(Run()), "id", "iou_best", "iou_last", "epoch_best", "seconds", "device", "path"]
     return pd.DataFrame(rows, columns=None if rows else columns)
 

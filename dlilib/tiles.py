@@ -32,6 +32,8 @@ class TileSet:
     digest: str = ""  # sha256 of the source files, so that a record says what it was trained on
     sizes: Tensor | None = None  # int64 (N, 2); height and width before resizing, pixels
     exposure: Tensor | None = None  # int64 (N,); number of the exposure, where known
+    threshold: int = 0  # mask values above it are defect, where masks were thresholded
+    resize: str = "nearest"  # how the images came to their size
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -78,11 +80,12 @@ def from_folder(root: str | Path, size: int = 256, resize: str = "nearest") -> T
     return TileSet(
         images=images, masks=masks, labels=torch.where(pixels.sum(1) > 0, pixels.argmax(1) + 1, 0),
         tile=_listed_tiles(files, root, names), names=names, classes=classes, source=Path(root).stem,
-        digest=digest_files(files, [path for pair in pairs for path in pair]), sizes=sizes,
+        digest=digest_files(files, [path for pair in pairs for path in pair]), sizes=sizes, resize=resize,
     )
 
 
 def check_size(size: int, resize: str) -> None:
+    """ValueError unless images can be resized so and the encoders can take them."""
     if size < 8 or size % 8:
         raise ValueError(f"size must be a positive multiple of 8 (the encoders stop at stride 8), got {size}")
     if resize not in ("nearest", "bilinear"):
@@ -124,6 +127,7 @@ def _listed_tiles(files: Files, root: str | Path, names: tuple[str, ...]) -> Ten
 
 
 def read_pair(files: Files, image_path: str, mask_path: str) -> tuple[np.ndarray, np.ndarray]:
+    """An image, (H, W) or (H, W, 3), and its mask (H, W), both uint8."""
     image = read_image(files, image_path)
     return image, read_mask(files, mask_path, like=image)
 

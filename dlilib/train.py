@@ -41,6 +41,8 @@ def fit(
     _check_tiles(run, tiles)
     store = Store(folder) if folder is not None else None
     if store and (record := store.record(run)):
+        if record["data"]["digest"] != tiles.digest:
+            raise ValueError(f"{store.record_path(run)}: made on other data than these tiles; use another folder")
         return record
     trainer = Trainer(run, tiles, torch.device(device))
     if store and (state := store.load(run)):
@@ -98,12 +100,12 @@ class Trainer:
         """Everything needed to go on, as tensors and plain values."""
         progress = {name: getattr(self, name) for name in PROGRESS}
         parts = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
-        return {"run": asdict(self.run), **parts, **progress}
+        return {"run": asdict(self.run), "digest": self.tiles.digest, **parts, **progress}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on where `state` was taken."""
-        if state["run"] != asdict(self.run):
-            raise ValueError(f"the checkpoint belongs to another run than {self.run.id}; delete it to start again")
+        if (state["run"], state.get("digest")) != (asdict(self.run), self.tiles.digest):
+            raise ValueError(f"the checkpoint of {self.run.id} is of another run or other data: delete it")
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         for name in PROGRESS:
@@ -184,10 +186,10 @@ class Trainer:
 
 
 def _check_tiles(run: Run, tiles: TileSet) -> None:
-    if run.data != tiles.source:
-        raise ValueError(f"the run wants data {run.data!r}, the tiles are {tiles.source!r}")
-    if tiles.images.shape[-1] != run.size:
-        raise ValueError(f"the run wants {run.size}-pixel images, the tiles have {tiles.images.shape[-1]}")
+    found = {"data": tiles.source, "size": tiles.images.shape[-1], "threshold": tiles.threshold, "resize": tiles.resize}
+    for name, value in found.items():
+        if getattr(run, name) != value:
+            raise ValueError(f"the run wants {name} {getattr(run, name)!r}, the tiles have {value!r}")
 
 
 def _summary(epoch: int, counts: Tensor, labels: Tensor) -> dict[str, Any]:

@@ -102,6 +102,17 @@ def test_a_scale_that_is_not_exact_does_not_decide_between_equal_gradients(toy, 
     assert (divided[rows] - multiplied[rows]).abs().max() < 1e-5
 
 
+def test_plan_for_a_larger_batch_and_foreign_types_are_refused(toy, batch):
+    t = transform(toy)
+    plan = t.plan(batch[2])
+    with pytest.raises(ValueError, match="batch of at least"):
+        t.apply_plan(plan, *(x[:2] for x in batch))
+    with pytest.raises(ValueError, match="images must be a torch tensor, got ndarray"):
+        t(batch[0].numpy(), *batch[1:])
+    with pytest.raises(ValueError, match="Blowhol"):
+        transform(toy, warps={"Blowhol": Warp()})
+
+
 def test_mask_bounded_poisson_leaves_what_is_outside_the_dilated_mask(toy, batch):
     t = transform(toy, p_poisson=1, region="mask")
     images, masks, _ = t(*batch)

@@ -2,6 +2,7 @@ import json
 from dataclasses import asdict, replace
 
 import pytest
+import torch
 
 from dlilib import study
 from dlilib.run import CHOICES, Run
@@ -54,6 +55,28 @@ def test_paper_preset_is_the_papers_protocol():
 def test_matching_takes_words_of_the_id_and_changed_fields():
     runs = study.all_runs("paper", "dli fraction=0.25 seed3")
     assert [(r.method, r.fraction, r.seed) for r in runs] == [("dli", 0.25, 3)]
+
+
+@pytest.mark.parametrize(("match", "n"), [("fraction=1.0 p_poisson=0.5 seed0", 15), ("dli p_poisson=0.0 resnet18", 5)])
+def test_matching_takes_defaults_too(match, n):
+    assert len(study.all_runs("paper", match)) == n
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"epochs": 1.5}, {"seed": True}, {"free_in_val": 1}, {"data": "a/../b"}, {"epochs": None}, {"lr": "high"}],
+)
+def test_run_of_wrong_types_is_refused_by_name(fields):
+    with pytest.raises(ValueError, match=f"Run.{next(iter(fields))} must be"):
+        Run(**fields)
+
+
+def test_unknown_experiment_and_absent_device_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="comparison"):
+        study.experiment("comparision", "smoke")
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="no CUDA"):
+            study.execute([], tmp_path, device="cuda")
 
 
 def test_sweep_stops_at_its_budget_and_goes_on(tmp_path, monkeypatch):

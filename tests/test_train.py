@@ -188,10 +188,22 @@ def test_failed_write_leaves_the_old_file_and_no_rest(tmp_path, monkeypatch):
 
 
 def test_tiles_that_are_not_the_runs_are_refused(small):
-    with pytest.raises(ValueError, match="magnetic_tiles"):
-        fit(replace(TINY, data="magnetic_tiles"), small)
-    with pytest.raises(ValueError, match="64-pixel"):
-        fit(replace(TINY, size=64), small)
+    for changed in ({"data": "magnetic_tiles"}, {"size": 64}, {"threshold": 127}, {"resize": "bilinear"}):
+        (name, value), *_ = changed.items()
+        with pytest.raises(ValueError, match=f"wants {name} {value!r}"):
+            fit(replace(TINY, **changed), small)
+
+
+def test_record_or_checkpoint_of_other_data_is_not_taken_for_the_runs(small, tmp_path):
+    other = replace(small, digest="other")
+    run = replace(TINY, epochs=2)
+    assert fit(run, small, folder=tmp_path / "finished")
+    with pytest.raises(ValueError, match=f"{run.id}.*other data"):
+        fit(run, other, folder=tmp_path / "finished")
+    trainer = Trainer(run, small, torch.device("cpu"))
+    Store(tmp_path / "unfinished").save(run, trainer.state())
+    with pytest.raises(ValueError, match="other data"):
+        fit(run, other, folder=tmp_path / "unfinished")
 
 
 @pytest.mark.gpu
