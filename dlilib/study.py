@@ -40,7 +40,7 @@ class Preset:
 LITTLE = {"encoders": ("resnet18",), "fraction_encoder": "resnet18"}
 PRESETS = {
     "smoke": Preset(
-        "toy tiles, 64 px, random start, 15 epochs: shows that everything runs; about 15 s a run on 2 cores",
+        "toy tiles, 64 px, random start, 15 epochs: shows that everything runs; about 20 s a run on 2 cores",
         Run(data="toy", size=64, weights=None, epochs=15, batch=16, lr=2e-3, free_share=0.2), **LITTLE,
         folder="smoke", seeds=(0,), fractions=(0.25, 0.5, 1.0),
     ),
