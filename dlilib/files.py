@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image
 
-UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, zlib.error, zipfile.BadZipFile, Image.DecompressionBombError)
+UNDECODABLE = (OSError, ValueError, SyntaxError, EOFError, zlib.error, Image.DecompressionBombError)
 Files = dict[str, Callable[[], bytes]]
 
 
@@ -64,31 +64,34 @@ def read_text(files: Files, root: str | Path, name: str) -> str:
 
 def read_image(files: Files, path: str) -> np.ndarray:
     """uint8 (H, W) when grey, else (H, W, 3)."""
-    try:
-        with Image.open(io.BytesIO(files[path]())) as image:
-            if image.mode not in ("1", "L", "LA", "P", "RGB", "RGBA"):
-                raise DataError(f"{path}: pixel format {image.mode} is not 8-bit grey or RGB")
-            grey = image.mode in ("1", "L", "LA")
-            pixels = np.asarray(image.convert("L" if grey else "RGB"))
-    except UNREADABLE as error:
-        raise error if isinstance(error, DataError) else DataError(f"{path}: unreadable image: {error}") from None
+    image = _decode(files, path, "image")
+    if image.mode not in ("1", "L", "LA", "P", "RGB", "RGBA"):
+        raise DataError(f"{path}: pixel format {image.mode} is not 8-bit grey or RGB")
+    pixels = np.asarray(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"))
     same = pixels.ndim == 3 and (pixels == pixels[..., :1]).all()
     return pixels[..., 0] if same else pixels
 
 
 def read_mask(files: Files, path: str, like: np.ndarray) -> np.ndarray:
     """uint8 (H, W): the PNG's values, or its palette indices, as stored; of the size of the image `like`."""
-    try:
-        with Image.open(io.BytesIO(files[path]())) as mask:
-            if mask.mode not in ("1", "L", "P"):
-                raise DataError(f"{path}: a mask holds one 8-bit value a pixel, this has pixel format {mask.mode}")
-            pixels = np.asarray(mask).astype(np.uint8)
-    except UNREADABLE as error:
-        raise error if isinstance(error, DataError) else DataError(f"{path}: unreadable mask: {error}") from None
+    mask = _decode(files, path, "mask")
+    if mask.mode not in ("1", "L", "P"):
+        raise DataError(f"{path}: a mask holds one 8-bit value a pixel, this has pixel format {mask.mode}")
+    pixels = np.asarray(mask).astype(np.uint8)
     if pixels.shape != like.shape[:2]:
         height, width = pixels.shape
         raise DataError(f"{path}: mask is {width}×{height}, its image {like.shape[1]}×{like.shape[0]} pixels")
     return pixels
+
+
+def _decode(files: Files, path: str, what: str) -> Image.Image:
+    content = files[path]()
+    try:
+        image = Image.open(io.BytesIO(content))
+        image.load()
+    except UNDECODABLE as error:
+        raise DataError(f"{path}: unreadable {what}: {error}") from None
+    return image
 
 
 def digest_files(files: Files, paths: Iterable[str]) -> str:

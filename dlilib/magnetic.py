@@ -43,7 +43,7 @@ def magnetic_tiles(
     root = _magnetic_root(root)
     files = open_files(root)
     pairs = _magnetic_pairs(files)
-    digest = digest_files(files, [path for pair in pairs for path in pair[1:]])
+    digest = _digest(files, pairs)
     if digest != MT_DIGEST:
         warnings.warn(f"{root}: every class is complete, but the files differ from the released ones", stacklevel=2)
     labels = np.array([(MT_CLASSES.index(folder) + 1) if folder != "Free" else 0 for folder, _, _ in pairs])
@@ -91,7 +91,7 @@ def _download(url: str, digest: str) -> Path:
         try:
             pooch.retrieve(url, known_hash=None, fname=part.name, path=path.parent, progressbar=True)
             files = open_files(part)
-            found = digest_files(files, [path for pair in _magnetic_pairs(files) for path in pair[1:]])
+            found = _digest(files, _magnetic_pairs(files))
             if found != digest:
                 raise DataError(f"{url}: contents have digest {found}, expected {digest}")
         except (DataError, OSError) as error:  # requests' errors are OSErrors
@@ -128,6 +128,10 @@ def _magnetic_pairs(files: Files) -> list[tuple[str, str, str]]:
         if count[folder] != expected:
             raise DataError(f"MT_{folder}: holds {count[folder]} images, expected {expected}")
     return [(folder, pair[".jpg"], pair[".png"]) for (folder, _), pair in sorted(found.items())]
+
+
+def _digest(files: Files, pairs: list[tuple[str, str, str]]) -> str:
+    return digest_files(files, [path for _, *paths in pairs for path in paths])
 
 
 def _tile_ids(labels: np.ndarray, exposure: np.ndarray, number: np.ndarray, thumbnails: np.ndarray) -> np.ndarray:

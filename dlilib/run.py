@@ -10,10 +10,12 @@ from dlilib.inject import LABELS
 from dlilib.losses import METHODS, VARIANTS
 from dlilib.models import ENCODERS
 from dlilib.poisson import GUIDANCES, REGIONS
+from dlilib.splits import PROTOCOLS
+from dlilib.tiles import RESIZES
 
 CHOICES = {
-    "resize": ("nearest", "bilinear"),
-    "split": ("image", "tile"),
+    "resize": RESIZES,
+    "split": PROTOCOLS,
     "method": METHODS,
     "losses": VARIANTS,
     "until": UNTIL,

@@ -5,6 +5,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from dlilib.tiles import TileSet
 
+PROTOCOLS = ("image", "tile")
 FOLDS = 5  # one fold in five validates: the paper's 80 % / 20 %
 
 
@@ -20,7 +21,7 @@ def split(
     free_in_val: free images validate too, split as the defect classes. Without it (as released) all free images
         train, but for those of validation tiles under "tile", which are left out.
     """
-    if protocol not in ("image", "tile"):
+    if protocol not in PROTOCOLS:
         raise ValueError(f'protocol must be "image" or "tile", got {protocol!r}')
     if not 0 < fraction <= 1:
         raise ValueError(f"fraction must lie in (0, 1], got {fraction}")

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dlilib.files import DataError, Files, digest_files, open_files, read_image, read_mask, read_text
 
+RESIZES = ("nearest", "bilinear")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 
 
@@ -88,7 +89,7 @@ def check_size(size: int, resize: str) -> None:
     """ValueError unless images can be resized so and the encoders can take them."""
     if size < 8 or size % 8:
         raise ValueError(f"size must be a positive multiple of 8 (the encoders stop at stride 8), got {size}")
-    if resize not in ("nearest", "bilinear"):
+    if resize not in RESIZES:
         raise ValueError(f'resize must be "nearest" or "bilinear", got {resize!r}')
 
 

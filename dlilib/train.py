@@ -89,7 +89,8 @@ class Trainer:
         loss = self._train_epoch()
         counts, examples = self._validate()
         tp, fp, _ = counts.sum(dim=(0, 1)).tolist()
-        self.history = {k: [*self.history[k], v] for k, v in (("loss", float(f"{loss:.4g}")), ("tp", tp), ("fp", fp))}
+        for name, value in {"loss": float(f"{loss:.4g}"), "tp": tp, "fp": fp}.items():
+            self.history[name].append(value)
         self.epoch += 1
         self.last = _summary(self.epoch, counts, self.tiles.labels[self.val])
         if not self.best or self.last["iou"] > self.best["iou"]:
