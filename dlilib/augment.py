@@ -1,6 +1,7 @@
 """Paired warps and flips of image and mask batches: drawn on the CPU, applied on the device."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -30,16 +31,18 @@ RELEASED_WARPS = {
 }
 
 
-def draw_warps(warps: list[Warp], generator: Generator | None = None) -> Tensor:
-    """One random affine map a warp: float32 (M, 2, 3), from output to input in [-1, 1] coordinates."""
-    u = torch.rand(len(warps), 7, generator=generator)
-    flip, affine, shift, scale, rotate = (
-        torch.tensor([(w.flip, w.affine, w.shift, w.scale, math.radians(w.rotate)) for w in warps]).reshape(-1, 5).T
-    )
-    which = (u[:, 1] * 3).int()  # 0 horizontal, 1 vertical, 2 both
+def draw_warps(warps: Sequence[Warp], which: Tensor, generator: Generator | None = None) -> Tensor:
+    """A random affine map by each of warps[which]: float32 (M, 2, 3), from output to input in [-1, 1] coordinates.
+
+    which: int64 (M,), indices into `warps`.
+    """
+    u = torch.rand(len(which), 7, generator=generator)
+    ranges = torch.tensor([(w.flip, w.affine, w.shift, w.scale, math.radians(w.rotate)) for w in warps])
+    flip, affine, shift, scale, rotate = ranges[which].T
+    way = (u[:, 1] * 3).int()  # 0 horizontal, 1 vertical, 2 both
     flipped = u[:, 0] < flip
-    mirror_x = torch.where(flipped & (which != 1), -1.0, 1.0)
-    mirror_y = torch.where(flipped & (which != 0), -1.0, 1.0)
+    mirror_x = torch.where(flipped & (way != 1), -1.0, 1.0)
+    mirror_y = torch.where(flipped & (way != 0), -1.0, 1.0)
     moved = (u[:, 2] < affine).float()
     x, y, zoom, angle = (2 * u[:, 3:] - 1).T * moved * torch.stack([2 * shift, 2 * shift, scale, rotate])
     # The donor is flipped, then scaled, rotated and shifted; sampling needs the inverse, last step first.
@@ -52,15 +55,22 @@ def draw_warps(warps: list[Warp], generator: Generator | None = None) -> Tensor:
 def warp(images: Tensor, masks: Tensor, maps: Tensor) -> tuple[Tensor, Tensor]:
     """Images (B, C, H, W) float bilinearly and masks (B, H, W) bool by nearest neighbour, through maps (B, 2, 3).
 
-    Beyond the border both are mirrored about the outermost pixel, as released.
+    Beyond the border both are mirrored about the outermost pixel, as released. Maps that only mirror move whole
+    pixels, exactly.
     differs: the released code warps before it resizes, this one the resized tile.
     """
-    if len(images) == 0:
-        return images.clone(), masks.clone()
-    grid = F.affine_grid(maps.to(images), list(images.shape), align_corners=True)
-    moved = F.grid_sample(images, grid, padding_mode="reflection", align_corners=True)
-    marks = F.grid_sample(masks[:, None].to(images), grid, "nearest", "reflection", align_corners=True)
-    return moved, marks[:, 0] > 0.5
+    mirrors = torch.diag_embed(maps.diagonal(dim1=1, dim2=2).sign())  # (B, 2, 2)
+    exact = (maps == F.pad(mirrors, (0, 1))).all(dim=(1, 2))
+    flips = (maps.diagonal(dim1=1, dim2=2) < 0).flip(1) & exact[:, None]
+    images, masks = flip(images, masks, flips)
+    if not exact.all():
+        rest = _rows(~exact, images.device)
+        moved = images[rest]
+        grid = F.affine_grid(maps[~exact].to(moved, non_blocking=True), list(moved.shape), align_corners=True)
+        marks = masks[rest][:, None].to(moved)
+        images[rest] = F.grid_sample(moved, grid, padding_mode="reflection", align_corners=True)
+        masks[rest] = F.grid_sample(marks, grid, "nearest", "reflection", align_corners=True)[:, 0] > 0.5
+    return images, masks
 
 
 def draw_flips(batch: int, generator: Generator | None = None) -> Tensor:
@@ -69,9 +79,15 @@ def draw_flips(batch: int, generator: Generator | None = None) -> Tensor:
 
 
 def flip(images: Tensor, masks: Tensor, flips: Tensor) -> tuple[Tensor, Tensor]:
-    """Images (B, C, H, W) and masks (B, H, W) of any dtype, mirrored where flips (B, 2) says so."""
+    """Copies of images (B, C, H, W) and masks (B, H, W) of any dtype, mirrored where flips (B, 2) says so."""
+    images, masks = images.clone(), masks.clone()
     for k in (0, 1):
-        chosen = flips[:, k].to(images.device)
-        images = torch.where(chosen[:, None, None, None], images.flip(k + 2), images)
-        masks = torch.where(chosen[:, None, None], masks.flip(k + 1), masks)
+        rows = _rows(flips[:, k], images.device)
+        images.index_copy_(0, rows, images.index_select(0, rows).flip(k + 2))
+        masks.index_copy_(0, rows, masks.index_select(0, rows).flip(k + 1))
     return images, masks
+
+
+def _rows(chosen: Tensor, device: torch.device) -> Tensor:
+    """Indices of the chosen (B,), found on the CPU, so that a GPU need not be waited for."""
+    return chosen.nonzero()[:, 0].to(device, non_blocking=True)

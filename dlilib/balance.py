@@ -1,6 +1,7 @@
 """Which free image of a batch gets which class, donor, warp and blend: drawn on the CPU, before any pixel moves."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -20,25 +21,39 @@ def plan_classes(labels: np.ndarray | Tensor, num_classes: int, until: str = "fi
     until: "filled", as released, fills every free image; "uniform", as the paper's text, stops as soon as all classes
     are equally frequent. Returns an array for an array, a tensor on the same device for a tensor.
     """
+    checked = _check_labels(labels, num_classes, until)
+    planned = _fill(checked, [len(checked)], num_classes, until)
+    return torch.from_numpy(planned).to(labels.device) if isinstance(labels, Tensor) else planned
+
+
+def _fill(labels: np.ndarray, sizes: Sequence[int], num_classes: int, until: str) -> np.ndarray:
+    """`plan_classes` of several batches, one after the other in labels (N,), of `sizes` images each."""
+    batch, free = np.repeat(np.arange(len(sizes)), sizes), labels == 0
+    count = np.bincount(batch * (num_classes + 1) + labels, minlength=len(sizes) * (num_classes + 1))
+    count = count.reshape(len(sizes), -1)[:, 1:]  # (S, K)
+    before = np.cumsum(np.bincount(batch, free, len(sizes)).astype(int)[:-1])  # free images in earlier batches
+    turn = np.cumsum(free) - 1 - np.repeat([0, *before], sizes)  # of an image among its batch's free ones
+    # A class with n images takes the places n, n + 1, ...; places are given away from the lowest, then by class.
+    places = count[:, :, None] + np.arange(turn.max(initial=0) + 1)
+    order = np.sort((places * num_classes + np.arange(num_classes)[:, None]).reshape(len(sizes), -1))
+    if until == "uniform":
+        free = free & (turn < (num_classes * count.max(axis=1) - count.sum(axis=1))[batch])
+    planned = np.zeros(len(labels), np.int64)
+    planned[free] = order[batch, turn][free] % num_classes + 1
+    return planned
+
+
+def _check_labels(labels: np.ndarray | Tensor, num_classes: int, until: str) -> np.ndarray:
     if until not in UNTIL:
         raise ValueError(f"until must be one of {UNTIL}, got {until!r}")
-    if isinstance(labels, Tensor):
-        return torch.from_numpy(plan_classes(labels.cpu().numpy(), num_classes, until)).to(labels.device)
-    labels = np.asarray(labels)
+    labels = labels.cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
     if labels.ndim != 1 or (len(labels) and not np.issubdtype(labels.dtype, np.integer)):
         raise ValueError(f"labels must be integers of shape (B,), got {labels.dtype} {labels.shape}")
     if num_classes < 1:
         raise ValueError(f"num_classes must be at least 1, got {num_classes}")
     if len(labels) and not 0 <= labels.min() <= labels.max() <= num_classes:
         raise ValueError(f"labels must lie in 0..{num_classes}, got {labels.min()}..{labels.max()}")
-    count = np.bincount(labels.astype(np.int64), minlength=num_classes + 1)[1:]
-    planned = np.zeros(len(labels), np.int64)
-    for i in np.flatnonzero(labels == 0):
-        if until == "uniform" and count.min() == count.max():
-            break
-        planned[i] = count.argmin() + 1
-        count[planned[i] - 1] += 1
-    return planned
+    return labels.astype(np.int64)
 
 
 @dataclass(frozen=True)
@@ -53,6 +68,11 @@ class Plan:
 
     def __len__(self) -> int:
         return len(self.target)
+
+    def split(self, sizes: list[int]) -> list["Plan"]:
+        """Its injections in consecutive parts of `sizes`."""
+        parts = zip(*(getattr(self, f.name).split(sizes) for f in fields(self)), strict=True)
+        return [Plan(*part) for part in parts]
 
 
 @dataclass(frozen=True)
@@ -94,19 +114,43 @@ def plan(
     Donors of a class are drawn without replacement within the batch (replacement=True: with, as released for data
     fractions), but (differs: the released code stops with an error) with it where a class has too few.
     """
-    classes = torch.as_tensor(plan_classes(labels, len(bank.members), until)).cpu()
+    return plan_batches(labels, [len(labels)], bank, p_poisson, until, replacement, generator)[0]
+
+
+def plan_batches(
+    labels: np.ndarray | Tensor, sizes: Sequence[int], bank: DonorBank, p_poisson: float = 0.5, until: str = "filled",
+    replacement: bool = False, generator: Generator | None = None,
+) -> list[Plan]:
+    """A `plan` for each of several batches, drawn together, as for a whole epoch.
+
+    labels: (N,), the batches' one after the other; sizes: how many images each batch has, N in all.
+    """
+    if sum(sizes) != len(labels):
+        raise ValueError(f"the batches have {sum(sizes)} images, the labels {len(labels)}")
+    num_classes = len(bank.members)
+    classes = torch.from_numpy(_fill(_check_labels(labels, num_classes, until), sizes, num_classes, until))
+    batch = torch.repeat_interleave(torch.arange(len(sizes)), torch.as_tensor(sizes))
     target = classes.nonzero()[:, 0]
-    label = classes[target]
-    donor = torch.zeros_like(target)
-    for c, members in enumerate(bank.members, start=1):
-        m = int((label == c).sum())
-        if replacement or m > len(members):
-            chosen = torch.randint(len(members), (m,), generator=generator)
-        else:
-            chosen = torch.randperm(len(members), generator=generator)[:m]
-        donor[label == c] = members[chosen]
-    return Plan(
-        target=target, label=label, donor=donor,
-        maps=draw_warps([bank.warps[c - 1] for c in label.tolist()], generator),
+    label, batch = classes[target], batch[target]
+    drawn = Plan(
+        target=target - (torch.as_tensor(sizes).cumsum(0) - torch.as_tensor(sizes))[batch], label=label,
+        donor=_draw_donors(label, batch, len(sizes), bank, replacement, generator),
+        maps=draw_warps(bank.warps, label - 1, generator),
         poisson=torch.rand(len(target), generator=generator) < p_poisson,
     )
+    return drawn.split(torch.bincount(batch, minlength=len(sizes)).tolist())
+
+
+def _draw_donors(
+    label: Tensor, batch: Tensor, batches: int, bank: DonorBank, replacement: bool, generator: Generator | None
+) -> Tensor:
+    donor = torch.zeros_like(label)
+    for c, members in enumerate(bank.members, start=1):
+        mine = batch[label == c]  # sorted
+        wanted = torch.bincount(mine, minlength=batches)
+        turn = torch.arange(len(mine)) - (wanted.cumsum(0) - wanted)[mine]  # 0, 1, ... within each batch
+        shuffled = torch.rand(batches, len(members), generator=generator).argsort(dim=1)
+        anew = torch.randint(len(members), (len(mine),), generator=generator)
+        again = (wanted > len(members))[mine] | replacement
+        donor[label == c] = members[torch.where(again, anew, shuffled[mine, turn.clamp(max=len(members) - 1)])]
+    return donor

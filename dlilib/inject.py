@@ -1,17 +1,19 @@
 """A plan's pixels, and the transform that balances a batch with them."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from dlilib.augment import Warp, warp
-from dlilib.balance import UNTIL, DonorBank, Plan, plan
-from dlilib.poisson import GUIDANCES, REGIONS, cut_paste, poisson_blend, without_ring
+from dlilib.balance import UNTIL, DonorBank, Plan, plan_batches
+from dlilib.poisson import GUIDANCES, REGIONS, blend, cut_paste, without_ring
 from dlilib.tiles import TileSet
 
 INDICES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 LABELS = ("dilated", "tight")
+CACHED_PIXELS = 8 * 256**2  # worked on at once on a CPU
 DILATION = 5  # pixels, side of the square that widens a Poisson mask, as released
 
 
@@ -28,26 +30,56 @@ def inject(
     Float results are not clipped to [0, 1], as released; uint8 ones are to 0..255.
     """
     images, masks, labels = images.clone(), masks.clone(), labels.clone()
-    device = images.device
-    target, classes = plan.target.to(device), plan.label.to(device)
-    donor_levels, inside = warp(*_donors(plan, tiles, images), plan.maps)
+    for part in plan.split(_at_once(len(plan), images)):
+        _inject(part, images, masks, tiles, region, guidance, label)
+    labels[plan.target.to(labels.device, non_blocking=True)] = plan.label.to(labels, non_blocking=True)
+    return images, masks, labels
+
+
+def _at_once(injections: int, images: Tensor) -> list[int]:
+    """Sizes of the parts in which to inject: on a CPU so small that its caches hold them."""
+    part = max(1, CACHED_PIXELS // images[0].numel()) if images.device.type == "cpu" and len(images) else injections
+    return [min(part, injections - start) for start in range(0, injections, max(1, part))]
+
+
+def _inject(
+    plan: Plan, images: Tensor, masks: Tensor, tiles: TileSet, region: str, guidance: str, label: str
+) -> None:
+    """Apply a plan to a batch in place. Nothing here waits for a GPU: what it needs to know is in the plan."""
+    device, unit = images.device, 1 if images.dtype == torch.uint8 else 255
+    target, classes, donor = torch.stack([plan.target, plan.label, plan.donor]).to(device, non_blocking=True)
+    classes = classes.to(masks.dtype)[:, None, None]
+    donor_levels, inside = warp(*_donors(donor, classes, tiles, images), plan.maps)
     donor_levels = _settle(donor_levels)
-    background, unit = images[target].to(donor_levels), 1 if images.dtype == torch.uint8 else 255
+    background = images.index_select(0, target).to(donor_levels)
     composite = cut_paste(background, donor_levels / unit, inside)
-    poisson = plan.poisson.nonzero()[:, 0].to(device)
-    if len(poisson):
-        levels = _settle(background[poisson] * unit)
-        wide = without_ring(F.max_pool2d(inside[poisson].float(), DILATION, 1, DILATION // 2) > 0)
-        blended = poisson_blend(levels, donor_levels[poisson], wide, guidance, region)
-        composite[poisson] = background[poisson] + (blended - levels) / unit
+    if plan.poisson.any():
+        poisson = plan.poisson.nonzero()[:, 0].to(device, non_blocking=True)
+        wide = without_ring(dilate(inside.index_select(0, poisson)))
+        background = background.index_select(0, poisson)
+        levels = _settle(background * unit)
+        # Levels on the grid have exact sums and differences, in float32 too.
+        donor_levels = donor_levels.index_select(0, poisson)
+        blended = blend(levels, donor_levels, wide[:, None], guidance, region, levels.dtype)
+        composite.index_copy_(0, poisson, blended.sub_(levels).div_(unit).add_(background))
         if label == "dilated":
-            inside[poisson] = wide
+            inside.index_copy_(0, poisson, wide)
     if images.dtype == torch.uint8:
         composite = composite.round().clamp(0, 255)
-    images[target] = composite.to(images.dtype)
-    masks[target] = torch.where(inside, classes[:, None, None].to(masks.dtype), masks[target])
-    labels[target.to(labels.device)] = classes.to(labels)
-    return images, masks, labels
+    images.index_copy_(0, target, composite.to(images.dtype))
+    masks.index_copy_(0, target, torch.where(inside, classes, masks.index_select(0, target)))
+
+
+def dilate(masks: Tensor, side: int = DILATION) -> Tensor:
+    """Masks (B, H, W) bool, widened by a square of `side` pixels, which is odd."""
+    for axis in (1, 2):
+        wide, length = masks.clone(), masks.shape[axis]
+        for shift in range(1, min(side // 2, length - 1) + 1):
+            rest = length - shift
+            wide.narrow(axis, shift, rest).logical_or_(masks.narrow(axis, 0, rest))
+            wide.narrow(axis, 0, rest).logical_or_(masks.narrow(axis, shift, rest))
+        masks = wide
+    return masks
 
 
 class DynamicLabelInjection(nn.Module):
@@ -81,7 +113,11 @@ class DynamicLabelInjection(nn.Module):
 
     def plan(self, labels: Tensor) -> Plan:
         """The random choices for a batch with labels (B,): to be printed, kept and replayed with `apply_plan`."""
-        return plan(labels, self.bank, self.p_poisson, self.until, self.replacement, self.generator)
+        return self.plan_batches(labels, [len(labels)])[0]
+
+    def plan_batches(self, labels: Tensor, sizes: Sequence[int]) -> list[Plan]:
+        """A plan for each of several batches, whose labels (N,) follow one another, drawn together; see `balance`."""
+        return plan_batches(labels, sizes, self.bank, self.p_poisson, self.until, self.replacement, self.generator)
 
     def apply_plan(self, plan: Plan, images: Tensor, masks: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The pixels of a plan, without randomness; arguments and results as `forward`. ValueError on other shapes."""
@@ -101,16 +137,15 @@ class DynamicLabelInjection(nn.Module):
 
 
 def _settle(levels: Tensor) -> Tensor:
-    """Grey levels on a grid of 1/64, so that the rounding of some device does not decide between equal gradients."""
-    return (levels * 64).round() / 64
+    """In place: grey levels on a grid of 1/64, so that the rounding of some device does not decide between equal gradients."""
+    return levels.mul_(64).round_().div_(64)
 
 
-def _donors(plan: Plan, tiles: TileSet, like: Tensor) -> tuple[Tensor, Tensor]:
+def _donors(index: Tensor, classes: Tensor, tiles: TileSet, like: Tensor) -> tuple[Tensor, Tensor]:
     """Donor images (M, C, H, W) in grey levels, with the batch's channels, and masks (M, H, W) bool of their class."""
-    index, label = plan.donor.to(like.device), plan.label.to(like.device)
     exact = torch.float64 if like.dtype == torch.float64 else torch.float32
-    images = tiles.images[index].to(exact)
-    return images.expand(-1, like.shape[1], -1, -1), tiles.masks[index] == label[:, None, None]
+    images = tiles.images.index_select(0, index).to(exact).expand(-1, like.shape[1], -1, -1)
+    return images, tiles.masks.index_select(0, index) == classes
 
 
 def _check_batch(images: Tensor, masks: Tensor, labels: Tensor, tiles: TileSet) -> None:

@@ -5,6 +5,7 @@ boundary values are zero, which keeps float32 accurate and leaves what is not to
 """
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ GUIDANCES = ("mixed", "donor")
 REGIONS = ("rectangle", "mask")
 TOLERANCE = 1e-6  # of the mask-bounded solver: the residual's norm relative to the right-hand side's
 MAX_ITERATIONS = 10_000
+CACHED_PIXELS = 2 * 256**2  # worked on at once on a CPU
 
 
 def cut_paste(target: Tensor, donor: Tensor, mask: Tensor) -> Tensor:
@@ -48,10 +50,32 @@ def poisson_blend(
     if region not in REGIONS:
         raise ValueError(f"region must be one of {REGIONS}, got {region!r}")
     inside = without_ring(mask)[:, None]  # (B, 1, H, W)
+    # In float64 the gradients of float32 images are exact, so that rounding never decides between two of them.
+    return blend(target, donor, inside, guidance, region, torch.float64)
+
+
+def blend(
+    target: Tensor, donor: Tensor, inside: Tensor, guidance: str, region: str, exact: torch.dtype
+) -> Tensor:
+    """As `poisson_blend`, unchecked; inside: bool (B, 1, H, W), nothing of it on the outermost ring.
+
+    exact: a dtype in which sums and differences of two pixels are exact, for the gradients.
+    """
+    blended = target.clone()
+    if min(target.shape[2:]) < 3:
+        return blended
     solve = _correct_rectangle if region == "rectangle" else _correct_mask
     with torch.autocast(target.device.type, enabled=False):
-        # In float64 the gradients of float32 images are exact, so that rounding never decides between two of them.
-        return target + solve(target.double(), donor.double(), inside, guidance, target.dtype)
+        for part, source, inner in zip(*(x.split(_at_once(target)) for x in (blended, donor, inside)), strict=True):
+            source, target = source.to(exact), part.to(exact)
+            correction = solve(source - target, source + target, inner.to(exact), guidance, part.dtype)
+            part[..., 1:-1, 1:-1] += correction
+    return blended
+
+
+def _at_once(images: Tensor) -> int:
+    """How many images to work on together: on a CPU as many as its caches hold."""
+    return max(1, CACHED_PIXELS // images[0].numel()) if images.device.type == "cpu" and len(images) else len(images)
 
 
 def without_ring(mask: Tensor) -> Tensor:
@@ -75,58 +99,62 @@ def _check(target: Tensor, donor: Tensor, mask: Tensor) -> None:
         raise ValueError(f"mask must be bool (B, H, W) as the images, got {mask.dtype} {tuple(mask.shape)}")
 
 
-def _excess(target_gradient: Tensor, donor_gradient: Tensor, guidance: str) -> Tensor:
-    """Guidance field less the target's gradient."""
-    difference = donor_gradient - target_gradient
-    if guidance == "donor":
-        return difference
-    return torch.where(donor_gradient.abs() > target_gradient.abs(), difference, 0)
+def _excess(difference: Tensor, total: Tensor, inside: Tensor, axis: int, guidance: str) -> Tensor:
+    """Guidance field less the target's gradient along an axis, from donor - target and donor + target; 0 outside.
+
+    All of it in floats and in place: that is what a CPU does fast.
+    """
+    excess = difference.diff(dim=axis)
+    if guidance == "mixed":
+        # |donor's| > |target's|, exactly where the product of their difference and sum is positive
+        excess.mul_(total.diff(dim=axis).mul_(excess).gt_(0))
+    return excess.mul_(inside)
 
 
-def _correct_rectangle(target: Tensor, donor: Tensor, inside: Tensor, guidance: str, dtype: torch.dtype) -> Tensor:
-    correction = torch.zeros_like(target, dtype=dtype)
-    if min(target.shape[2:]) < 3:
-        return correction
+def _correct_rectangle(difference: Tensor, total: Tensor, inside: Tensor, guidance: str, dtype: torch.dtype) -> Tensor:
+    """The correction (B, C, H - 2, W - 2) inside the ring, solved in `dtype`."""
     divergence = 0
     for axis in (2, 3):
         # Forward differences belong to the pixel that they start from, and so does the mask.
-        last = target.shape[axis] - 1
-        field = _excess(target.diff(dim=axis), donor.diff(dim=axis), guidance) * inside.narrow(axis, 0, last)
-        across = field.diff(dim=axis)  # at pixels 1..n-2 along the axis
-        divergence = divergence + across.narrow(5 - axis, 1, target.shape[5 - axis] - 2)
-    correction[..., 1:-1, 1:-1] = _solve_dirichlet(divergence.to(dtype))
-    return correction
+        inner = [x.narrow(5 - axis, 1, x.shape[5 - axis] - 2) for x in (difference, total, inside)]
+        starts = inner[2].narrow(axis, 0, inside.shape[axis] - 1)
+        divergence = divergence + _excess(*inner[:2], starts, axis, guidance).diff(dim=axis)
+    return _solve_dirichlet(divergence.to(dtype))
 
 
 def _solve_dirichlet(divergence: Tensor) -> Tensor:
     """u (..., H, W) with five-point Laplacian `divergence` and u = 0 all round: two sine transforms (DST-I)."""
     height, width = divergence.shape[-2:]
-    rows, columns = (_sine_matrix(n, divergence.dtype, divergence.device) for n in (height, width))
-    eigenvalues = _eigenvalues(height, divergence)[:, None] + _eigenvalues(width, divergence)
-    return rows @ ((rows @ divergence @ columns) / eigenvalues) @ columns
+    rows, columns, inverse = _sine_basis(height, width, divergence.dtype, divergence.device)
+    flat = divergence.reshape(-1, height, width)
+    spectrum = rows @ (flat.reshape(-1, width) @ columns).view_as(flat)
+    spectrum = (rows @ (spectrum * inverse)).reshape(-1, width) @ columns
+    return spectrum.view_as(divergence)
 
 
-def _sine_matrix(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """The orthonormal, symmetric DST-I matrix (n, n), its own inverse."""
-    k = torch.arange(1, n + 1, dtype=torch.float64, device=device)
-    return (torch.sin(math.pi / (n + 1) * k[:, None] * k) * math.sqrt(2 / (n + 1))).to(dtype)
+@lru_cache(maxsize=8)
+def _sine_basis(height: int, width: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Orthonormal, symmetric DST-I matrices (H, H) and (W, W), their own inverses; 1 / eigenvalues (H, W)."""
+    matrices, eigenvalues = [], []
+    for n in (height, width):
+        k = torch.arange(1, n + 1, dtype=torch.float64)
+        angle = math.pi / (n + 1) * k
+        matrices.append(torch.sin(angle[:, None] * k) * math.sqrt(2 / (n + 1)))
+        eigenvalues.append(2 * torch.cos(angle) - 2)
+    inverse = 1 / (eigenvalues[0][:, None] + eigenvalues[1])
+    return tuple(x.to(device, dtype) for x in (*matrices, inverse))
 
 
-def _eigenvalues(n: int, like: Tensor) -> Tensor:
-    k = torch.arange(1, n + 1, dtype=torch.float64, device=like.device)
-    return (2 * torch.cos(math.pi / (n + 1) * k) - 2).to(like.dtype)
-
-
-def _correct_mask(target: Tensor, donor: Tensor, inside: Tensor, guidance: str, dtype: torch.dtype) -> Tensor:
+def _correct_mask(difference: Tensor, total: Tensor, inside: Tensor, guidance: str, dtype: torch.dtype) -> Tensor:
     """Conjugate gradients on every image at once: sum over the 4 neighbours q of d_p - d_q = excess_pq, p inside."""
-    right = torch.zeros_like(target)
+    right, anywhere = torch.zeros_like(difference, dtype=torch.float64), inside.new_ones(())
     for axis in (2, 3):
         # Each pair of neighbours (p, p + 1) pulls both of its ends, in opposite directions.
-        pull = _excess(target.diff(dim=axis), donor.diff(dim=axis), guidance)
-        last = target.shape[axis] - 1
+        pull = _excess(difference, total, anywhere, axis, guidance)
+        last = difference.shape[axis] - 1
         right.narrow(axis, 0, last).sub_(pull)
         right.narrow(axis, 1, last).add_(pull)
-    return _conjugate_gradients(right * inside, inside).to(dtype)
+    return _conjugate_gradients(right * inside, inside)[..., 1:-1, 1:-1].to(dtype)
 
 
 def _conjugate_gradients(right: Tensor, inside: Tensor) -> Tensor:

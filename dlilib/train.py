@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Generator, Tensor
 
 from dlilib import augment, losses, metrics, models
+from dlilib.balance import Plan
 from dlilib.inject import DynamicLabelInjection
 from dlilib.run import Run
 from dlilib.splits import split
@@ -130,17 +131,12 @@ class Trainer:
         """One pass over the epoch's images; returns the mean loss."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.run.lr * 0.5 * (1 + math.cos(math.pi * self.epoch / self.run.epochs))
-        # Two streams, so that a seed's runs of different methods see the same images in the same order.
-        order, injections = (_generator(self.run.seed, self.epoch, stream) for stream in (0, 1))
-        if self.injection:
-            self.injection.generator = injections
         self.model.train()
         total, images = torch.zeros((), device=self.device), 0
-        for rows in self._batches(order):
-            x, masks, labels = self._gather(rows)
-            x, masks = augment.flip(x, masks, augment.draw_flips(len(rows), order))
+        for rows, flips, plan in self._plan_epoch():
+            x, masks, labels = self._gather(rows, flips)
             if self.injection:
-                x, masks, labels = self.injection(x, masks, labels)
+                x, masks, labels = self.injection.apply_plan(plan, x, masks, labels)
             loss = self.criterion(self._logits(x), metrics.one_hot(masks, self.tiles.num_classes).float())
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -149,7 +145,20 @@ class Trainer:
             images += len(rows)
         return float(total) / max(1, images)
 
-    def _batches(self, generator: Generator) -> Iterator[Tensor]:
+    def _plan_epoch(self) -> Iterator[tuple[Tensor, Tensor, Plan | None]]:
+        """For each batch of the epoch its images, indices into the tiles, their flips and what is injected."""
+        # Two streams, so that a seed's runs of different methods see the same images in the same order.
+        order, injections = (_generator(self.run.seed, self.epoch, stream) for stream in (0, 1))
+        batches = self._batches(order)
+        sizes = [len(rows) for rows in batches]
+        flips = augment.draw_flips(sum(sizes), order).split(sizes)
+        plans = [None] * len(sizes)
+        if self.injection:
+            self.injection.generator = injections
+            plans = self.injection.plan_batches(self.tiles.labels[torch.cat(batches)], sizes)
+        return zip(batches, flips, plans, strict=True)
+
+    def _batches(self, generator: Generator) -> list[Tensor]:
         """The epoch's images in random order, indices into the tiles; batch norm cannot train on a batch of one."""
         train = torch.from_numpy(self.train)
         labels = self.tiles.labels[train]
@@ -157,11 +166,15 @@ class Trainer:
         share = free[torch.randperm(len(free), generator=generator)[: round(len(free) * self.run.free_share)]]
         epoch = torch.cat([train[labels > 0], share])
         epoch = epoch[torch.randperm(len(epoch), generator=generator)]
-        return (rows for rows in epoch.split(self.run.batch) if len(rows) > 1)
+        return [rows for rows in epoch.split(self.run.batch) if len(rows) > 1]
 
-    def _gather(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        index = rows.to(self.device)
-        return self.tiles.images[index].float() / 255, self.tiles.masks[index], self.tiles.labels[rows]
+    def _gather(self, rows: Tensor, flips: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Images (B, C, H, W) in [0, 1], masks and labels of `rows`, mirrored by flips (B, 2) while still bytes."""
+        index = rows.to(self.device, non_blocking=True)
+        images, masks = (x.index_select(0, index) for x in (self.tiles.images, self.tiles.masks))
+        if flips is not None:
+            images, masks = augment.flip(images, masks, flips)
+        return images.float().div_(255), masks, self.tiles.labels[rows]
 
     def _logits(self, images: Tensor) -> Tensor:
         """Float32 logits (B, K, H, W) of images (B, C, H, W) in [0, 1], grey or RGB."""

@@ -70,7 +70,7 @@ def test_shift_by_whole_pixels_mirrors_about_the_outermost_pixel(pixels):
 @pytest.mark.parametrize("height, width", [(24, 24), (19, 32)])
 def test_agrees_with_scipy_everywhere(height, width):
     images, masks = images_and_masks(6, 2, height, width)
-    maps = draw_warps([FREE] * 6, generator())
+    maps = draw_warps([FREE], torch.zeros(6, dtype=int), generator())
     moved, marks = warp(images.double(), masks, maps)
     for i in range(6):
         where = coordinates(maps[i], height, width)
@@ -87,7 +87,7 @@ def test_agrees_with_opencv_warp_affine_on_a_smooth_image():
     side = 48
     y, x = np.mgrid[:side, :side] / side
     image = (0.5 + 0.3 * np.sin(7 * x) * np.cos(5 * y)).astype(np.float32)
-    for affine in draw_warps([FREE] * 8, generator(1)):
+    for affine in draw_warps([FREE], torch.zeros(8, dtype=int), generator(1)):
         half = (side - 1) / 2
         pixel = np.array([[half, 0, half], [0, half, half], [0, 0, 1]])  # from [-1, 1] to pixels
         matrix = (pixel @ np.vstack([affine.double().numpy(), [0, 0, 1]]) @ np.linalg.inv(pixel))[:2]
@@ -100,7 +100,8 @@ def test_agrees_with_opencv_warp_affine_on_a_smooth_image():
 def test_mask_and_image_stay_registered():
     masks = torch.zeros(40, 64, 64, dtype=torch.bool)
     masks[:, 18:30, 26:42] = True
-    moved, marks = warp(masks[:, None].float(), masks, draw_warps([Warp(affine=1.0)] * 40, generator()))
+    maps = draw_warps([Warp(affine=1.0)], torch.zeros(40, dtype=int), generator())
+    moved, marks = warp(masks[:, None].float(), masks, maps)
     bright = moved[:, 0] > 0.5
     overlap = (bright & marks).sum((1, 2)) / (bright | marks).sum((1, 2))
     assert overlap.min() > 0.95
@@ -116,7 +117,7 @@ def test_a_point_is_flipped_then_scaled_rotated_and_shifted():
     assert found[0][0].tolist() == pytest.approx((shift / 2).tolist())
     assert [found[1].item(), found[2].item()] == pytest.approx([zoom, 8])
     assert found[3].tolist() == [[-1, 1]]
-    drawn = draw_warps([FREE] * 200, generator())
+    drawn = draw_warps([FREE], torch.zeros(200, dtype=int), generator())
     for affine, shift, zoom, angle, mirrors in zip(drawn, *recover(drawn), strict=True):
         c, s = math.cos(math.radians(angle)), math.sin(math.radians(angle))
         forward = (1 + zoom) * torch.tensor([[c, -s], [s, c]]) @ mirrors.float().diag()
@@ -138,7 +139,7 @@ def test_a_point_is_flipped_then_scaled_rotated_and_shifted():
 )
 def test_released_ranges_and_rates(name, flip_rate, affine_rate, degrees):
     n = 4000
-    maps = draw_warps([RELEASED_WARPS[name]] * n, generator())
+    maps = draw_warps([RELEASED_WARPS[name]], torch.zeros(n, dtype=int), generator())
     assert maps.dtype == torch.float32 and maps.shape == (n, 2, 3)
     shift, zoom, angle, mirrors = recover(maps)
     flipped = (mirrors < 0).any(1)
@@ -160,8 +161,8 @@ def test_released_ranges_and_rates(name, flip_rate, affine_rate, degrees):
 
 
 def test_warps_of_a_mixed_list_keep_their_class():
-    names = ["Break", "Crack", "Blowhole"] * 300
-    shift, zoom, angle, mirrors = recover(draw_warps([RELEASED_WARPS[n] for n in names], generator()))
+    warps, which = [RELEASED_WARPS[n] for n in ("Break", "Crack", "Blowhole")], torch.arange(3).repeat(300)
+    shift, zoom, angle, mirrors = recover(draw_warps(warps, which, generator()))
     moved = (shift.abs().sum(1) + zoom.abs() + angle.abs()) > 1e-4
     flipped = (mirrors < 0).any(1)
     assert not moved[0::3].any() and flipped[0::3].any()
@@ -171,14 +172,14 @@ def test_warps_of_a_mixed_list_keep_their_class():
 
 def test_seed_fixes_the_warps_and_no_global_generator_is_used():
     before = torch.random.get_rng_state()
-    first, again, other = (draw_warps([Warp()] * 9, generator(s)) for s in (1, 1, 2))
+    first, again, other = (draw_warps([Warp()], torch.zeros(9, dtype=int), generator(s)) for s in (1, 1, 2))
     draw_flips(9, generator())
     assert torch.equal(first, again) and not torch.equal(first, other)
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def test_warp_of_nothing_is_nothing():
-    maps = draw_warps([], generator())
+    maps = draw_warps([Warp()], torch.zeros(0, dtype=int), generator())
     assert maps.shape == (0, 2, 3)
     moved, marks = warp(torch.rand(0, 3, 8, 8), torch.zeros(0, 8, 8, dtype=torch.bool), maps)
     assert moved.shape == (0, 3, 8, 8) and marks.shape == (0, 8, 8) and marks.dtype == torch.bool
@@ -187,8 +188,8 @@ def test_warp_of_nothing_is_nothing():
 def test_warp_leaves_its_inputs_and_keeps_dtypes():
     images, masks = images_and_masks()
     before = images.clone(), masks.clone()
-    moved, marks = warp(images.double(), masks, draw_warps([FREE] * 3, generator()))
-    warp(images, masks, draw_warps([FLIP_ONLY] * 3, generator()))
+    moved, marks = warp(images.double(), masks, draw_warps([FREE], torch.zeros(3, dtype=int), generator()))
+    warp(images, masks, draw_warps([FLIP_ONLY], torch.zeros(3, dtype=int), generator()))
     assert torch.equal(images, before[0]) and torch.equal(masks, before[1])
     assert moved.dtype == torch.float64 and marks.dtype == torch.bool
 
