@@ -69,8 +69,12 @@ class Plan:
     def __len__(self) -> int:
         return len(self.target)
 
-    def split(self, sizes: list[int]) -> list["Plan"]:
-        """Its injections in consecutive parts of `sizes`."""
+    def at(self, rows: Tensor) -> "Plan":
+        """Its injections `rows`: indices, or bool (M,)."""
+        return Plan(*(getattr(self, f.name)[rows] for f in fields(self)))
+
+    def split(self, sizes: int | list[int]) -> list["Plan"]:
+        """Its injections in consecutive parts of so many."""
         parts = zip(*(getattr(self, f.name).split(sizes) for f in fields(self)), strict=True)
         return [Plan(*part) for part in parts]
 

@@ -6,14 +6,15 @@ import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
-from dlilib.augment import Warp, warp
+from dlilib.augment import Warp, flip_, mirrors, warp
 from dlilib.balance import UNTIL, DonorBank, Plan, plan_batches
-from dlilib.poisson import GUIDANCES, REGIONS, blend, cut_paste, without_ring
+from dlilib.poisson import GUIDANCES, REGIONS, correction, cut_paste, surroundings, without_ring
 from dlilib.tiles import TileSet
 
 INDICES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 LABELS = ("dilated", "tight")
-CACHED_PIXELS = 8 * 256**2  # worked on at once on a CPU
+DONORS_AT_ONCE = 8  # on a CPU, so that its caches hold them
+FINE = 64  # steps within a grey level in which donors and targets are blended
 DILATION = 5  # pixels, side of the square that widens a Poisson mask, as released
 
 
@@ -30,44 +31,55 @@ def inject(
     Float results are not clipped to [0, 1], as released; uint8 ones are to 0..255.
     """
     images, masks, labels = images.clone(), masks.clone(), labels.clone()
-    for part in plan.split(_at_once(len(plan), images)):
-        _inject(part, images, masks, tiles, region, guidance, label)
+    on_cpu = images.device.type == "cpu"
+    by_class = plan.at(plan.label.argsort(stable=True))  # a class's warps are alike: few parts need all the steps
+    for poisson in (False, True):
+        some = by_class.at(by_class.poisson == poisson)
+        for part in some.split(DONORS_AT_ONCE if on_cpu else len(some)) if len(some) else ():
+            target, classes = (x.to(images.device, non_blocking=True) for x in (part.target, part.label))
+            donors, tight = _donors(part, tiles, images)
+            solid = without_ring(dilate(tight)) if poisson else tight
+            marked = solid if label == "dilated" else tight
+            pieces = (x.split(1 if on_cpu else len(part)) for x in (target, donors, solid, marked, classes))
+            for box, here, donor, inside, mark, c in zip(surroundings(solid), *pieces, strict=True):
+                if poisson:
+                    _blend(images, here, donor, inside, box, region, guidance)
+                else:
+                    _paste(images, here, donor, inside, box)
+                marks = torch.where(mark[box], c.to(masks.dtype)[:, None, None], masks[box].index_select(0, here))
+                masks[box].index_copy_(0, here, marks)
     labels[plan.target.to(labels.device, non_blocking=True)] = plan.label.to(labels, non_blocking=True)
     return images, masks, labels
 
 
-def _at_once(injections: int, images: Tensor) -> list[int]:
-    """Sizes of the parts in which to inject: on a CPU so small that its caches hold them."""
-    part = max(1, CACHED_PIXELS // images[0].numel()) if images.device.type == "cpu" and len(images) else injections
-    return [min(part, injections - start) for start in range(0, injections, max(1, part))]
+def _paste(images: Tensor, target: Tensor, donors: Tensor, inside: Tensor, box: tuple) -> None:
+    pasted = donors[box].to(_exact(images)) / _unit(images)
+    pasted = (pasted.round() if images.dtype == torch.uint8 else pasted).to(images.dtype)
+    images[box].index_copy_(0, target, cut_paste(images[box].index_select(0, target), pasted, inside[box]))
 
 
-def _inject(
-    plan: Plan, images: Tensor, masks: Tensor, tiles: TileSet, region: str, guidance: str, label: str
+def _blend(
+    images: Tensor, target: Tensor, donors: Tensor, inside: Tensor, box: tuple, region: str, guidance: str
 ) -> None:
-    """Apply a plan to a batch in place. Nothing here waits for a GPU: what it needs to know is in the plan."""
-    device, unit = images.device, 1 if images.dtype == torch.uint8 else 255
-    target, classes, donor = torch.stack([plan.target, plan.label, plan.donor]).to(device, non_blocking=True)
-    classes = classes.to(masks.dtype)[:, None, None]
-    donor_levels, inside = warp(*_donors(donor, classes, tiles, images), plan.maps)
-    donor_levels = _settle(donor_levels)
-    background = images.index_select(0, target).to(donor_levels)
-    composite = cut_paste(background, donor_levels / unit, inside)
-    if plan.poisson.any():
-        poisson = plan.poisson.nonzero()[:, 0].to(device, non_blocking=True)
-        wide = without_ring(dilate(inside.index_select(0, poisson)))
-        background = background.index_select(0, poisson)
-        levels = _settle(background * unit)
-        # Levels on the grid have exact sums and differences, in float32 too.
-        donor_levels = donor_levels.index_select(0, poisson)
-        blended = blend(levels, donor_levels, wide[:, None], guidance, region, levels.dtype)
-        composite.index_copy_(0, poisson, blended.sub_(levels).div_(unit).add_(background))
-        if label == "dilated":
-            inside.index_copy_(0, poisson, wide)
+    # Counted in 64ths of a level, sums and differences are exact in float32 too.
+    background = (images[box].index_select(0, target).to(_exact(images)) * _unit(images)).round_()
+    fields = background, donors[box].to(background), inside[:, None][box].to(background)
+    where, change = correction(*fields, guidance, region, box, images.shape[2:], background.dtype)
+    change = change.div_(_unit(images))
     if images.dtype == torch.uint8:
-        composite = composite.round().clamp(0, 255)
-    images.index_copy_(0, target, composite.to(images.dtype))
-    masks.index_copy_(0, target, torch.where(inside, classes, masks.index_select(0, target)))
+        whole = (images[where].index_select(0, target) + change).round_().clamp_(0, 255)
+        images[where].index_copy_(0, target, whole.to(torch.uint8))
+    else:
+        images[where].index_add_(0, target, change.to(images.dtype))
+
+
+def _unit(images: Tensor) -> int:
+    """64ths of a grey level in the images' unit."""
+    return FINE if images.dtype == torch.uint8 else FINE * 255
+
+
+def _exact(images: Tensor) -> torch.dtype:
+    return torch.float64 if images.dtype == torch.float64 else torch.float32
 
 
 def dilate(masks: Tensor, side: int = DILATION) -> Tensor:
@@ -136,16 +148,24 @@ class DynamicLabelInjection(nn.Module):
         return f"p_poisson={self.p_poisson}, until={self.until!r}, region={self.region!r}, guidance={self.guidance!r}"
 
 
-def _settle(levels: Tensor) -> Tensor:
-    """In place: grey levels on a grid of 1/64, so that the rounding of some device does not decide between equal gradients."""
-    return levels.mul_(64).round_().div_(64)
+def _donors(plan: Plan, tiles: TileSet, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Warped donors int16 (M, C, H, W) in 64ths of a grey level, masks (M, H, W) bool of their class.
 
-
-def _donors(index: Tensor, classes: Tensor, tiles: TileSet, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Donor images (M, C, H, W) in grey levels, with the batch's channels, and masks (M, H, W) bool of their class."""
-    exact = torch.float64 if like.dtype == torch.float64 else torch.float32
-    images = tiles.images.index_select(0, index).to(exact).expand(-1, like.shape[1], -1, -1)
-    return images, tiles.masks.index_select(0, index) == classes
+    Rounded so that the rounding of some device does not decide between equal gradients.
+    """
+    index, label = (x.to(like.device, non_blocking=True) for x in (plan.donor, plan.label))
+    images, masks = (x.index_select(0, index) for x in (tiles.images, tiles.masks))
+    inside = masks == label.to(masks.dtype)[:, None, None].repeat(1, *masks.shape[1:])  # on a CPU quicker than expanded
+    flips, rest = mirrors(plan.maps)
+    flip_(images, inside, flips)
+    fine = images.to(torch.int16).mul_(FINE)
+    if len(rest):
+        rows = rest.to(like.device, non_blocking=True)
+        moved = fine.index_select(0, rows).to(_exact(like))
+        moved, marks = warp(moved, inside.index_select(0, rows), plan.maps[rest])
+        fine.index_copy_(0, rows, moved.round_().to(torch.int16))
+        inside.index_copy_(0, rows, marks)
+    return fine.expand(-1, like.shape[1], -1, -1), inside
 
 
 def _check_batch(images: Tensor, masks: Tensor, labels: Tensor, tiles: TileSet) -> None:

@@ -5,8 +5,10 @@ boundary values are zero, which keeps float32 accurate and leaves what is not to
 """
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,7 +16,6 @@ GUIDANCES = ("mixed", "donor")
 REGIONS = ("rectangle", "mask")
 TOLERANCE = 1e-6  # of the mask-bounded solver: the residual's norm relative to the right-hand side's
 MAX_ITERATIONS = 10_000
-CACHED_PIXELS = 2 * 256**2  # worked on at once on a CPU
 
 
 def cut_paste(target: Tensor, donor: Tensor, mask: Tensor) -> Tensor:
@@ -49,33 +50,60 @@ def poisson_blend(
         raise ValueError(f"guidance must be one of {GUIDANCES}, got {guidance!r}")
     if region not in REGIONS:
         raise ValueError(f"region must be one of {REGIONS}, got {region!r}")
-    inside = without_ring(mask)[:, None]  # (B, 1, H, W)
-    # In float64 the gradients of float32 images are exact, so that rounding never decides between two of them.
-    return blend(target, donor, inside, guidance, region, torch.float64)
-
-
-def blend(
-    target: Tensor, donor: Tensor, inside: Tensor, guidance: str, region: str, exact: torch.dtype
-) -> Tensor:
-    """As `poisson_blend`, unchecked; inside: bool (B, 1, H, W), nothing of it on the outermost ring.
-
-    exact: a dtype in which sums and differences of two pixels are exact, for the gradients.
-    """
     blended = target.clone()
-    if min(target.shape[2:]) < 3:
+    if not len(target) or min(target.shape[2:]) < 3:
         return blended
-    solve = _correct_rectangle if region == "rectangle" else _correct_mask
-    with torch.autocast(target.device.type, enabled=False):
-        for part, source, inner in zip(*(x.split(_at_once(target)) for x in (blended, donor, inside)), strict=True):
-            source, target = source.to(exact), part.to(exact)
-            correction = solve(source - target, source + target, inner.to(exact), guidance, part.dtype)
-            part[..., 1:-1, 1:-1] += correction
+    inside = without_ring(mask)[:, None]
+    boxes = surroundings(inside)
+    at_once = len(target) // len(boxes)
+    for box, *part in zip(boxes, *(x.split(at_once) for x in (blended, donor, inside)), strict=True):
+        # In float64 the gradients of float32 images are exact, so that rounding never decides between two of them.
+        exact = (x[box].double() for x in part)
+        where, change = correction(*exact, guidance, region, box, target.shape[2:], target.dtype)
+        part[0][where] += change
     return blended
 
 
-def _at_once(images: Tensor) -> int:
-    """How many images to work on together: on a CPU as many as its caches hold."""
-    return max(1, CACHED_PIXELS // images[0].numel()) if images.device.type == "cpu" and len(images) else len(images)
+def correction(
+    target: Tensor, donor: Tensor, inside: Tensor, guidance: str, region: str, box: tuple, sides: torch.Size,
+    dtype: torch.dtype,
+) -> tuple[tuple, Tensor]:
+    """What blending changes in images with `sides` (H, W): the index of the pixels it may change, and the change.
+
+    target, donor (B, C, h, w), inside (B, 1, h, w): floats cut out by box = `surroundings`(inside), inside 0 or 1 and
+    without the image's ring, in a dtype that holds sums and differences of pixels exactly. dtype: the solution's.
+    """
+    within = (..., *(slice(cut.start + 1, cut.stop - 1) for cut in box[1:]))
+    with torch.autocast(target.device.type, enabled=False):
+        fields = donor - target, donor + target, inside
+        if region == "mask":
+            return within, _correct_mask(*fields, guidance).to(dtype)
+        divergence = _divergence(*fields, guidance).to(dtype)
+        return (..., slice(1, -1), slice(1, -1)), _solve_dirichlet(divergence, box, sides[0] - 2, sides[1] - 2)
+
+
+def surroundings(masks: Tensor) -> list[tuple]:
+    """How to work on a batch of masks (B, ..., H, W) bool: an index of the pixels that matter for each of its parts.
+
+    On a CPU, whose caches hold one image, the parts are single images, and what matters is the box around the mask, the
+    pixel before and the two after it: beyond, nothing pulls, every right-hand side is 0. A GPU would have to be waited
+    for to know that, so there the batch is one part and all of it matters.
+    """
+    sides = masks.shape[-2:]
+    whole = (..., *(slice(0, side) for side in sides))
+    if masks.device.type != "cpu":
+        return [whole]
+    planes = masks.reshape(-1, *sides).view(torch.uint8)  # whose maximum is found ten times as fast as "any" of bool
+    spans = [_span(planes.amax(dim=axis).numpy() > 0) for axis in (2, 1)]
+    return [(..., slice(*y), slice(*x)) if y[1] else whole for y, x in zip(*spans, strict=True)]
+
+
+def _span(occupied: np.ndarray) -> list[tuple[int, int]]:
+    """From the place before to the two after the true ones in each row of (B, N); (0, 0) where there are none."""
+    n = occupied.shape[1]
+    first, end = occupied.argmax(axis=1), n - occupied[:, ::-1].argmax(axis=1)
+    spans = np.stack([np.maximum(first - 1, 0), np.minimum(end + 2, n)], axis=1)
+    return (spans * occupied.any(axis=1)[:, None]).tolist()
 
 
 def without_ring(mask: Tensor) -> Tensor:
@@ -111,25 +139,27 @@ def _excess(difference: Tensor, total: Tensor, inside: Tensor, axis: int, guidan
     return excess.mul_(inside)
 
 
-def _correct_rectangle(difference: Tensor, total: Tensor, inside: Tensor, guidance: str, dtype: torch.dtype) -> Tensor:
-    """The correction (B, C, H - 2, W - 2) inside the ring, solved in `dtype`."""
+def _divergence(difference: Tensor, total: Tensor, inside: Tensor, guidance: str) -> Tensor:
+    """Divergence (B, C, h - 2, w - 2) of the excess, away from the box's outermost ring."""
     divergence = 0
     for axis in (2, 3):
         # Forward differences belong to the pixel that they start from, and so does the mask.
         inner = [x.narrow(5 - axis, 1, x.shape[5 - axis] - 2) for x in (difference, total, inside)]
         starts = inner[2].narrow(axis, 0, inside.shape[axis] - 1)
         divergence = divergence + _excess(*inner[:2], starts, axis, guidance).diff(dim=axis)
-    return _solve_dirichlet(divergence.to(dtype))
+    return divergence
 
 
-def _solve_dirichlet(divergence: Tensor) -> Tensor:
-    """u (..., H, W) with five-point Laplacian `divergence` and u = 0 all round: two sine transforms (DST-I)."""
-    height, width = divergence.shape[-2:]
+def _solve_dirichlet(divergence: Tensor, box: tuple, height: int, width: int) -> Tensor:
+    """u (B, C, height, width) with u = 0 all round, by two sine transforms (DST-I).
+
+    Its five-point Laplacian is `divergence` (B, C, h, w) in the part that begins where `box` does, and 0 elsewhere.
+    """
+    (top, left), (h, w) = (cut.start for cut in box[1:]), divergence.shape[2:]
     rows, columns, inverse = _sine_basis(height, width, divergence.dtype, divergence.device)
-    flat = divergence.reshape(-1, height, width)
-    spectrum = rows @ (flat.reshape(-1, width) @ columns).view_as(flat)
-    spectrum = (rows @ (spectrum * inverse)).reshape(-1, width) @ columns
-    return spectrum.view_as(divergence)
+    across = divergence.reshape(-1, w) @ columns[left : left + w]
+    spectrum = (rows[:, top : top + h] @ across.view(-1, h, width)).mul_(inverse)
+    return ((rows @ spectrum).view(-1, width) @ columns).view(*divergence.shape[:2], height, width)
 
 
 @lru_cache(maxsize=8)
@@ -145,7 +175,7 @@ def _sine_basis(height: int, width: int, dtype: torch.dtype, device: torch.devic
     return tuple(x.to(device, dtype) for x in (*matrices, inverse))
 
 
-def _correct_mask(difference: Tensor, total: Tensor, inside: Tensor, guidance: str, dtype: torch.dtype) -> Tensor:
+def _correct_mask(difference: Tensor, total: Tensor, inside: Tensor, guidance: str) -> Tensor:
     """Conjugate gradients on every image at once: sum over the 4 neighbours q of d_p - d_q = excess_pq, p inside."""
     right, anywhere = torch.zeros_like(difference, dtype=torch.float64), inside.new_ones(())
     for axis in (2, 3):
@@ -154,7 +184,8 @@ def _correct_mask(difference: Tensor, total: Tensor, inside: Tensor, guidance: s
         last = difference.shape[axis] - 1
         right.narrow(axis, 0, last).sub_(pull)
         right.narrow(axis, 1, last).add_(pull)
-    return _conjugate_gradients(right * inside, inside)[..., 1:-1, 1:-1].to(dtype)
+    inside = inside.double()
+    return _conjugate_gradients(right.mul_(inside), inside)[..., 1:-1, 1:-1]
 
 
 def _conjugate_gradients(right: Tensor, inside: Tensor) -> Tensor:

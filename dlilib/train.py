@@ -173,7 +173,7 @@ class Trainer:
         index = rows.to(self.device, non_blocking=True)
         images, masks = (x.index_select(0, index) for x in (self.tiles.images, self.tiles.masks))
         if flips is not None:
-            images, masks = augment.flip(images, masks, flips)
+            augment.flip_(images, masks, flips)
         return images.float().div_(255), masks, self.tiles.labels[rows]
 
     def _logits(self, images: Tensor) -> Tensor:
