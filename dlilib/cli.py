@@ -7,12 +7,15 @@ from ast import literal_eval
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import typer
 from tqdm import tqdm
 
 from dlilib import study
 from dlilib.magnetic import magnetic_tiles
 from dlilib.models import WeightsError
+from dlilib.speed import timings
+from dlilib.store import machine
 from dlilib.tiles import from_folder
 from dlilib.toy import toy_tiles
 
@@ -65,6 +68,22 @@ def status(preset: PresetName = "smoke", match: Match = "", results: Results = P
     todo = len(study.pending(runs, folder))
     left = "" if not todo else ", duration unknown" if seconds is None else f", about {seconds / 60:.0f} min"
     print(f"{preset}: {len(runs) - todo} of {len(runs)} runs finished, {todo} pending{left}")
+
+
+@app.command()
+def speed(
+    device: Device = None, root: Root = None, results: Results = Path("results"),
+    released_src: Annotated[str, typer.Option(help="folder src of the authors' code, to time it too")] = "",
+) -> None:
+    """Time injection, blending and training beside their peers, on the Magnetic Tiles; tables to results/tables."""
+    device = study.device_named(device)
+    tiles = magnetic_tiles(root)
+    kind = machine(torch.device(device))["device"]
+    for name, frame in timings(tiles, device, released_src, root):
+        path = results / "tables" / f"speed_{name}_{device.split(':')[0]}.csv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        frame.assign(device=kind, torch=torch.__version__).to_csv(path, index=False, float_format="%.4g")
+        print(f"\n{name}, {kind}: {path}", frame.to_string(index=False, float_format="%.4g"), sep="\n")
 
 
 @app.command(name="study")

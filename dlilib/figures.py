@@ -110,3 +110,22 @@ def save(ax: Axes, folder: str | Path, name: str) -> None:
     path = Path(folder) / "figures" / f"{name}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     ax.figure.savefig(path, dpi=150, bbox_inches="tight")
+
+
+def speed_bars(frame: pd.DataFrame, by: str) -> Axes:
+    """Milliseconds (median, quartiles) of `speed.compare`'s rows, grouped by another column, on a log axis."""
+    names, groups = list(dict.fromkeys(frame["what"])), list(dict.fromkeys(frame[by]))
+    _, axes = plt.subplots(figsize=(8, 1 + 0.35 * len(names) * len(groups)))
+    height = 0.8 / len(names)
+    for k, (name, colour) in enumerate(zip(names, sns.color_palette("colorblind"), strict=False)):
+        rows = frame[frame["what"] == name].set_index(by).reindex(groups)
+        place = np.arange(len(groups)) + (k - (len(names) - 1) / 2) * height
+        spread = [rows["ms"] - rows["low"], rows["high"] - rows["ms"]]
+        axes.barh(place, rows["ms"], height, xerr=spread, label=name, color=colour)
+        for y, (ms, ratio) in zip(place, rows[["ms", "ratio"]].to_numpy(), strict=True):
+            axes.annotate(f"{ms:.3g} ms, × {ratio:.3g}", (ms, y), (6, 0), textcoords="offset points", va="center")
+    axes.set(xscale="log", xlabel="milliseconds (median, quartiles)", yticks=range(len(groups)), yticklabels=groups)
+    axes.set(ylabel=by, xlim=(None, 8 * frame["high"].max()))
+    axes.invert_yaxis()
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncol=2)
+    return axes

@@ -5,7 +5,6 @@ boundary values are zero, which keeps float32 accurate and leaves what is not to
 """
 
 import math
-from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -158,8 +157,13 @@ def _solve_dirichlet(divergence: Tensor, box: tuple, height: int, width: int) ->
     (top, left), (h, w) = (cut.start for cut in box[1:]), divergence.shape[2:]
     rows, columns, inverse = _sine_basis(height, width, divergence.dtype, divergence.device)
     across = divergence.reshape(-1, w) @ columns[left : left + w]
-    spectrum = (rows[:, top : top + h] @ across.view(-1, h, width)).mul_(inverse)
-    return ((rows @ spectrum).view(-1, width) @ columns).view(*divergence.shape[:2], height, width)
+    spectrum = _each(rows[:, top : top + h], across.view(-1, h, width)).mul_(inverse)
+    return (_each(rows, spectrum).view(-1, width) @ columns).view(*divergence.shape[:2], height, width)
+
+
+def _each(matrix: Tensor, planes: Tensor) -> Tensor:
+    """matrix @ planes (P, N, M); a single plane goes the way that is a fifth quicker on a CPU."""
+    return (matrix @ planes[0])[None] if len(planes) == 1 else matrix @ planes
 
 
 @lru_cache(maxsize=8)

@@ -47,7 +47,8 @@ PRESETS = {
     "lite": Preset(
         "Magnetic Tiles, 128 px, ImageNet start, 20 epochs that each see a fifth of the free images: "
         "3 min a run on 2 cores that multiply in bfloat16 (AMX); several times as long on a CPU that cannot",
-        Run(size=128, epochs=20, batch=16, lr=1e-3, free_share=0.2, precision="bf16"), **LITTLE, folder="lite", seeds=(0, 1),
+        Run(size=128, epochs=20, batch=16, lr=1e-3, free_share=0.2, precision="bf16"), **LITTLE,
+        folder="lite", seeds=(0, 1),
     ),
     "short": Preset("the paper's protocol at 100 epochs instead of 1000: one GPU", Run(epochs=100)),
     "paper": Preset("the paper's protocol: Magnetic Tiles, 256 px, 1000 epochs", Run()),
@@ -124,9 +125,7 @@ def execute(
     device: default the first GPU, else the CPU. progress: a bar over runs with the epochs of the current one.
     """
     deadline = None if budget is None else time.monotonic() + budget
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"device {device}: torch sees no CUDA device")
+    device = device_named(device)
     todo = pending(runs, folder)
     data: dict[tuple, TileSet] = {}
     with tqdm(total=len(todo), desc="runs", unit="run", disable=not progress or not todo) as bar:
@@ -143,6 +142,14 @@ def execute(
                 break
             bar.update()
     return len(pending(runs, folder))
+
+
+def device_named(device: str | None) -> str:
+    """The device, or where None the first GPU, else the CPU; ValueError for a GPU that is not there."""
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"device {device}: torch sees no CUDA device")
+    return device
 
 
 def estimate_seconds(runs: Iterable[Run], frame: pd.DataFrame) -> float | None:

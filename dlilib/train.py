@@ -74,7 +74,8 @@ class Trainer:
         self.layout = models.memory_format(run.encoder, device)
         model = models.build(run.encoder, tiles.num_classes, run.weights, run.seed)
         self.model = model.to(device, memory_format=self.layout)
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=run.lr, weight_decay=0)
+        fused = device.type == "cuda"
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=run.lr, weight_decay=0, fused=fused)
         self.criterion = losses.criterion(run.method, tiles, self.train, run.losses)
         options = {name: getattr(run, name) for name in ("p_poisson", "until", "region", "guidance", "label")}
         self.injection = None
@@ -133,19 +134,31 @@ class Trainer:
             group["lr"] = self.run.lr * 0.5 * (1 + math.cos(math.pi * self.epoch / self.run.epochs))
         self.model.train()
         total, images = torch.zeros((), device=self.device), 0
-        for rows, flips, plan in self._plan_epoch():
-            x, masks, labels = self._gather(rows, flips)
-            if self.injection:
-                x, masks, labels = self.injection.apply_plan(plan, x, masks, labels)
-            loss = self.criterion(self._logits(x), metrics.one_hot(masks, self.tiles.num_classes).float())
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            self.optimizer.step()
-            total += loss.detach() * len(rows)
+        for rows, flips, plan in self.plan_epoch():
+            total += self.update(*self.prepare(rows, flips, plan)) * len(rows)
             images += len(rows)
         return float(total) / max(1, images)
 
-    def _plan_epoch(self) -> Iterator[tuple[Tensor, Tensor, Plan | None]]:
+    def prepare(self, rows: Tensor, flips: Tensor, plan: Plan | None) -> tuple[Tensor, Tensor]:
+        """Images (B, C, H, W) in [0, 1] and masks (B, H, W) of a batch that `plan_epoch` gave, on the device."""
+        images, masks, labels = self._gather(rows, flips)
+        if plan is not None:
+            images, masks, _ = self.injection.apply_plan(plan, images, masks, labels)
+        return images, masks
+
+    def update(self, images: Tensor, masks: Tensor) -> Tensor:
+        """One step of the optimiser on images (B, C, H, W) in [0, 1] and masks (B, H, W); the loss, on the device."""
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self.loss(images, masks)
+        loss.backward()
+        self.optimizer.step()
+        return loss.detach()
+
+    def loss(self, images: Tensor, masks: Tensor) -> Tensor:
+        """The loss of the batch that `update` takes."""
+        return self.criterion(self._logits(images), metrics.one_hot(masks, self.tiles.num_classes).float())
+
+    def plan_epoch(self) -> Iterator[tuple[Tensor, Tensor, Plan | None]]:
         """For each batch of the epoch its images, indices into the tiles, their flips and what is injected."""
         # Two streams, so that a seed's runs of different methods see the same images in the same order.
         order, injections = (_generator(self.run.seed, self.epoch, stream) for stream in (0, 1))
