@@ -1,15 +1,11 @@
 """How long it takes: ours and its peers side by side in one process, as medians with quartiles and ratios."""
 
-import importlib.util
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pandas as pd
 import torch
@@ -18,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from dlilib.files import open_files
+from dlilib import peers
 from dlilib.inject import DynamicLabelInjection
 from dlilib.models import ENCODERS
 from dlilib.poisson import poisson_blend
@@ -67,8 +63,8 @@ def timings(
     run = Run(precision="bf16", batch=64 if torch.device(device).type == "cuda" else 8)
     yield "blending", blending(device=device)
     yield "scaling", scaling(device=device)
-    peers = {"released_src": released_src, "root": root}
-    yield "injection", pd.concat(injection(tiles, p, device=device, **peers) for p in shares)
+    source = {"released_src": released_src, "root": root}
+    yield "injection", pd.concat(injection(tiles, p, device=device, **source) for p in shares)
     yield "training", pd.concat(training(replace(run, encoder=name), tiles, device) for name in ENCODERS)
     yield "roofline", roofline(run, tiles, device)
 
@@ -90,11 +86,11 @@ def blending(size: int = 256, batch: int = 16, device: str = "cpu", repeats: int
         on_device = [x.to(device) for x in (target, donor, mask.expand(batch, -1, -1))]
         grey = {"dlilib": lambda pair=on_device: poisson_blend(*pair)}
         rgb = [x.expand(-1, 3, -1, -1).contiguous() if x.ndim == 4 else x for x in on_device]
-        peers = {"dlilib, three channels": lambda pair=rgb: poisson_blend(*pair)}
-        peers |= {"OpenCV seamlessClone": lambda m=mask: _opencv_loop(target, donor, m)}
-        if _installed("pietorch"):
-            peers["pie-torch"] = lambda m=mask: _pie_torch_loop(target.to(device), donor.to(device), m.to(device))
-        frames.append(compare(grey | peers, device, repeats).assign(mask=name))
+        others = {"dlilib, three channels": lambda pair=rgb: poisson_blend(*pair)}
+        others |= {"OpenCV seamlessClone": lambda m=mask: peers.opencv(target, donor, m)}
+        if peers.installed("pietorch"):
+            others["pie-torch"] = lambda m=mask: peers.pie_torch(target.to(device), donor.to(device), m.to(device))
+        frames.append(compare(grey | others, device, repeats).assign(mask=name))
     frame = pd.concat(frames, ignore_index=True)
     frame[["ms", "low", "high"]] /= batch
     return frame
@@ -117,22 +113,6 @@ def scaling(
     return pd.concat(frames, ignore_index=True)
 
 
-def _opencv_loop(target: Tensor, donor: Tensor, mask: Tensor) -> None:
-    marks = mask.byte().mul(255).numpy()
-    y, x = (k.nonzero()[:, 0] for k in (mask.any(dim=1), mask.any(dim=0)))
-    centre = (int(x[0] + x[-1] + 1) // 2, int(y[0] + y[-1] + 1) // 2)
-    for a, b in zip(target, donor, strict=True):
-        images = [np.repeat(k[0].byte().numpy()[:, :, None], 3, axis=2) for k in (b, a)]
-        cv2.seamlessClone(*images, marks.copy(), centre, cv2.MIXED_CLONE)
-
-
-def _pie_torch_loop(target: Tensor, donor: Tensor, mask: Tensor) -> None:
-    from pietorch import blend
-
-    for a, b in zip(target, donor, strict=True):
-        blend(a, b, mask.float(), torch.tensor((0, 0)), True, channels_dim=0)
-
-
 def injection(
     tiles: TileSet, p_poisson: float = 0.5, batch: int = 64, free: int = 49, device: str = "cpu", repeats: int = 9,
     released_src: str = "", root: str | Path | None = None,
@@ -151,44 +131,18 @@ def injection(
     transform = DynamicLabelInjection(tiles.to(device), p_poisson=p_poisson, generator=Generator().manual_seed(0))
     on_device = images.to(device), masks.to(device), labels
     steps: dict[str, Step] = {"dlilib": lambda: transform(*on_device)}
-    if _installed("kornia"):
+    if peers.installed("kornia"):
         from kornia.augmentation import RandomTransplantation
 
         transplant = RandomTransplantation(p=1.0)
         steps["kornia RandomTransplantation"] = lambda: transplant(on_device[0], on_device[1].long())
     if not released_src:
         return compare(steps, device, repeats).assign(p_poisson=p_poisson)
-    with _released(released_src, root) as balance:
+    with peers.released(released_src, root) as balance:
         rgb = ((images - MEAN) / STD).expand(-1, 3, -1, -1).contiguous().to(device)
         hot = torch.stack([(masks == c).float() for c in range(1, tiles.num_classes + 1)], dim=1).to(device)
         steps["authors' code"] = lambda: balance(rgb.clone(), hot.clone(), labels - 1, p_poisson)
         return compare(steps, device, repeats).assign(p_poisson=p_poisson)
-
-
-@contextmanager
-def _released(src: str, root: str | Path | None) -> Iterator[Callable]:
-    """The released balancing as a function of images, masks, labels (free: -1) and p, with its pool of donors."""
-    if not Path(src, "core", "label_fusion.py").is_file():
-        raise ValueError(f"{src}: not the folder src of the authors' code (no core/label_fusion.py)")
-    if root is None:
-        raise ValueError("the authors' code reads its donors from files: name the root of the Magnetic Tiles")
-    sys.path.insert(0, str(src))
-    try:
-        from core.label_fusion import balanced_label_fusion
-        from dsets.MT_dset import MT_DSET_MAP, DefectPool
-    finally:
-        sys.path.remove(str(src))
-    with tempfile.TemporaryDirectory() as folder:
-        rows = []
-        for name, read in open_files(Path(root)).items():
-            kind, path = Path(name).parent.parent.name, Path(folder, Path(name).name)
-            if kind in MT_DSET_MAP:
-                path.write_bytes(read())
-            if kind in MT_DSET_MAP and path.suffix == ".jpg":
-                rows.append((str(path), str(path.with_suffix(".png")), MT_DSET_MAP[kind]))
-        frame = pd.DataFrame(rows, columns=["img_fpath", "mask_fpath", "defect_id"])
-        pool = DefectPool(frame[frame["defect_id"] >= 0], None, 1.0)
-        yield lambda x, m, d, p: balanced_label_fusion(x, m, d, pool, list(MT_DSET_MAP.values()), p)
 
 
 def training(run: Run, tiles: TileSet, device: str = "cpu", steps: int = 3, repeats: int = 5) -> pd.DataFrame:
@@ -281,7 +235,3 @@ class Traffic(TorchDispatchMode):
             self.ops += 1
             self.bytes += sum(t.nbytes for t in tensors)
         return out
-
-
-def _installed(module: str) -> bool:
-    return importlib.util.find_spec(module) is not None
