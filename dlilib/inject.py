@@ -31,6 +31,15 @@ def inject(
     Float results are not clipped to [0, 1], as released; uint8 ones are to 0..255.
     """
     images, masks, labels = images.clone(), masks.clone(), labels.clone()
+    with torch.inference_mode():
+        _inject(plan, images, masks, tiles, region, guidance, label)
+    labels[plan.target.to(labels.device, non_blocking=True)] = plan.label.to(labels, non_blocking=True)
+    return images, masks, labels
+
+
+def _inject(
+    plan: Plan, images: Tensor, masks: Tensor, tiles: TileSet, region: str, guidance: str, label: str
+) -> None:
     on_cpu = images.device.type == "cpu"
     by_class = plan.at(plan.label.argsort(stable=True))  # a class's warps are alike: few parts need all the steps
     for poisson in (False, True):
@@ -48,8 +57,6 @@ def inject(
                     _paste(images, here, donor, inside, box)
                 marks = torch.where(mark[box], c.to(masks.dtype)[:, None, None], masks[box].index_select(0, here))
                 masks[box].index_copy_(0, here, marks)
-    labels[plan.target.to(labels.device, non_blocking=True)] = plan.label.to(labels, non_blocking=True)
-    return images, masks, labels
 
 
 def _paste(images: Tensor, target: Tensor, donors: Tensor, inside: Tensor, box: tuple) -> None:
@@ -65,12 +72,10 @@ def _blend(
     background = (images[box].index_select(0, target).to(_exact(images)) * _unit(images)).round_()
     fields = background, donors[box].to(background), inside[:, None][box].to(background)
     where, change = correction(*fields, guidance, region, box, images.shape[2:], background.dtype)
-    change = change.div_(_unit(images))
+    composite = images[where].index_select(0, target) + change.div_(_unit(images))
     if images.dtype == torch.uint8:
-        whole = (images[where].index_select(0, target) + change).round_().clamp_(0, 255)
-        images[where].index_copy_(0, target, whole.to(torch.uint8))
-    else:
-        images[where].index_add_(0, target, change.to(images.dtype))
+        composite.round_().clamp_(0, 255)
+    images[where].index_copy_(0, target, composite.to(images.dtype))
 
 
 def _unit(images: Tensor) -> int:

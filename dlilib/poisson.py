@@ -167,6 +167,7 @@ def _each(matrix: Tensor, planes: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=8)
+@torch.inference_mode(False)  # what is kept must serve autograd too
 def _sine_basis(height: int, width: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """Orthonormal, symmetric DST-I matrices (H, H) and (W, W), their own inverses; 1 / eigenvalues (H, W)."""
     matrices, eigenvalues = [], []

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 from scipy.sparse.linalg import splu
 
-from dlilib import cut_paste, poisson_blend
+from dlilib import DynamicLabelInjection, cut_paste, poisson_blend
 from dlilib.poisson import GUIDANCES, REGIONS, without_ring
 
 SIZES = [(16, 16), (9, 23), (31, 8), (3, 3), (3, 12)]
@@ -319,3 +319,11 @@ def test_wrong_options_and_integer_images_raise():
         poisson_blend(target, donor, mask, region="disk")
     with pytest.raises(ValueError, match=r"float images.*uint8"):
         poisson_blend(target.byte(), donor.byte(), mask)
+
+
+def test_blend_after_an_injection_has_gradients(toy):
+    inject = DynamicLabelInjection(toy, p_poisson=1.0, generator=torch.Generator().manual_seed(0))
+    inject(toy.images[:4].float() / 255, toy.masks[:4], toy.labels[:4])  # keeps the solver's matrices
+    target = torch.rand(1, 1, 64, 64, requires_grad=True)
+    poisson_blend(target, torch.rand(1, 1, 64, 64), torch.ones(1, 64, 64, dtype=torch.bool)).sum().backward()
+    assert target.grad.isfinite().all()
