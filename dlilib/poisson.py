@@ -55,11 +55,12 @@ def poisson_blend(
     inside = without_ring(mask)[:, None]
     boxes = surroundings(inside)
     at_once = len(target) // len(boxes)
-    for box, *part in zip(boxes, *(x.split(at_once) for x in (blended, donor, inside)), strict=True):
+    for k, box in enumerate(boxes):
+        part = slice(k * at_once, (k + 1) * at_once)
         # In float64 the gradients of float32 images are exact, so that rounding never decides between two of them.
-        exact = (x[box].double() for x in part)
+        exact = (x[part][box].double() for x in (target, donor, inside))
         where, change = correction(*exact, guidance, region, box, target.shape[2:], target.dtype)
-        part[0][where] += change
+        blended[part][where] += change
     return blended
 
 
@@ -134,7 +135,7 @@ def _excess(difference: Tensor, total: Tensor, inside: Tensor, axis: int, guidan
     excess = difference.diff(dim=axis)
     if guidance == "mixed":
         # |donor's| > |target's|, exactly where the product of their difference and sum is positive
-        excess.mul_(total.diff(dim=axis).mul_(excess).gt_(0))
+        excess.mul_(total.detach().diff(dim=axis).mul_(excess.detach()).gt_(0))
     return excess.mul_(inside)
 
 
