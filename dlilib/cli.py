@@ -7,10 +7,12 @@ from ast import literal_eval
 from pathlib import Path
 from typing import Annotated, Any
 
+import pandas as pd
 import torch
 import typer
 from tqdm import tqdm
 
+from dlilib import report as report_
 from dlilib import study
 from dlilib.magnetic import magnetic_tiles
 from dlilib.models import WeightsError
@@ -19,6 +21,7 @@ from dlilib.store import machine
 from dlilib.tiles import from_folder
 from dlilib.toy import toy_tiles
 
+IN_ID = ("data", "encoder", "method", "split", "seed")
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 PresetName = Annotated[str, typer.Option("--preset", help=", ".join(study.PRESETS))]
 Budget = Annotated[str, typer.Option(help="time to train, as 90s, 9m or 2h; default no limit")]
@@ -56,18 +59,30 @@ def run(
 
 
 @app.command()
-def status(preset: PresetName = "smoke", match: Match = "", results: Results = Path("results")) -> None:
+def status(
+    preset: PresetName = "smoke", match: Match = "", device: Device = None, results: Results = Path("results")
+) -> None:
     """List the preset's runs, finished and pending, and the time that the pending ones will take."""
     runs = study.all_runs(preset, match)
     folder = study.results_folder(preset, results)
     frame = study.records(folder / "records").set_index("id")
+    here = machine(torch.device(study.device_named(device)))["device"]
+    timed, basis = frame[frame["device"] == here], "finished runs"
+    if not len(timed):  # roughly, then
+        every = [study.records(study.results_folder(name, results) / "records") for name in study.PRESETS]
+        timed, basis = (f := pd.concat(every))[f["device"] == here], "other presets' runs"
+    todo = study.pending(runs, folder)
     for r in runs:
-        done = f"IoU {frame.iou_best[r.id]:.3f} {frame.seconds[r.id]:6.0f} s" if r.id in frame.index else "pending"
-        print(f"{r.id:64} fraction {r.fraction:<4} p_poisson {r.p_poisson} {done}")
-    seconds = study.estimate_seconds(runs, frame)
-    todo = len(study.pending(runs, folder))
-    left = "" if not todo else ", duration unknown" if seconds is None else f", about {seconds / 60:.0f} min"
-    print(f"{preset}: {len(runs) - todo} of {len(runs)} runs finished, {todo} pending{left}")
+        seconds = study.estimate_seconds([r], timed)
+        text = "pending" if seconds is None else f"pending, about {seconds / 60:.1f} min"
+        if r not in todo:
+            text = f"IoU {frame.iou_best[r.id]:.3f}, {frame.seconds[r.id] / 60:.1f} min"
+        changed = r.changed.items() - study.PRESETS[preset].base.changed.items()
+        print(f"{r.id:62} {text:28} {' '.join(f'{k}={v}' for k, v in sorted(changed) if k not in IN_ID)}".rstrip())
+    seconds = study.estimate_seconds(todo, timed)
+    left = "duration unknown" if seconds is None else f"about {seconds / 60:.0f} min on {here}, by its {basis}"
+    total = f"{preset}: {len(runs) - len(todo)} of {len(runs)} runs finished, {len(todo)} pending"
+    print(total, *([left] if todo else []), sep=", ")
 
 
 @app.command()
@@ -84,6 +99,14 @@ def speed(
         path.parent.mkdir(parents=True, exist_ok=True)
         frame.assign(device=kind, torch=torch.__version__).to_csv(path, index=False, float_format="%.4g")
         print(f"\n{name}, {kind}: {path}", frame.to_string(index=False, float_format="%.4g"), sep="\n")
+
+
+@app.command()
+def report(results: Results = Path("results"), notebooks: Notebooks = Path("notebooks")) -> None:
+    """Write results/README.md from the records: the paper beside ours, and what survives."""
+    path = results / "README.md"
+    path.write_text(report_.report(results, pd.read_csv(notebooks / "paper.csv")))
+    print(path)
 
 
 @app.command(name="study")

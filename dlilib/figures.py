@@ -105,6 +105,43 @@ def example_maps(record: dict) -> dict[str, Tensor]:
     return {name: torch.from_numpy(np.array(Image.open(io.BytesIO(base64.b64decode(png))))) for name, png in pngs}
 
 
+def predicted_masks(tiles: TileSet, records: dict[str, dict | None]) -> np.ndarray | None:
+    """Figures 4 and 7: a validation image of each class, its mask and the one of each record (None: left out).
+
+    The records are of runs on one split. Returns the Axes, or None without a record.
+    """
+    maps = {title: example_maps(record) for title, record in records.items() if record}
+    if not maps:
+        return None
+    index = [tiles.names.index(name) for name in next(iter(maps.values()))]
+    rows = [[tiles.images[i], tiles.masks[i], *[m[tiles.names[i]] for m in maps.values()]] for i in index]
+    return image_grid(rows, ["image", "truth", *maps], [tiles.classes[tiles.labels[i] - 1] for i in index])
+
+
+def effects(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Each claim's difference under each protocol, with its interval, beside the paper's (diamond).
+
+    frame: rows of `claims.claims` of one encoder; pending ones are left out.
+    """
+    found, claims = frame[frame["n"] > 0], list(dict.fromkeys(frame["claim"]))[::-1]
+    protocols = list(dict.fromkeys(found["protocol"]))
+    ax = ax or plt.subplots(figsize=(8, 1 + 0.6 * len(claims)))[1]
+    for k, (protocol, colour) in enumerate(zip(protocols, PALETTE, strict=False)):
+        rows = found[found["protocol"] == protocol]
+        height = [claims.index(claim) + 0.3 - 0.6 * k / max(1, len(protocols) - 1) for claim in rows["claim"]]
+        spread = np.nan_to_num([rows["mean"] - rows["low"], rows["high"] - rows["mean"]])
+        ax.errorbar(rows["mean"], height, xerr=spread, fmt="o", color=colour, label=protocol, capsize=2, markersize=4)
+    paper = frame.drop_duplicates("claim").dropna(subset="paper")
+    where = [claims.index(claim) + 0.42 for claim in paper["claim"]]
+    ax.plot(paper["paper"], where, "D", color="black", markersize=5, label="paper")
+    ax.axvline(0, color="0.6", linewidth=1)
+    ax.set(yticks=range(len(claims)), yticklabels=claims, xlabel="difference in IoU, 95 % interval where n > 1")
+    ax.set_title(f"{', '.join(frame['encoder'].unique())}, n ≤ {frame['n'].max()} seeds")
+    ax.legend(frameon=False, bbox_to_anchor=(1, 1), loc="upper left")
+    sns.despine(ax=ax)
+    return ax
+
+
 def save(ax: Axes, folder: str | Path, name: str) -> None:
     """Write the figure that holds `ax` to folder/figures/name.png."""
     path = Path(folder) / "figures" / f"{name}.png"

@@ -21,6 +21,7 @@ from dlilib.tiles import TileSet
 from dlilib.toy import toy_tiles
 from dlilib.train import fit
 
+ENDS = ("dli", "baseline")  # the two methods that single audits compare
 LIGHT_ENCODERS = ("resnet18", "mobileone_s1", "resnest50d")  # the order in which they run
 
 
@@ -35,6 +36,8 @@ class Preset:
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     fractions: tuple[float, ...] = (0.1, 0.25, 0.5, 0.75, 1.0)  # of the weakly supervised experiment
     fraction_encoder: str = "mobileone_s1"  # its encoder, the paper's
+    splits: tuple[str, ...] = ("image", "tile")  # the paper's protocol, and no part on both sides
+    audits: bool = True  # with the runs in which one thing is mended, and those in which all are
 
 
 LITTLE = {"encoders": ("resnet18",), "fraction_encoder": "resnet18"}
@@ -42,7 +45,7 @@ PRESETS = {
     "smoke": Preset(
         "toy tiles, 64 px, random start, 15 epochs: shows that everything runs; about 20 s a run on 2 cores",
         Run(data="toy", size=64, weights=None, epochs=15, batch=16, lr=2e-3, free_share=0.2), **LITTLE,
-        folder="smoke", seeds=(0,), fractions=(0.25, 0.5, 1.0),
+        folder="smoke", seeds=(0,), fractions=(0.25, 0.5, 1.0), splits=("image",), audits=False,
     ),
     "lite": Preset(
         "Magnetic Tiles, 128 px, ImageNet start, 20 epochs that each see a fifth of the free images: "
@@ -68,34 +71,49 @@ def results_folder(preset: str, results: str | Path = "results") -> Path:
 
 
 def experiment(
-    name: str, preset: str, encoders: Sequence[str] = (), seeds: Sequence[int] = (), fractions: Sequence[float] = ()
+    name: str, preset: str, encoders: Sequence[str] = (), seeds: Sequence[int] = (), fractions: Sequence[float] = (),
+    split: str = "image",
 ) -> list[Run]:
     """The runs of one experiment at a preset; no encoders, seeds or fractions: the preset's.
 
     name: "comparison", every method (Table 1, Figure 3); "ablation", DLI by cut-paste, Poisson and both (Table 2);
-        "weakly_supervised", DLI and WCE on fractions of the training data, on one encoder (Figure 5).
+        "weakly_supervised", DLI and WCE on fractions of the training data, on one encoder (Figure 5); "audits", one
+        thing changed at a time: competitors as published, free images in validation, the masks' threshold, and what DLI
+        leaves open; "mended", every method with competitors as published and free images in validation.
     """
     p = preset_named(preset)
     fractions = sorted(fractions or p.fractions, reverse=True)
+    published = {method: {"losses": "published"} if method in ("focal", "balanced") else {} for method in METHODS}
+    variants = [{"until": "uniform"}, {"region": "mask"}, {"guidance": "donor"}, {"label": "tight"}]
     cases = {
         "comparison": [{"method": method} for method in METHODS],
         "ablation": [{"p_poisson": share} for share in (0.0, 1.0, 0.5)],
         "weakly_supervised": [{"fraction": f, "method": m} for f in fractions for m in ("dli", "wce")],
+        "audits": [
+            *({"method": m, **published[m]} for m in ("focal", "balanced")),
+            *({"method": m, **change} for change in ({"free_in_val": True}, {"threshold": 127}) for m in ENDS),
+            *variants,
+        ],
+        "mended": [{"method": m, "free_in_val": True, **published[m]} for m in METHODS],
     }
     if name not in cases:
         raise ValueError(f"experiment must be one of {tuple(cases)}, got {name!r}")
     encoders = encoders or ((p.fraction_encoder,) if name == "weakly_supervised" else p.encoders)
     grid = itertools.product(seeds or p.seeds, encoders, cases[name])
-    return [replace(p.base, seed=seed, encoder=encoder, **case) for seed, encoder, case in grid]
+    return [replace(p.base, seed=seed, encoder=encoder, split=split, **case) for seed, encoder, case in grid]
 
 
 def all_runs(preset: str, match: str = "") -> list[Run]:
-    """Every run of the study, once: a whole seed before the next one, the main comparison first.
+    """Every run of the study, once, so ordered that what is finished at any moment is the most useful part.
 
+    The cheapest encoder first; for each the claims that matter most first; for each claim a whole seed before the next.
     match: only runs with every one of these words in their id or among their fields, as "dli fraction=0.5".
     """
-    names = ("comparison", "ablation", "weakly_supervised")
-    runs = sorted(dict.fromkeys(run for name in names for run in experiment(name, preset)), key=lambda run: run.seed)
+    p = preset_named(preset)
+    plan = [*itertools.product(("comparison", "ablation"), p.splits), ("weakly_supervised", "image")]
+    plan += [("audits", "image"), ("mended", "tile")] if p.audits else []
+    runs = [run for name, split in plan for run in experiment(name, preset, split=split)]
+    runs = sorted(dict.fromkeys(runs), key=lambda run: LIGHT_ENCODERS.index(run.encoder))
     text = {run: " ".join([run.id, *(f"{k}={v}" for k, v in asdict(run).items())]) for run in runs}
     return [run for run in runs if all(word in text[run] for word in match.split())]
 
@@ -153,10 +171,20 @@ def device_named(device: str | None) -> str:
 
 
 def estimate_seconds(runs: Iterable[Run], frame: pd.DataFrame) -> float | None:
-    """What the runs that are not in `frame` (by id) will take, by the mean of its runs; None when it has none."""
-    todo = [run for run in runs if run.id not in frame.index]
-    by_encoder = frame.groupby("encoder")["seconds"].mean()
-    return sum(by_encoder.get(run.encoder, frame["seconds"].mean()) for run in todo) if len(frame) else None
+    """What the runs will take by the finished runs in `frame`, which are one device's; None when it has none.
+
+    A run's time is taken to grow with its epochs, pixels and training images.
+    """
+    if not len(frame):
+        return None
+    names = ("epochs", "size", "fraction", "free_share")
+    rates = frame["seconds"] / _work(*(frame[name] for name in names))
+    by_encoder = rates.groupby(frame["encoder"]).mean()
+    return sum(by_encoder.get(r.encoder, rates.mean()) * _work(*(getattr(r, name) for name in names)) for r in runs)
+
+
+def _work(epochs: int, size: int, fraction: float, free_share: float) -> float:
+    return epochs * size**2 * fraction * (1 + 3 * free_share)  # three of four images are free
 
 
 def records(folder: str | Path) -> pd.DataFrame:

@@ -40,9 +40,15 @@ def test_grid_is_the_papers(preset):
     assert {run.fraction for run in study.experiment("weakly_supervised", preset)} == set(p.fractions)
     runs = study.all_runs(preset)
     assert len(set(runs)) == len(runs) == len({run.id for run in runs})
-    assert [run.seed for run in runs] == sorted(run.seed for run in runs)
-    # the whole comparison of a seed comes before anything else of it
+    encoders = [study.LIGHT_ENCODERS.index(run.encoder) for run in runs]
+    assert encoders == sorted(encoders)  # the cheapest first
+    # a whole comparison on one seed comes before the next seed, and the paper's split before the other
+    k = 5 * len(p.seeds)
     assert [run.method for run in runs[:5]] == ["baseline", "focal", "balanced", "wce", "dli"]
+    assert [run.seed for run in runs[:k]] == sorted(run.seed for run in runs[:k])
+    assert {run.split for run in runs[:k]} == {"image"}
+    if "tile" in p.splits:
+        assert {(run.split, run.fraction, run.p_poisson) for run in runs[k : 2 * k]} == {("tile", 1.0, 0.5)}
 
 
 def test_paper_preset_is_the_papers_protocol():
@@ -57,7 +63,10 @@ def test_matching_takes_words_of_the_id_and_changed_fields():
     assert [(r.method, r.fraction, r.seed) for r in runs] == [("dli", 0.25, 3)]
 
 
-@pytest.mark.parametrize(("match", "n"), [("fraction=1.0 p_poisson=0.5 seed0", 15), ("dli p_poisson=0.0 resnet18", 5)])
+@pytest.mark.parametrize(
+    ("match", "n"),
+    [("fraction=1.0 p_poisson=0.5 split=image seed0 resnet18", 15), ("dli p_poisson=0.0 resnet18", 10)],
+)
 def test_matching_takes_defaults_too(match, n):
     assert len(study.all_runs("paper", match)) == n
 
@@ -91,8 +100,10 @@ def test_sweep_stops_at_its_budget_and_goes_on(tmp_path, monkeypatch):
     frame = study.select(study.records(tmp_path / "records"), runs[::-1])
     assert frame["id"].tolist() == [run.id for run in runs[::-1]]
     assert (frame["iou_best"] >= frame["iou_last"]).all()
-    left = study.estimate_seconds([*runs, replace(tiny, seed=2)], frame.set_index("id"))
-    assert left == pytest.approx(frame["seconds"].mean())
+    longer = replace(tiny, seed=2, epochs=4, size=64)
+    assert study.estimate_seconds([replace(tiny, seed=2)], frame) == pytest.approx(frame["seconds"].mean())
+    assert study.estimate_seconds([longer, longer], frame) == pytest.approx(2 * 8 * frame["seconds"].mean())
+    assert study.estimate_seconds([longer], frame[:0]) is None
 
 
 def test_no_records_give_an_empty_frame_with_its_columns(tmp_path):

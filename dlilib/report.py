@@ -1,0 +1,79 @@
+"""results/README.md, written from the records by one command and from nothing else."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from dlilib import claims, study
+from dlilib.losses import METHODS
+from dlilib.stats import estimate, summarise
+
+INTRODUCTION = """# Results
+
+Written by `dli report` from the records; do not edit. Ours: mean micro IoU of the validation images at the epoch that
+is best on them, the paper's figure, with a 95 % bootstrap interval over n seeds. Paper: mean ± standard deviation over
+5 seeds at 1000 epochs. A verdict is about the preset that it stands under, and never stronger than its interval.
+"""
+
+
+def report(results: str | Path, paper: pd.DataFrame) -> str:
+    """Markdown: for each preset with records what they are, Tables 1 and 2 beside the paper's, and the claims."""
+    parts = [INTRODUCTION]
+    for preset in ("paper", "short", "lite"):
+        folder = study.results_folder(preset, results)
+        frame = study.records(folder / "records")
+        frame = study.select(frame, study.all_runs(preset))
+        if len(frame):
+            parts += _preset(preset, frame, folder, paper)
+    return "\n".join(parts)
+
+
+def paper_table(
+    number: int, preset: str, frame: pd.DataFrame, paper: pd.DataFrame, split: str = "image"
+) -> pd.DataFrame:
+    """Table 1 or 2: a row for each method or blend; for each encoder, and for all three, ours and the paper's.
+
+    Every encoder of the paper has its columns, whether the preset plans it or not: what is not there is "pending".
+    """
+    name, by = (("comparison", "method"), ("ablation", "p_poisson"))[number - 1]
+    runs = study.experiment(name, preset, study.LIGHT_ENCODERS, split=split)
+    ours = summarise(runs, frame, ["encoder", by]).set_index(["encoder", by])["text"]
+    values = frame.set_index("id")["iou_best"]
+    printed = paper[paper["table"] == number].set_index(["encoder", by])
+    rows = []
+    for key in METHODS if number == 1 else (0.0, 1.0, 0.5):
+        own = [values[run.id] for run in runs if getattr(run, by) == key and run.id in values.index]
+        texts = {encoder: ours[encoder, key] for encoder in study.LIGHT_ENCODERS}
+        complete = "pending" not in texts.values()
+        texts["average"] = str(estimate(own)) if complete else "pending"
+        row = {by: key}
+        for encoder, text in texts.items():
+            theirs = printed.loc[encoder, key]
+            row |= {f"{encoder}, ours": text, f"{encoder}, paper": f"{theirs['mean']:.3f} ± {theirs['std']:.3f}"}
+        rows.append(row)
+    return pd.DataFrame(rows).set_index(by)
+
+
+def _preset(preset: str, frame: pd.DataFrame, folder: Path, paper: pd.DataFrame) -> list[str]:
+    about = study.PRESETS[preset]
+    devices = "; ".join(f"{n} on {device}" for device, n in frame["device"].value_counts().items())
+    weights = ", ".join(sorted({w or "random" for w in frame["weights"].replace({float("nan"): None})}))
+    parts = [
+        f"## `{preset}`\n",
+        f"{about.about}. Start: {weights}; precision: {', '.join(frame['precision'].unique())}. {len(frame)} of "
+        f"{len(study.all_runs(preset))} planned runs ({devices}), {frame['seconds'].sum() / 60:.0f} minutes in all.\n",
+    ]
+    for number, title in ((1, "Table 1: methods"), (2, "Table 2: DLI by cut-paste (0), Poisson (1) and both (0.5)")):
+        for split, name in (("image", "the paper's split"), ("tile", "tile-disjoint")):
+            table = paper_table(number, preset, frame, paper, split)
+            parts += [f"### {title}, {name}\n", _markdown(table.reset_index()), ""]
+    encoders = [encoder for encoder in about.encoders if encoder in set(frame["encoder"])]
+    found = claims.verdicts(claims.claims(preset, folder, paper, encoders))
+    found["paper"] = found["paper"].map("{:+.3f}".format).replace("+nan", "drawn only")
+    note = "Differences in micro IoU, n seeds, 95 % intervals by a bootstrap over seeds and parts (not over images).\n"
+    return [*parts, "### What survives\n", note, _markdown(found), ""]
+
+
+def _markdown(frame: pd.DataFrame) -> str:
+    rows = [list(frame.columns), ["---"] * len(frame.columns), *frame.astype(str).to_numpy().tolist()]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)

@@ -1,0 +1,111 @@
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dlilib import claims, report, study
+from dlilib.stats import Estimate, Pair, clustered_difference
+from dlilib.store import Store
+
+ROOT = Path(__file__).parents[1]
+PAPER = pd.read_csv(ROOT / "notebooks" / "paper.csv")
+BASE = replace(study.PRESETS["lite"].base, encoder="resnet18")
+
+
+def record(run, images, tiles=(1, 1, 2, 2), classes=None):
+    """A record with these counts (V, 3); by class: all in the first unless given."""
+    counts = np.array(images).tolist()
+    per_class = classes or [np.sum(images, axis=0).tolist(), *[[0, 0, 0]] * 4]
+    iou = float(np.sum(images, axis=0)[0] / np.sum(images))
+    moment = {"epoch": 1, "iou": iou, "classes": per_class, "images": counts}
+    return {
+        "id": run.id, "run": study.asdict(run), "machine": {"device": "CPU"}, "seconds": 60.0, "best": moment,
+        "data": {"classes": ["Blowhole", "Break", "Crack", "Fray", "Uneven"]}, "val_images": list(range(len(images))),
+        "val_tiles": list(tiles[: len(images)]), "last": {**moment, "images": counts[::-1]},
+    }
+
+
+def test_difference_and_its_interval_by_hand():
+    # parts 1 and 2 have the differences 0.5 and 0; a resample of two parts gives 0.5, 0.25 (two ways) or 0
+    ours, theirs = np.array([[8, 2, 0], [4, 6, 0]]), np.array([[3, 7, 0], [4, 6, 0]])
+    pair = Pair(ours, theirs, np.array([1, 2]))
+    single = clustered_difference([pair])
+    assert single.mean == pytest.approx(0.25) and single.n == 1 and math.isnan(single.low)
+    both = clustered_difference([pair, pair])
+    assert (both.mean, both.n) == (pytest.approx(0.25), 2)
+    assert both.low == pytest.approx(0, abs=0.13) and both.high == pytest.approx(0.5, abs=0.13)
+    assert clustered_difference([]).n == 0
+
+
+def test_parts_are_drawn_whole_not_images():
+    g = np.random.default_rng(0)
+    hit = np.repeat(g.integers(0, 2, 12), 20)  # twenty images of each of twelve parts behave alike
+    ours, theirs = np.stack([hit * 9 + 1, 10 - hit * 9, 0 * hit], 1), np.tile([5, 6, 0], (240, 1))
+    clustered = clustered_difference([Pair(ours, theirs, np.repeat(np.arange(12), 20))] * 2)
+    loose = clustered_difference([Pair(ours, theirs, np.arange(240))] * 2)
+    assert clustered.high - clustered.low > 3 * (loose.high - loose.low)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "n", "paper", "expected"),
+    [
+        (0.01, 0.03, 5, 0.02, "reproduced"),
+        (0.01, 0.015, 5, 0.02, "weaker"),
+        (-0.01, 0.03, 5, 0.02, "undecided (n = 5)"),
+        (-0.03, -0.01, 5, 0.02, "not reproduced"),
+        (math.nan, math.nan, 1, 0.02, "undecided (n = 1)"),
+        (math.nan, math.nan, 0, 0.02, "pending"),
+        (0.01, 0.03, 2, math.nan, "reproduced"),
+    ],
+)
+def test_verdict_is_never_stronger_than_the_interval(low, high, n, paper, expected):
+    assert claims.verdict(Estimate(0.02, low, high, n), paper) == expected
+
+
+def test_claims_compare_what_they_say(tmp_path):
+    store = Store(tmp_path)
+    good, poor = [[9, 1, 0]] * 4, [[6, 4, 0]] * 4
+    for seed in (0, 1):
+        for split, dli in (("image", good), ("tile", poor)):
+            for method in ("baseline", "dli"):
+                run = replace(BASE, seed=seed, split=split, method=method)
+                store.finish(run, record(run, dli if method == "dli" else poor))
+    frame = claims.claims("lite", tmp_path, PAPER).set_index(["claim", "protocol"])
+    row = frame.loc["DLI beats baseline", "paper's"]
+    assert (row["mean"], row["low"], row["n"]) == (pytest.approx(0.3), pytest.approx(0.3), 2)
+    assert row["paper"] == pytest.approx(0.780 - 0.746) and row["verdict"] == "reproduced"
+    assert frame.loc["DLI beats baseline", "tile-disjoint"]["verdict"] == "not reproduced"
+    assert frame.loc["DLI beats wce", "paper's"]["verdict"] == "pending"
+    assert frame.loc["both blends beat Poisson", "paper's"]["paper"] == pytest.approx(0.780 - 0.769)
+    assert frame.loc["DLI helps small defects more than large ones", "paper's"]["mean"] == pytest.approx(0.3 / 2)
+    decided = claims.verdicts(frame.reset_index()).set_index("claim").loc["DLI beats baseline"]
+    assert (decided["reproduced?"], decided["audit"]) == ("reproduced", "tile-disjoint, last epoch")
+
+
+def test_runs_on_different_images_are_not_compared(tmp_path):
+    store = Store(tmp_path)
+    for method, images in (("baseline", 3), ("dli", 4)):
+        run = replace(BASE, method=method)
+        store.finish(run, record(run, [[1, 1, 1]] * images))
+    with pytest.raises(ValueError, match="validate on different images"):
+        claims.claims("lite", tmp_path, PAPER)
+
+
+def test_every_cell_of_the_papers_tables_is_ours_or_pending(tmp_path):
+    run = replace(BASE, method="dli")
+    Store(tmp_path).finish(run, record(run, [[1, 1, 0]] * 4))
+    frame = study.records(tmp_path)
+    for number, rows in ((1, 5), (2, 3)):
+        table = report.paper_table(number, "lite", frame, PAPER)
+        assert table.shape == (rows, 8)
+        ours = table.filter(like="ours").to_numpy().flatten().tolist()
+        assert sorted(set(ours)) == ["0.500 (n = 1)", "pending"] and ours.count("pending") == 4 * rows - 1
+        assert table.loc["dli" if number == 1 else 0.5, "average, paper"] == "0.800 ± 0.022"
+
+
+def test_results_page_is_that_of_the_records():
+    """`dli report` brings it up to date."""
+    assert (ROOT / "results" / "README.md").read_text() == report.report(ROOT / "results", PAPER)

@@ -1,0 +1,51 @@
+"""A sweep that is killed again and again ends as if nothing had happened."""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from dlilib.store import read_record
+
+SWEEP = """
+import sys
+from dlilib import cli, study
+base = study.Run(data="toy", size=32, weights=None, epochs=6, batch=16, free_share=0.05)
+study.PRESETS["tiny"] = study.Preset("tiny", base, "tiny", ("resnet18",), (0,), (1.0,), "resnet18", ("image",), False)
+sys.argv[1:] = ["run", "--preset", "tiny", "--match", "p_poisson=0.5", "--device", "cpu", "--results", sys.argv[1]]
+cli.main()
+"""
+
+
+def start(folder):
+    return subprocess.Popen([sys.executable, "-c", SWEEP, str(folder)], stderr=subprocess.DEVNULL)
+
+
+def kept(folder):
+    """id -> record without its seconds; every file there must be a whole record."""
+    records = [read_record(path) for path in sorted((folder / "tiny" / "records").glob("*.json"))]
+    return {r["id"]: json.dumps({k: v for k, v in r.items() if k != "seconds"}) for r in records}
+
+
+@pytest.mark.parametrize("seed", [0])
+def test_ten_kills_at_random_moments_lose_no_record_and_change_none(tmp_path, seed):
+    began = time.monotonic()
+    assert start(tmp_path / "calm").wait() == 0
+    whole, calm, chance = time.monotonic() - began, kept(tmp_path / "calm"), random.Random(seed)
+    assert len(calm) == 5
+    before = {}
+    for _ in range(10):
+        process = start(tmp_path / "rough")
+        time.sleep(chance.uniform(0.3, 1) * whole)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        found = kept(tmp_path / "rough") if (tmp_path / "rough").exists() else {}
+        assert before.items() <= found.items() <= calm.items()
+        before = found
+    assert start(tmp_path / "rough").wait() == 0
+    assert kept(tmp_path / "rough") == calm
+    assert not list((tmp_path / "rough" / "tiny").rglob("*.pt"))
