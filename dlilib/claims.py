@@ -16,7 +16,7 @@ SMALL = ("Blowhole", "Crack")  # the defects below 1 % of an image
 PUBLISHED = {"losses": "published"}
 # name -> (what differs from the paper's protocol, the same for the competitors only, the epoch that counts)
 PROTOCOLS = {
-    "paper's": ({}, {}, "best"),
+    "paper's protocol": ({}, {}, "best"),
     "last epoch": ({}, {}, "last"),
     "published losses": ({}, PUBLISHED, "best"),
     "free tiles validate": ({"free_in_val": True}, {}, "best"),
@@ -75,7 +75,7 @@ def verdicts(frame: pd.DataFrame) -> pd.DataFrame:
     for (encoder, claim), found in frame.groupby(["encoder", "claim"], sort=False):
         by = found.set_index("protocol")
         audit = next((name for name in AUDIT if by.loc[name, "n"] > 0), AUDIT[-1])
-        ours, audited = by.loc["paper's"], by.loc[audit]
+        ours, audited = by.loc["paper's protocol"], by.loc[audit]
         rows.append((encoder, claim, ours.paper, ours.text, ours.verdict, audit, audited.text, audited.verdict))
     columns = ["encoder", "claim", "paper", "paper's protocol", "reproduced?", "audit", "under it", "survives?"]
     return pd.DataFrame(rows, columns=columns)

@@ -149,20 +149,20 @@ def save(ax: Axes, folder: str | Path, name: str) -> None:
     ax.figure.savefig(path, dpi=150, bbox_inches="tight")
 
 
-def speed_bars(frame: pd.DataFrame, by: str) -> Axes:
-    """Milliseconds (median, quartiles) of `speed.compare`'s rows, grouped by another column, on a log axis."""
+def timings(frame: pd.DataFrame, by: str, label: str) -> Axes:
+    """Milliseconds (median, quartiles) of `speed.compare`'s rows, grouped by another column, which `label` names."""
     names, groups = list(dict.fromkeys(frame["what"])), list(dict.fromkeys(frame[by]))
-    _, axes = plt.subplots(figsize=(8, 1 + 0.35 * len(names) * len(groups)))
-    height = 0.8 / len(names)
-    for k, (name, colour) in enumerate(zip(names, sns.color_palette("colorblind"), strict=False)):
+    ax = plt.subplots(figsize=(8, 1 + 0.3 * len(names) * len(groups)))[1]
+    for k, (name, colour) in enumerate(zip(names, PALETTE, strict=False)):
         rows = frame[frame["what"] == name].set_index(by).reindex(groups)
-        place = np.arange(len(groups)) + (k - (len(names) - 1) / 2) * height
+        place = np.arange(len(groups)) + 0.7 * (k / max(1, len(names) - 1) - 0.5)
         spread = [rows["ms"] - rows["low"], rows["high"] - rows["ms"]]
-        axes.barh(place, rows["ms"], height, xerr=spread, label=name, color=colour)
-        for y, (ms, ratio) in zip(place, rows[["ms", "ratio"]].to_numpy(), strict=True):
-            axes.annotate(f"{ms:.3g} ms, × {ratio:.3g}", (ms, y), (6, 0), textcoords="offset points", va="center")
-    axes.set(xscale="log", xlabel="milliseconds (median, quartiles)", yticks=range(len(groups)), yticklabels=groups)
-    axes.set(ylabel=by, xlim=(None, 8 * frame["high"].max()))
-    axes.invert_yaxis()
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncol=2)
-    return axes
+        ax.errorbar(rows["ms"], place, xerr=spread, fmt="o", color=colour, label=name, capsize=2)
+        for y, (ms, high, ratio) in zip(place, rows[["ms", "high", "ratio"]].to_numpy(), strict=True):
+            ax.annotate(f"{ms:.3g} ms, × {ratio:.3g}", (high, y), (8, 0), textcoords="offset points", va="center")
+    ax.set(xscale="log", xlabel=f"milliseconds: median and quartiles of {frame['n'].min()}", ylabel=label)
+    ax.set(yticks=range(len(groups)), yticklabels=groups, xlim=(None, 5 * frame["high"].max()))
+    ax.invert_yaxis()
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, 1.0 + 0.5 / ax.figure.get_figheight()), ncol=4, frameon=False)
+    sns.despine(ax=ax)
+    return ax

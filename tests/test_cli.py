@@ -1,6 +1,7 @@
 import subprocess
 import sys
 
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
@@ -61,3 +62,17 @@ def test_user_errors_are_one_line(words):
     assert result.returncode == 1
     assert result.stderr.startswith("dli: ")
     assert "Traceback" not in result.stderr
+
+
+def test_speed_writes_and_prints_its_tables(tmp_path, monkeypatch):
+    table = pd.DataFrame({"what": ["dlilib"], "ms": [1.5]})
+    monkeypatch.setattr("dlilib.cli.magnetic_tiles", lambda root: None)
+    monkeypatch.setattr("dlilib.cli.timings", lambda tiles, device, src, root: [("blending", table)])
+    shown = dli("speed", "--device", "cpu", "--results", tmp_path)
+    written = pd.read_csv(tmp_path / "tables" / "speed_blending_cpu.csv")
+    assert written["ms"][0] == 1.5 and written["device"][0].startswith("CPU") and "speed_blending" in shown.output
+
+
+def test_report_writes_the_results_page(tiny_study, tmp_path):
+    assert dli("report", "--results", tmp_path).exit_code == 0
+    assert "do not edit" in (tmp_path / "README.md").read_text()

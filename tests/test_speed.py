@@ -171,6 +171,25 @@ def test_tables_have_the_peers_that_are_installed(toy):
     assert (roof["share"] > 0).all() and isinstance(roof, pd.DataFrame)
 
 
+def test_a_compiler_that_fails_is_told_and_left_out(toy, monkeypatch, capsys):
+    def fail(*_, **__):
+        def run(*_):
+            raise RuntimeError("no compiler")
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", fail)
+    frame = speed.training(RUN, toy, steps=1, repeats=1, compiled=True)
+    assert frame["what"].tolist() == ["resident batch", "without injection", "with injection"]
+    assert "graphs fails: RuntimeError: no compiler" in capsys.readouterr().err
+
+
+def test_compiled_step_is_timed_too(toy, monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda step, mode, dynamic: step)
+    frame = speed.training(RUN, toy, steps=1, repeats=1, compiled=True)
+    assert frame["what"].tolist()[-2:] == ["compiled", "graphs"]
+
+
 def test_authors_code_that_is_not_there_is_named(toy, tmp_path):
     with pytest.raises(ValueError, match=f"{tmp_path}.*label_fusion"):
         speed.injection(toy, batch=8, free=6, released_src=str(tmp_path), root=tmp_path)
