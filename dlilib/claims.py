@@ -24,7 +24,8 @@ PROTOCOLS = {
     "tile-disjoint, last epoch": ({"split": "tile"}, {}, "last"),
     "all mended": ({"split": "tile", "free_in_val": True}, PUBLISHED, "last"),
 }
-AUDIT = ("all mended", "tile-disjoint, last epoch")  # the hardest protocol with runs gives the verdict
+AUDIT = ("all mended", "tile-disjoint, last epoch")  # the harder one first; that with more seeds gives the verdict
+DECISIVE = 3  # seeds
 COMPETITORS = ("baseline", "focal", "balanced", "wce")
 CLAIMS = {
     **{f"DLI beats {name}": {"method": name} for name in COMPETITORS},
@@ -59,9 +60,14 @@ def claims(
 
 
 def verdict(ours: Estimate, paper: float) -> str:
-    """In words, never stronger than the interval: "reproduced", "weaker", "not reproduced" or "undecided"."""
+    """In words, never stronger than the interval: "reproduced", "weaker", "not reproduced", "undecided", "pending".
+
+    Below `DECISIVE` seeds nothing is decided: intervals over so few are too narrow.
+    """
     if ours.n == 0:
         return "pending"
+    if ours.n < DECISIVE:
+        return f"undecided (n = {ours.n})"
     if ours.high < 0 or ours.low == ours.high == 0:
         return "not reproduced"
     if not ours.low > 0:
@@ -70,11 +76,11 @@ def verdict(ours: Estimate, paper: float) -> str:
 
 
 def verdicts(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows of `claims` that decide: for each claim the paper's own protocol, and the hardest that has runs."""
+    """The rows of `claims` that decide: for each claim the paper's own protocol, and the audit."""
     rows = []
     for (encoder, claim), found in frame.groupby(["encoder", "claim"], sort=False):
         by = found.set_index("protocol")
-        audit = next((name for name in AUDIT if by.loc[name, "n"] > 0), AUDIT[-1])
+        audit = max(AUDIT, key=lambda name: by.loc[name, "n"])  # of as many seeds, the harder one
         ours, audited = by.loc["paper's protocol"], by.loc[audit]
         rows.append((encoder, claim, ours.paper, ours.text, ours.verdict, audit, audited.text, audited.verdict))
     columns = ["encoder", "claim", "paper", "paper's protocol", "reproduced?", "audit", "under it", "survives?"]
@@ -131,5 +137,5 @@ def _drop_difference(store: Store, run: Run, epoch: str) -> float | None:
         whole, half = (store.record(replace(run, method=method, fraction=f)) for f in (1.0, 0.5))
         if not (whole and half):
             return None
-        change.append(half[epoch]["iou"] / whole[epoch]["iou"] - 1)
+        change.append(half[epoch]["iou"] / max(whole[epoch]["iou"], 1e-9) - 1)
     return change[0] - change[1]

@@ -28,9 +28,11 @@ def inject(
     images and masks come from `tiles`, of the same size and on the same device.
     region, guidance: as in `poisson_blend`. label: what a Poisson composite is labelled with: "dilated", the widened
     mask it was blended with (as released), or "tight", the donor's own mask.
-    Float results are not clipped to [0, 1], as released; uint8 ones are to 0..255.
+    Float results are not clipped to [0, 1], as released; uint8 ones are to 0..255. Nothing here has gradients.
+    Donors and, for the choice between gradients, targets are rounded to 1/64 of a grey level, so that every device
+    chooses alike: where two gradients all but tie, the result can differ from that of unrounded pixels.
     """
-    images, masks, labels = images.clone(), masks.clone(), labels.clone()
+    images, masks, labels = images.detach().clone(), masks.clone(), labels.clone()
     with torch.inference_mode():
         _inject(plan, images, masks, tiles, region, guidance, label)
     labels[plan.target.to(labels.device, non_blocking=True)] = plan.label.to(labels, non_blocking=True)

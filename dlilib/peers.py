@@ -39,13 +39,18 @@ def pie_torch(target: Tensor, donor: Tensor, mask: Tensor) -> None:
         blend(a, b, mask.float(), torch.tensor((0, 0)), True, channels_dim=0)
 
 
-@contextmanager
-def released(src: str, root: str | Path | None) -> Iterator[Callable]:
-    """The released balancing as a function of images, masks, labels (free: -1) and p, with its pool of donors."""
+def check_released(src: str, root: str | Path | None) -> None:
+    """ValueError where `released` could not work."""
     if not Path(src, "core", "label_fusion.py").is_file():
         raise ValueError(f"{src}: not the folder src of the authors' code (no core/label_fusion.py)")
     if root is None:
         raise ValueError("the authors' code reads its donors from files: name the root of the Magnetic Tiles")
+
+
+@contextmanager
+def released(src: str, root: str | Path | None) -> Iterator[Callable]:
+    """The released balancing as a function of images, masks, labels (free: -1) and p, with its pool of donors."""
+    check_released(src, root)
     sys.path.insert(0, str(src))
     try:
         from core.label_fusion import balanced_label_fusion

@@ -1,5 +1,6 @@
 """How long it takes: ours and its peers side by side in one process, as medians with quartiles and ratios."""
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -59,6 +60,9 @@ def timings(
     tiles: TileSet, device: str = "cpu", released_src: str = "", root: str | Path | None = None
 ) -> Iterator[tuple[str, pd.DataFrame]]:
     """Every table below at the paper's size: name and frame, as each is done."""
+    if released_src:
+        root = root or os.environ.get("DLILIB_DATA")
+        peers.check_released(released_src, root)
     shares = (0.0, 0.5, 1.0)
     run = Run(precision="bf16", batch=64 if torch.device(device).type == "cuda" else 8)
     yield "blending", blending(device=device)
@@ -149,7 +153,7 @@ def injection(
 def training(
     run: Run, tiles: TileSet, device: str = "cpu", steps: int = 3, repeats: int = 5, compiled: bool = False
 ) -> pd.DataFrame:
-    """Steps of a run's training: `compare`, with ms for one step, images_per_s, and on a GPU peak_mb.
+    """Steps of a run's training: `compare`, with ms for one step, images_per_s, and on a GPU peak_mb, that of all rows.
 
     "resident batch": forward, backward and optimiser on one batch that is already on the device, the ceiling;
     "without injection": the loop's batches, gathered and flipped; "with injection": the loop of DLI; if asked

@@ -1,6 +1,7 @@
 """The study's grid: presets, the runs of each experiment, and a sweep that fits into whatever time there is."""
 
 import itertools
+import re
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -163,8 +164,10 @@ def execute(
 
 
 def device_named(device: str | None) -> str:
-    """The device, or where None the first GPU, else the CPU; ValueError for a GPU that is not there."""
+    """The device, or where None the first GPU, else the CPU; ValueError for one that is not there."""
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if not re.fullmatch(r"cpu|(cuda|mps|xpu)(:\d+)?", device):
+        raise ValueError(f"device must be as cpu, cuda or cuda:1, got {device!r}")
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"device {device}: torch sees no CUDA device")
     return device

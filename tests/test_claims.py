@@ -58,7 +58,8 @@ def test_parts_are_drawn_whole_not_images():
         (-0.03, -0.01, 5, 0.02, "not reproduced"),
         (math.nan, math.nan, 1, 0.02, "undecided (n = 1)"),
         (math.nan, math.nan, 0, 0.02, "pending"),
-        (0.01, 0.03, 2, math.nan, "reproduced"),
+        (0.01, 0.03, 3, math.nan, "reproduced"),
+        (0.01, 0.03, 2, 0.02, "undecided (n = 2)"),
     ],
 )
 def test_verdict_is_never_stronger_than_the_interval(low, high, n, paper, expected):
@@ -68,14 +69,14 @@ def test_verdict_is_never_stronger_than_the_interval(low, high, n, paper, expect
 def test_claims_compare_what_they_say(tmp_path):
     store = Store(tmp_path)
     good, poor = [[9, 1, 0]] * 4, [[6, 4, 0]] * 4
-    for seed in (0, 1):
+    for seed in (0, 1, 2):
         for split, dli in (("image", good), ("tile", poor)):
             for method in ("baseline", "dli"):
                 run = replace(BASE, seed=seed, split=split, method=method)
                 store.finish(run, record(run, dli if method == "dli" else poor))
-    frame = claims.claims("lite", tmp_path, PAPER).set_index(["claim", "protocol"])
+    frame = claims.claims("lite", tmp_path, PAPER, seeds=(0, 1, 2)).set_index(["claim", "protocol"])
     row = frame.loc["DLI beats baseline", "paper's protocol"]
-    assert (row["mean"], row["low"], row["n"]) == (pytest.approx(0.3), pytest.approx(0.3), 2)
+    assert (row["mean"], row["low"], row["n"]) == (pytest.approx(0.3), pytest.approx(0.3), 3)
     assert row["paper"] == pytest.approx(0.780 - 0.746) and row["verdict"] == "reproduced"
     assert frame.loc["DLI beats baseline", "tile-disjoint"]["verdict"] == "not reproduced"
     assert frame.loc["DLI beats wce", "paper's protocol"]["verdict"] == "pending"

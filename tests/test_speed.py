@@ -195,6 +195,16 @@ def test_authors_code_that_is_not_there_is_named(toy, tmp_path):
         speed.injection(toy, batch=8, free=6, released_src=str(tmp_path), root=tmp_path)
 
 
+def test_nothing_injected_has_gradients(toy):
+    images = (toy.images[:6].float() / 255).requires_grad_()
+    out = dlilib.DynamicLabelInjection(toy, generator=generator())(images, toy.masks[:6], toy.labels[:6])
+    assert not out[0].requires_grad
+
+
+def test_no_batches_have_no_plans(toy):
+    assert dlilib.DynamicLabelInjection(toy).plan_batches(torch.zeros(0, dtype=torch.int64), []) == []
+
+
 @pytest.mark.gpu
 def test_epoch_on_cuda_never_waits(toy):
     trainer = Trainer(RUN, toy, torch.device("cuda"))
