@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from dlilib.losses import METHODS, VARIED
 from dlilib.run import Run
 from dlilib.stats import Estimate, Pair, clustered_difference, estimate
 from dlilib.store import Store
@@ -26,9 +27,8 @@ PROTOCOLS = {
 }
 AUDIT = ("all mended", "tile-disjoint, last epoch")  # the harder one first; that with more seeds gives the verdict
 DECISIVE = 3  # seeds
-COMPETITORS = ("baseline", "focal", "balanced", "wce")
 CLAIMS = {
-    **{f"DLI beats {name}": {"method": name} for name in COMPETITORS},
+    **{f"DLI beats {name}": {"method": name} for name in METHODS if name != "dli"},
     "both blends beat cut-paste": {"p_poisson": 0.0},
     "both blends beat Poisson": {"p_poisson": 1.0},
     "DLI drops less than WCE at half the data": {},
@@ -51,7 +51,7 @@ def claims(
         for claim, change in CLAIMS.items():
             theirs = _paper(paper, encoder, claim, change)
             for protocol, (everyone, competitors, _) in PROTOCOLS.items():
-                if competitors and not everyone and change.get("method") not in ("focal", "balanced"):
+                if competitors and not everyone and change.get("method") not in VARIED:
                     continue  # that protocol is the paper's own for this claim
                 found = _effect(store, replace(p.base, encoder=encoder), seeds or p.seeds, claim, change, protocol)
                 rows.append((encoder, claim, protocol, theirs, *astuple(found), str(found), verdict(found, theirs)))
@@ -99,14 +99,14 @@ def _paper(paper: pd.DataFrame, encoder: str, claim: str, change: dict) -> float
 
 def _effect(store: Store, base: Run, seeds: Sequence[int], claim: str, change: dict, protocol: str) -> Estimate:
     everyone, competitors, epoch = PROTOCOLS[protocol]
-    published = competitors if change.get("method") in ("focal", "balanced") else {}
+    published = competitors if change.get("method") in VARIED else {}
     runs = [replace(base, seed=seed, **everyone) for seed in seeds]
     if claim.startswith("DLI drops"):
         return estimate([x for run in runs if (x := _drop_difference(store, run, epoch)) is not None])
     pairs = [(store.record(run), store.record(replace(run, **change, **published))) for run in runs]
     pairs = [pair for pair in pairs if all(pair)]
     if claim.startswith("DLI helps"):
-        return estimate([_small(*pair, epoch) - _large(*pair, epoch) for pair in pairs])
+        return estimate([_small_less_large(*pair, epoch) for pair in pairs])
     return clustered_difference([_pair(*pair, epoch) for pair in pairs])
 
 
@@ -116,18 +116,12 @@ def _pair(ours: dict, theirs: dict, epoch: str) -> Pair:
     return Pair(*(np.array(r[epoch]["images"]) for r in (ours, theirs)), np.array(ours["val_tiles"]))
 
 
-def _small(ours: dict, theirs: dict, epoch: str) -> float:
-    return _class_gain(ours, theirs, epoch, [name in SMALL for name in ours["data"]["classes"]])
-
-
-def _large(ours: dict, theirs: dict, epoch: str) -> float:
-    return _class_gain(ours, theirs, epoch, [name not in SMALL for name in ours["data"]["classes"]])
-
-
-def _class_gain(ours: dict, theirs: dict, epoch: str, chosen: list[bool]) -> float:
-    """Mean over the chosen classes of the IoU of ours less theirs."""
-    counts = (np.array(record[epoch]["classes"], float)[chosen] for record in (ours, theirs))
-    return float(np.subtract(*(c[:, 0] / np.maximum(c.sum(axis=1), 1) for c in counts)).mean())
+def _small_less_large(ours: dict, theirs: dict, epoch: str) -> float:
+    """Mean gain in IoU, ours less theirs, over the small classes less that over the others."""
+    counts = (np.array(record[epoch]["classes"], float) for record in (ours, theirs))
+    gain = np.subtract(*(c[:, 0] / np.maximum(c.sum(axis=1), 1) for c in counts))
+    small = np.isin(ours["data"]["classes"], SMALL)
+    return float(gain[small].mean() - gain[~small].mean())
 
 
 def _drop_difference(store: Store, run: Run, epoch: str) -> float | None:

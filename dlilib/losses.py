@@ -13,6 +13,7 @@ from dlilib.tiles import TileSet
 
 METHODS = ("baseline", "focal", "balanced", "wce", "dli")
 VARIANTS = ("released", "published")
+VARIED = ("focal", "balanced")  # the methods that the variant matters to
 BETA = 0.9999  # of the class-balanced loss, as released
 GAMMA = 2.0  # of the focal loss, as released
 

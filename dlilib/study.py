@@ -13,7 +13,7 @@ import torch
 from tqdm import tqdm
 
 from dlilib.files import DataError
-from dlilib.losses import METHODS
+from dlilib.losses import METHODS, VARIED
 from dlilib.magnetic import magnetic_tiles
 from dlilib.metrics import iou
 from dlilib.run import Run
@@ -84,14 +84,14 @@ def experiment(
     """
     p = preset_named(preset)
     fractions = sorted(fractions or p.fractions, reverse=True)
-    published = {method: {"losses": "published"} if method in ("focal", "balanced") else {} for method in METHODS}
+    published = {method: {"losses": "published"} if method in VARIED else {} for method in METHODS}
     variants = [{"until": "uniform"}, {"region": "mask"}, {"guidance": "donor"}, {"label": "tight"}]
     cases = {
         "comparison": [{"method": method} for method in METHODS],
         "ablation": [{"p_poisson": share} for share in (0.0, 1.0, 0.5)],
         "weakly_supervised": [{"fraction": f, "method": m} for f in fractions for m in ("dli", "wce")],
         "audits": [
-            *({"method": m, **published[m]} for m in ("focal", "balanced")),
+            *({"method": m, **published[m]} for m in VARIED),
             *({"method": m, **change} for change in ({"free_in_val": True}, {"threshold": 127}) for m in ENDS),
             *variants,
         ],
