@@ -16,6 +16,7 @@ from dlilib import report as report_
 from dlilib import study
 from dlilib.magnetic import magnetic_tiles
 from dlilib.models import WeightsError
+from dlilib.run import Run
 from dlilib.speed import timings
 from dlilib.store import machine
 from dlilib.tiles import from_folder
@@ -51,9 +52,7 @@ def run(
     results: Results = Path("results"),
 ) -> None:
     """Train the preset's pending runs for at most --budget (90s, 9m, 2h); the next call goes on there."""
-    runs = study.all_runs(preset, match)
-    if not runs:
-        raise typer.BadParameter(f"no run of {preset} matches {match!r}")
+    runs = _matching(preset, match)
     left = study.execute(runs, study.results_folder(preset, results), root, device, _seconds(budget))
     print(f"{len(runs) - left} of {len(runs)} runs finished, {left} pending")
 
@@ -63,7 +62,7 @@ def status(
     preset: PresetName = "smoke", match: Match = "", device: Device = None, results: Results = Path("results")
 ) -> None:
     """List the preset's runs, finished and pending, and the time that the pending ones will take."""
-    runs = study.all_runs(preset, match)
+    runs = _matching(preset, match)
     folder = study.results_folder(preset, results)
     frame = study.records(folder / "records").set_index("id")
     here = machine(torch.device(study.device_named(device)))["device"]
@@ -71,18 +70,21 @@ def status(
     if not len(timed):  # roughly, then
         every = [study.records(study.results_folder(name, results) / "records") for name in study.PRESETS]
         timed, basis = (f := pd.concat(every))[f["device"] == here], "other presets' runs"
-    todo = study.pending(runs, folder)
+    costs = {r: study.estimate_seconds(r, timed) for r in study.pending(runs, folder)}
     for r in runs:
-        seconds = study.estimate_seconds([r], timed)
-        text = "pending" if seconds is None else f"pending, about {seconds / 60:.1f} min"
-        if r not in todo:
+        if r not in costs:
             text = f"IoU {frame.iou_best[r.id]:.3f}, {frame.seconds[r.id] / 60:.1f} min"
+        else:
+            text = "pending" if costs[r] is None else f"pending, about {costs[r] / 60:.1f} min"
         changed = r.changed.items() - study.PRESETS[preset].base.changed.items()
         print(f"{r.id:62} {text:28} {' '.join(f'{k}={v}' for k, v in sorted(changed) if k not in IN_ID)}".rstrip())
-    seconds = study.estimate_seconds(todo, timed)
-    left = "duration unknown" if seconds is None else f"about {seconds / 60:.0f} min on {here}, by its {basis}"
-    total = f"{preset}: {len(runs) - len(todo)} of {len(runs)} runs finished, {len(todo)} pending"
-    print(total, *([left] if todo else []), sep=", ")
+    known = [seconds for seconds in costs.values() if seconds is not None]
+    total = [f"{preset}: {len(runs) - len(costs)} of {len(runs)} runs finished, {len(costs)} pending"]
+    if known:
+        total.append(f"about {sum(known) / 60:.0f} min for {len(known)} of them on {here}, by its {basis}")
+    if len(known) < len(costs):
+        total.append(f"duration unknown for {len(costs) - len(known)}: no run of their encoder and precision finished")
+    print(*total, sep="; ")
 
 
 @app.command()
@@ -104,8 +106,11 @@ def speed(
 @app.command()
 def report(results: Results = Path("results"), notebooks: Notebooks = Path("notebooks")) -> None:
     """Write results/README.md from the records: the paper beside ours, and what survives."""
+    paper = notebooks / "paper.csv"
+    if not paper.is_file():
+        raise typer.BadParameter(f"{paper} is not there: name the folder of the notebooks by --notebooks")
     path = results / "README.md"
-    path.write_text(report_.report(results, pd.read_csv(notebooks / "paper.csv")))
+    path.write_text(report_.report(results, pd.read_csv(paper)))
     print(path)
 
 
@@ -128,6 +133,12 @@ def study_(
     for path in tqdm(paths, desc="notebooks", unit="notebook"):
         _execute_notebook(path, folder / "notebooks" / path.name, values)
     print(f"\nRecords, tables, figures and the executed notebooks are in {folder}/")
+
+
+def _matching(preset: str, match: str) -> list[Run]:
+    if not (runs := study.all_runs(preset, match)):
+        raise typer.BadParameter(f"no run of {preset} matches {match!r}")
+    return runs
 
 
 def _execute_notebook(source: Path, target: Path, values: dict[str, Any]) -> None:

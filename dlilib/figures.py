@@ -15,6 +15,7 @@ from matplotlib.colors import ListedColormap
 from PIL import Image
 from torch import Tensor
 
+from dlilib.stats import estimate
 from dlilib.tiles import TileSet
 
 PALETTE = sns.color_palette("colorblind", 10)
@@ -36,13 +37,13 @@ def class_distribution(tiles: TileSet, ax: Axes | None = None) -> Axes:
 
 
 def class_iou(frame: pd.DataFrame, classes: Sequence[str], ax: Axes | None = None) -> Axes:
-    """Figure 3: IoU of each class and method, mean of the frame's runs, 95 % bootstrap intervals; red: DLI's."""
+    """Figure 3: IoU of each class and method, mean of the frame's runs with its 95 % interval; red: DLI's level."""
     long = frame.melt(["method", "seed"], [f"iou_{name}" for name in classes], "class", "IoU")
     long["class"] = long["class"].str.removeprefix("iou_")
     methods = [m for m in METHOD_COLOURS if m in set(long["method"])]
     ax = ax or plt.subplots(figsize=(8, 3.5))[1]
-    style = {"hue_order": methods, "palette": METHOD_COLOURS, "err_kws": {"linewidth": 1}, "seed": 0}
-    sns.barplot(long, x="class", y="IoU", hue="method", ax=ax, **style)
+    style = {"hue_order": methods, "palette": METHOD_COLOURS, "err_kws": {"linewidth": 1}}
+    sns.barplot(long, x="class", y="IoU", hue="method", ax=ax, errorbar=_interval, **style)
     for k, name in enumerate(classes):
         level = long.loc[(long["method"] == "dli") & (long["class"] == name), "IoU"].mean()
         ax.hlines(level, k - 0.4, k + 0.4, color="crimson", linewidth=1)
@@ -50,6 +51,11 @@ def class_iou(frame: pd.DataFrame, classes: Sequence[str], ax: Axes | None = Non
     ax.set(xlabel="", ylim=(0, 1), title=title)
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=len(methods), frameon=False)
     return ax
+
+
+def _interval(values: pd.Series) -> tuple[float, float]:
+    found = estimate(values)
+    return found.low, found.high
 
 
 def data_fraction(summary: pd.DataFrame, axes: Sequence[Axes] | None = None) -> Sequence[Axes]:

@@ -1,5 +1,6 @@
 """results/README.md, written from the records by one command and from nothing else."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -8,16 +9,22 @@ from dlilib import claims, study
 from dlilib.losses import METHODS
 from dlilib.stats import estimate, summarise
 
+SPLITS = {"image": "the paper's split", "tile": "tile-disjoint"}
+EPOCHS = ("paper's protocol", "last epoch")
 INTRODUCTION = """# Results
 
 Written by `dli report` from the records; do not edit. Ours: mean micro IoU of the validation images at the epoch that
-is best on them, the paper's figure, with a 95 % bootstrap interval over n seeds. Paper: mean ± standard deviation over
-5 seeds at 1000 epochs. A verdict is about the preset that it stands under, and never stronger than its interval.
+is best on them, the paper's figure, with a 95 % interval (Student's t) over n seeds. Paper: mean ± standard deviation
+over 5 seeds at 1000 epochs. Average: over the encoders; ours seed by seed with its interval over seeds, the paper's ±
+over the encoders. A verdict is about the preset that it stands under, and never stronger than its interval.
 """
 
 
 def report(results: str | Path, paper: pd.DataFrame) -> str:
-    """Markdown: for each preset with records what they are, Tables 1 and 2 beside the paper's, and the claims."""
+    """Markdown: for each preset with records what they are, Tables 1 and 2 beside the paper's, and the claims.
+
+    Raises ValueError where `results` holds no records.
+    """
     parts = [INTRODUCTION]
     for preset in ("paper", "short", "lite"):
         folder = study.results_folder(preset, results)
@@ -25,33 +32,42 @@ def report(results: str | Path, paper: pd.DataFrame) -> str:
         frame = study.select(frame, study.all_runs(preset))
         if len(frame):
             parts += _preset(preset, frame, folder, paper)
+    if len(parts) == 1:
+        raise ValueError(f"no records of paper, short or lite in {results}")
     return "\n".join(parts)
 
 
 def paper_table(
-    number: int, preset: str, frame: pd.DataFrame, paper: pd.DataFrame, split: str = "image"
+    number: int, preset: str, frame: pd.DataFrame, paper: pd.DataFrame, split: str = "image", seeds: Sequence[int] = ()
 ) -> pd.DataFrame:
     """Table 1 or 2: a row for each method or blend; for each encoder, and for all three, ours and the paper's.
 
     Every encoder of the paper has its columns, whether the preset plans it or not: what is not there is "pending".
     """
     name, by = (("comparison", "method"), ("ablation", "p_poisson"))[number - 1]
-    runs = study.experiment(name, preset, study.LIGHT_ENCODERS, split=split)
+    runs = study.experiment(name, preset, study.LIGHT_ENCODERS, seeds, split=split)
     ours = summarise(runs, frame, ["encoder", by]).set_index(["encoder", by])["text"]
-    values = frame.set_index("id")["iou_best"]
     printed = paper[paper["table"] == number].set_index(["encoder", by])
     rows = []
     for key in METHODS if number == 1 else (0.0, 1.0, 0.5):
-        own = [values[run.id] for run in runs if getattr(run, by) == key and run.id in values.index]
+        found = study.select(frame, [run for run in runs if getattr(run, by) == key])
+        by_seed = found.pivot(index="seed", columns="encoder", values="iou_best").reindex(columns=study.LIGHT_ENCODERS)
         texts = {encoder: ours[encoder, key] for encoder in study.LIGHT_ENCODERS}
-        complete = "pending" not in texts.values()
-        texts["average"] = str(estimate(own)) if complete else "pending"
+        texts["average"] = str(estimate(by_seed.dropna().mean(axis=1)))  # of seeds with all encoders
         row = {by: key}
         for encoder, text in texts.items():
             theirs = printed.loc[encoder, key]
             row |= {f"{encoder}, ours": text, f"{encoder}, paper": f"{theirs['mean']:.3f} ± {theirs['std']:.3f}"}
         rows.append(row)
     return pd.DataFrame(rows).set_index(by)
+
+
+def class_table(preset: str, frame: pd.DataFrame, encoders: Sequence[str], split: str = "image") -> pd.DataFrame:
+    """Figure 3 in numbers: a row for each encoder and method, ours for each class (column)."""
+    runs, by = study.experiment("comparison", preset, encoders, split=split), ["encoder", "method"]
+    columns = [name for name in frame if name.startswith("iou_") and name not in ("iou_best", "iou_last")]
+    texts = {name.removeprefix("iou_"): summarise(runs, frame, by, name).set_index(by)["text"] for name in columns}
+    return pd.DataFrame(texts).reset_index()
 
 
 def _preset(preset: str, frame: pd.DataFrame, folder: Path, paper: pd.DataFrame) -> list[str]:
@@ -64,14 +80,22 @@ def _preset(preset: str, frame: pd.DataFrame, folder: Path, paper: pd.DataFrame)
         f"{len(study.all_runs(preset))} planned runs ({devices}), {frame['seconds'].sum() / 60:.0f} minutes in all.\n",
     ]
     for number, title in ((1, "Table 1: methods"), (2, "Table 2: DLI by cut-paste (0), Poisson (1) and both (0.5)")):
-        for split, name in (("image", "the paper's split"), ("tile", "tile-disjoint")):
+        for split, name in SPLITS.items():
             table = paper_table(number, preset, frame, paper, split)
             parts += [f"### {title}, {name}\n", _markdown(table.reset_index()), ""]
     encoders = [encoder for encoder in about.encoders if encoder in set(frame["encoder"])]
+    for split, name in SPLITS.items():
+        parts += [f"### IoU per class, {name}\n", _markdown(class_table(preset, frame, encoders, split)), ""]
     found = claims.verdicts(claims.claims(preset, folder, paper, encoders))
     found["paper"] = found["paper"].map("{:+.3f}".format).replace("+nan", "drawn only")
-    note = "Differences in micro IoU, n seeds, 95 % intervals by a bootstrap over seeds and parts (not over images).\n"
-    return [*parts, "### What survives\n", note, _markdown(found), ""]
+    note = (
+        "Differences in micro IoU, n seeds. 95 % intervals: the wider of Student's t over seeds and a bootstrap over "
+        "seeds and parts (not over images).\n"
+    )
+    choices = claims.claims(preset, folder, paper, encoders, protocols=EPOCHS, which=claims.OPEN)
+    choices = choices.pivot(index=["encoder", "claim"], columns="protocol", values="text")[list(EPOCHS)].reset_index()
+    parts += ["### What survives\n", note, _markdown(found), ""]
+    return [*parts, "### What DLI leaves open, the paper's split\n", _markdown(choices), ""]
 
 
 def _markdown(frame: pd.DataFrame) -> str:

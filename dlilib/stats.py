@@ -1,18 +1,19 @@
-"""Means with bootstrap intervals over seeds, and paired differences."""
+"""Means with intervals over seeds, and paired differences with intervals over seeds and parts."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass
 
 import numpy as np
 import pandas as pd
+from scipy.stats import t
 
 LEVEL = 0.95
-RESAMPLES = 10_000
+RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over n runs with its percentile-bootstrap interval; the interval is NaN for a single run."""
+    """A mean over n seeds with its interval, which is NaN for a single seed."""
 
     mean: float
     low: float
@@ -27,8 +28,11 @@ class Estimate:
         return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}] (n = {self.n})"
 
 
-def estimate(values: Sequence[float], level: float = LEVEL, seed: int = 0) -> Estimate:
-    """Mean of values (num_seeds,) with its `level` bootstrap interval; seed fixes the resampling."""
+def estimate(values: Sequence[float], level: float = LEVEL) -> Estimate:
+    """Mean of values (num_seeds,) with its Student's t interval, which holds its level from two seeds on.
+
+    A bootstrap of the seeds does not: of 95 % intervals over two to five seeds it covers the truth with 50 to 84 %.
+    """
     values = np.asarray(values, float)
     if values.ndim != 1:
         raise ValueError(f"values must be (num_seeds,), got shape {values.shape}")
@@ -37,16 +41,11 @@ def estimate(values: Sequence[float], level: float = LEVEL, seed: int = 0) -> Es
     n = len(values)
     if n == 0:
         return Estimate(np.nan, np.nan, np.nan, 0)
+    mean = float(values.mean())
     if n == 1:
-        return Estimate(float(values[0]), np.nan, np.nan, 1)
-    means = np.random.default_rng(seed).choice(values, (RESAMPLES, n)).mean(axis=1)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return Estimate(float(values.mean()), float(low), float(high), n)
-
-
-def paired_difference(a: dict[int, float], b: dict[int, float], level: float = LEVEL, seed: int = 0) -> Estimate:
-    """Mean of a - b over the seeds that both have, with its bootstrap interval; a, b: seed -> value."""
-    return estimate([a[s] - b[s] for s in sorted(a.keys() & b.keys())], level, seed)
+        return Estimate(mean, np.nan, np.nan, 1)
+    half = float(t.ppf((1 + level) / 2, n - 1) * values.std(ddof=1) / np.sqrt(n))
+    return Estimate(mean, mean - half, mean + half, n)
 
 
 @dataclass(frozen=True)
@@ -61,35 +60,32 @@ class Pair:
 def clustered_difference(pairs: Sequence[Pair], level: float = LEVEL, seed: int = 0) -> Estimate:
     """Mean over seeds of the micro IoU of ours less theirs, with an interval over seeds and parts, not over images.
 
-    Each resample draws seeds with replacement, and within each drawn seed parts with replacement. n: seeds. With one
-    seed the interval is NaN, as in `estimate`: parts alone do not tell what another training run would give.
+    The interval is the wider, at each end, of Student's t over the seeds' differences and of a bootstrap that draws
+    seeds and, within each drawn seed, parts: few seeds make the first the wider one, few parts the second. With one
+    seed it is NaN, as in `estimate`: parts alone do not tell what another training run would give. n: seeds.
     """
-    def gap(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-        return _iou(ours) - _iou(theirs)
-
+    by_seed = estimate([_gap(p.ours.sum(0), p.theirs.sum(0)) for p in pairs], level)
     n = len(pairs)
-    if n == 0:
-        return estimate([])
-    mean = float(np.mean([gap(p.ours.sum(0), p.theirs.sum(0)) for p in pairs]))
-    if n == 1:
-        return Estimate(mean, np.nan, np.nan, 1)
+    if n < 2:
+        return by_seed
     rng = np.random.default_rng(seed)
-    total = np.zeros(RESAMPLES // 5)
-    chosen = rng.integers(n, size=(len(total), n))
+    total = np.zeros(RESAMPLES)
+    chosen = rng.integers(n, size=(RESAMPLES, n))
     for k, pair in enumerate(pairs):
         _, part = np.unique(pair.tiles, return_inverse=True)
         sums = [np.stack([np.bincount(part, c) for c in counts.T], axis=1) for counts in (pair.ours, pair.theirs)]
         for slot in range(n):
             rows = chosen[:, slot] == k
             weights = rng.multinomial(len(sums[0]), np.full(len(sums[0]), 1 / len(sums[0])), size=rows.sum())
-            total[rows] += gap(weights @ sums[0], weights @ sums[1])
+            total[rows] += _gap(weights @ sums[0], weights @ sums[1])
     low, high = np.nanquantile(total / n, [(1 - level) / 2, (1 + level) / 2])
-    return Estimate(mean, float(low), float(high), n)
+    return Estimate(by_seed.mean, min(by_seed.low, float(low)), max(by_seed.high, float(high)), n)
 
 
-def _iou(counts: np.ndarray) -> np.ndarray:
+def _gap(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    """Difference in IoU of counts (..., 3)."""
     with np.errstate(invalid="ignore"):
-        return counts[..., 0] / counts.sum(axis=-1)
+        return ours[..., 0] / ours.sum(axis=-1) - theirs[..., 0] / theirs.sum(axis=-1)
 
 
 def summarise(runs: Iterable, frame: pd.DataFrame, by: Sequence[str], value: str = "iou_best") -> pd.DataFrame:
@@ -104,16 +100,3 @@ def summarise(runs: Iterable, frame: pd.DataFrame, by: Sequence[str], value: str
         found.extend(values[values.index == run.id])
     rows = [(*key, *astuple(e := estimate(found)), str(e)) for key, found in groups.items()]
     return pd.DataFrame(rows, columns=[*by, "mean", "low", "high", "n", "text"])
-
-
-def differences(frame: pd.DataFrame, reference: str = "dli", value: str = "iou_best") -> pd.DataFrame:
-    """`reference` less each other method, paired by seed: a row for each method and encoder, columns as `summarise`."""
-    if frame.duplicated(["method", "encoder", "seed"]).any():
-        raise ValueError("frame holds several runs of one method, encoder and seed: select those of one experiment")
-    seeds = {key: dict(zip(g["seed"], g[value], strict=True)) for key, g in frame.groupby(["method", "encoder"])}
-    rows = []
-    for (method, encoder), found in seeds.items():
-        if method != reference and (reference, encoder) in seeds:
-            e = paired_difference(seeds[reference, encoder], found)
-            rows.append((method, encoder, *astuple(e), str(e)))
-    return pd.DataFrame(rows, columns=["method", "encoder", "mean", "low", "high", "n", "text"])

@@ -55,7 +55,7 @@ PRESETS = {
         folder="lite", seeds=(0, 1),
     ),
     "short": Preset("the paper's protocol at 100 epochs instead of 1000: one GPU", Run(epochs=100)),
-    "paper": Preset("the paper's protocol: Magnetic Tiles, 256 px, 1000 epochs", Run()),
+    "paper": Preset("the paper's protocol: Magnetic Tiles, 256 px, 1000 epochs", Run(), folder="paper"),
 }
 
 
@@ -173,17 +173,17 @@ def device_named(device: str | None) -> str:
     return device
 
 
-def estimate_seconds(runs: Iterable[Run], frame: pd.DataFrame) -> float | None:
-    """What the runs will take by the finished runs in `frame`, which are one device's; None when it has none.
+def estimate_seconds(run: Run, frame: pd.DataFrame) -> float | None:
+    """What the run will take by the finished runs in `frame`, which are one device's; None where none is like it.
 
-    A run's time is taken to grow with its epochs, pixels and training images.
+    Like it: of its encoder and precision. Time is taken to grow with epochs, pixels and training images.
     """
-    if not len(frame):
+    alike = frame[(frame["encoder"] == run.encoder) & (frame["precision"] == run.precision)]
+    if not len(alike):
         return None
     names = ("epochs", "size", "fraction", "free_share")
-    rates = frame["seconds"] / _work(*(frame[name] for name in names))
-    by_encoder = rates.groupby(frame["encoder"]).mean()
-    return sum(by_encoder.get(r.encoder, rates.mean()) * _work(*(getattr(r, name) for name in names)) for r in runs)
+    rates = alike["seconds"] / _work(*(alike[name] for name in names))
+    return float(rates.mean() * _work(*(getattr(run, name) for name in names)))
 
 
 def _work(epochs: int, size: int, fraction: float, free_share: float) -> float:

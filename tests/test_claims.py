@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from dlilib import claims, report, study
-from dlilib.stats import Estimate, Pair, clustered_difference
+from dlilib.stats import Estimate, Pair, clustered_difference, estimate
 from dlilib.store import Store
 
 ROOT = Path(__file__).parents[1]
@@ -34,10 +34,18 @@ def test_difference_and_its_interval_by_hand():
     pair = Pair(ours, theirs, np.array([1, 2]))
     single = clustered_difference([pair])
     assert single.mean == pytest.approx(0.25) and single.n == 1 and math.isnan(single.low)
-    both = clustered_difference([pair, pair])
+    both = clustered_difference([pair, pair])  # the seeds agree, so the parts decide
     assert (both.mean, both.n) == (pytest.approx(0.25), 2)
     assert both.low == pytest.approx(0, abs=0.13) and both.high == pytest.approx(0.5, abs=0.13)
     assert clustered_difference([]).n == 0
+
+
+def test_seeds_that_disagree_widen_the_interval_to_students():
+    parts = np.arange(50)
+    flat = [Pair(np.tile([x, 10 - x, 0], (50, 1)), np.tile([5, 5, 0], (50, 1)), parts) for x in (6, 9)]
+    found = clustered_difference(flat)
+    expected = estimate([0.1, 0.4])
+    assert (found.mean, found.low, found.high) == pytest.approx((expected.mean, expected.low, expected.high))
 
 
 def test_parts_are_drawn_whole_not_images():
@@ -59,7 +67,7 @@ def test_parts_are_drawn_whole_not_images():
         (math.nan, math.nan, 1, 0.02, "undecided (n = 1)"),
         (math.nan, math.nan, 0, 0.02, "pending"),
         (0.01, 0.03, 3, math.nan, "reproduced"),
-        (0.01, 0.03, 2, 0.02, "undecided (n = 2)"),
+        (0.01, 0.03, 2, 0.02, "reproduced"),
     ],
 )
 def test_verdict_is_never_stronger_than_the_interval(low, high, n, paper, expected):
@@ -82,9 +90,49 @@ def test_claims_compare_what_they_say(tmp_path):
     assert frame.loc["DLI beats wce", "paper's protocol"]["verdict"] == "pending"
     assert frame.loc["both blends beat Poisson", "paper's protocol"]["paper"] == pytest.approx(0.780 - 0.769)
     small = frame.loc["DLI helps small defects more than large ones", "paper's protocol"]
-    assert small["mean"] == pytest.approx(0.3 / 2)
+    assert small["mean"] == pytest.approx(0.3 / 2) and small["verdict"] == "reproduced"
     decided = claims.verdicts(frame.reset_index()).set_index("claim").loc["DLI beats baseline"]
     assert (decided["reproduced?"], decided["audit"]) == ("reproduced", "tile-disjoint, last epoch")
+
+
+def test_gains_among_defects_that_nobody_finds_are_no_gains(tmp_path):
+    store = Store(tmp_path)
+    for seed, method in ((s, m) for s in (0, 1) for m in ("baseline", "dli")):
+        run = replace(BASE, seed=seed, method=method)
+        blind = [[0, 5, 9], [3, 1, 1], [0, 0, 9], [5, 1, 0], [9, 1, 0]]
+        store.finish(run, record(run, [[9, 1, 0]] * 4, classes=blind))
+    frame = claims.claims("lite", tmp_path, PAPER).set_index(["claim", "protocol"])
+    small = frame.loc["DLI helps small defects more than large ones", "paper's protocol"]
+    assert small["verdict"].startswith("not measurable")
+
+
+def test_what_no_run_feeds_is_not_planned_and_the_rest_pending(tmp_path):
+    frame = claims.claims("lite", tmp_path, PAPER).set_index(["claim", "protocol"])["text"]
+    assert frame["DLI beats baseline", "solid masks"] == frame["DLI beats wce", "tile-disjoint"] == "pending"
+    assert frame["DLI beats wce", "solid masks"] == "not planned"
+    assert frame["DLI drops less than WCE at half the data", "tile-disjoint"] == "not planned"
+    assert ("DLI beats wce", "published losses") not in frame  # the paper's own there
+    assert set(claims.claims("smoke", tmp_path, PAPER, protocols=["tile-disjoint"])["text"]) == {"not planned"}
+
+
+def test_open_choices_are_paired_differences(tmp_path):
+    store = Store(tmp_path)
+    for until, images in (("filled", [[9, 1, 0]] * 4), ("uniform", [[7, 3, 0]] * 4)):
+        run = replace(BASE, method="dli", until=until)
+        store.finish(run, record(run, images))
+    frame = claims.claims("lite", tmp_path, PAPER, protocols=["paper's protocol"], which=claims.OPEN)
+    texts = frame.set_index("claim")["text"].to_dict()
+    assert texts["every free image filled, less until uniform"] == "0.200 (n = 1)"
+    assert texts["widened label, less the donor's own"] == "pending"
+
+
+def test_half_the_data_by_hand(tmp_path):
+    store = Store(tmp_path)
+    for method, fraction, right in (("dli", 1.0, 8), ("dli", 0.5, 6), ("wce", 1.0, 8), ("wce", 0.5, 2)):
+        run = replace(BASE, method=method, fraction=fraction)
+        store.finish(run, record(run, [[right, 10 - right, 0]] * 4))
+    frame = claims.claims("lite", tmp_path, PAPER, protocols=["paper's protocol"]).set_index("claim")
+    assert frame.loc["DLI drops less than WCE at half the data", "mean"] == pytest.approx(6 / 8 - 2 / 8)
 
 
 def test_runs_on_different_images_are_not_compared(tmp_path):
@@ -106,6 +154,19 @@ def test_every_cell_of_the_papers_tables_is_ours_or_pending(tmp_path):
         ours = table.filter(like="ours").to_numpy().flatten().tolist()
         assert sorted(set(ours)) == ["0.500 (n = 1)", "pending"] and ours.count("pending") == 4 * rows - 1
         assert table.loc["dli" if number == 1 else 0.5, "average, paper"] == "0.800 ± 0.022"
+
+
+def test_average_is_over_encoders_seed_by_seed(tmp_path):
+    base = study.PRESETS["short"].base
+    for seed, encoder, right in [(s, e, 5 + s + k) for s in (0, 1) for k, e in enumerate(study.LIGHT_ENCODERS)]:
+        run = replace(base, method="wce", encoder=encoder, seed=seed)
+        if (seed, encoder) != (1, "resnest50d"):
+            Store(tmp_path).finish(run, record(run, [[right, 10 - right, 0]] * 4))
+    table = report.paper_table(1, "short", study.records(tmp_path), PAPER)
+    assert table.loc["wce", "average, ours"] == "0.600 (n = 1)"  # seed 1 lacks an encoder
+    assert table.loc["dli", "average, ours"] == "pending"
+    other = report.paper_table(1, "short", study.records(tmp_path), PAPER, seeds=[1])
+    assert other.loc["wce", "resnet18, ours"] == "0.600 (n = 1)" and other.loc["wce", "average, ours"] == "pending"
 
 
 def test_results_page_is_that_of_the_records():

@@ -1,3 +1,4 @@
+import shutil
 import subprocess
 import sys
 
@@ -35,7 +36,7 @@ def test_run_stops_at_the_budget_and_status_tells(tiny_study, tmp_path):
     one = dli("run", "--preset", "tiny", "--results", tmp_path, "--match", "baseline")
     assert "1 of 1 runs finished, 0 pending" in one.output
     status = dli("status", "--preset", "tiny", "--results", tmp_path).output
-    assert f"1 of {len(runs)} runs finished, {len(runs) - 1} pending, about 0 min" in status
+    assert f"1 of {len(runs)} runs finished, {len(runs) - 1} pending; about 0 min for {len(runs) - 1}" in status
     assert status.count("pending") == len(runs)  # a line each, and the sum
 
 
@@ -47,6 +48,7 @@ def test_budget_in_words(text, seconds):
 @pytest.mark.parametrize(
     "words",
     [("data", "imagenet"), ("data", "folder"), ("run", "--budget", "soon"), ("run", "--match", "nothing-like-it"),
+     ("status", "--match", "nothing-like-it"), ("report", "--notebooks", "/no/such/folder"),
      ("study", "--only", "no-such-notebook")],
 )
 def test_wrong_words_are_a_usage_error(words):
@@ -73,6 +75,13 @@ def test_speed_writes_and_prints_its_tables(tmp_path, monkeypatch):
     assert written["ms"][0] == 1.5 and written["device"][0].startswith("CPU") and "speed_blending" in shown.output
 
 
-def test_report_writes_the_results_page(tiny_study, tmp_path):
+def test_report_writes_the_results_page(tmp_path):
+    shutil.copytree("results/lite/records", tmp_path / "lite" / "records")
     assert dli("report", "--results", tmp_path).exit_code == 0
     assert "do not edit" in (tmp_path / "README.md").read_text()
+
+
+def test_report_without_records_is_refused(tmp_path):
+    result = dli("report", "--results", tmp_path)
+    assert isinstance(result.exception, ValueError) and "no records" in str(result.exception)
+    assert not list(tmp_path.iterdir())
