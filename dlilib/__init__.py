@@ -5,6 +5,7 @@ from dlilib.balance import plan_classes
 from dlilib.files import DataError
 from dlilib.inject import DynamicLabelInjection
 from dlilib.magnetic import magnetic_tiles
+from dlilib.mvtec import mvtec_ad
 from dlilib.poisson import cut_paste, poisson_blend
 from dlilib.run import Run
 from dlilib.splits import split
@@ -25,6 +26,7 @@ __all__ = [
     "from_folder",
     "magnetic_tiles",
     "models",
+    "mvtec_ad",
     "plan_classes",
     "poisson_blend",
     "records",

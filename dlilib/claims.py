@@ -35,7 +35,7 @@ AUDIT = ("all mended", "tile-disjoint, last epoch")  # the harder one first; tha
 
 def _gain(groups: list[list[dict]], epoch: str) -> Estimate:
     """Micro IoU of ours less theirs."""
-    return clustered_difference([_pair(*group, epoch) for group in groups])
+    return clustered_difference([pair(*group, epoch) for group in groups])
 
 
 def _smaller_drop(groups: list[list[dict]], epoch: str) -> Estimate:
@@ -47,7 +47,7 @@ def _smaller_drop(groups: list[list[dict]], epoch: str) -> Estimate:
 def _small_less_large(groups: list[list[dict]], epoch: str) -> Estimate:
     """Mean gain in IoU over the small classes less that over the others."""
     small = np.isin(groups[0][0]["data"]["classes"], SMALL) if groups else []
-    gains = [np.subtract(*(_class_iou(record, epoch) for record in group)) for group in groups]
+    gains = [np.subtract(*(class_iou(record, epoch) for record in group)) for group in groups]
     return estimate([gain[small].mean() - gain[~small].mean() for gain in gains])
 
 
@@ -147,17 +147,19 @@ def _paper(paper: pd.DataFrame, encoder: str, claim: str, rival: dict) -> float:
     return float(means.loc[2, "dli", 0.5] - means.loc[2, "dli", rival["p_poisson"]])
 
 
-def _pair(ours: dict, theirs: dict, epoch: str) -> Pair:
+def pair(ours: dict, theirs: dict, epoch: str) -> Pair:
+    """Two records' pixel counts at an epoch, "best" or "last"; ValueError unless they validate on the same images."""
     if ours["val_images"] != theirs["val_images"]:
         raise ValueError(f"{ours['id']} and {theirs['id']} validate on different images: not to be compared")
     return Pair(*(np.array(r[epoch]["images"]) for r in (ours, theirs)), np.array(ours["val_tiles"]))
 
 
-def _class_iou(record: dict, epoch: str) -> np.ndarray:
+def class_iou(record: dict, epoch: str) -> np.ndarray:
+    """IoU of each class at an epoch, "best" or "last": (K,), 0 where nothing is marked or meant."""
     counts = np.array(record[epoch]["classes"], float)  # (K, 3)
     return counts[:, 0] / np.maximum(counts.sum(axis=1), 1)
 
 
 def _at_floor(groups: list[list[dict]], epoch: str) -> bool:
     small = np.isin(groups[0][0]["data"]["classes"], SMALL)
-    return all(_class_iou(record, epoch)[small].max() < FLOOR for group in groups for record in group)
+    return all(class_iou(record, epoch)[small].max() < FLOOR for group in groups for record in group)

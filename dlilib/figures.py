@@ -124,6 +124,37 @@ def predicted_masks(tiles: TileSet, records: dict[str, dict | None]) -> np.ndarr
     return image_grid(rows, ["image", "truth", *maps], [tiles.classes[tiles.labels[i] - 1] for i in index])
 
 
+def few_shot(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Micro IoU of each way and number of shots: a dot a seed, a bar their mean. frame: rows of `few_shot.runs`."""
+    ways = list(dict.fromkeys(frame["way"]))
+    ax = ax or plt.subplots(figsize=(8, 1 + 0.45 * len(ways)))[1]
+    style = {"x": "iou", "y": "way", "hue": "shots", "order": ways, "palette": PALETTE[: frame["shots"].nunique()]}
+    sns.barplot(frame, errorbar=None, alpha=0.4, ax=ax, **style)
+    sns.stripplot(frame, dodge=True, jitter=False, legend=False, ax=ax, **style)
+    found = frame.dropna(subset="iou")
+    title = f"{', '.join(frame['encoder'].unique())}: last epoch, n ≤ {found['seed'].nunique()} seeds"
+    ax.set(xlabel="micro IoU of the tiles that are left", ylabel="", title=title)
+    ax.legend(title="annotated images a class", frameon=False, bbox_to_anchor=(1, 1), loc="upper left")
+    sns.despine(ax=ax)
+    return ax
+
+
+def feature_planes(records: dict[str, dict]) -> np.ndarray:
+    """Normal and defect cells of the validation images in the encoder's first two principal directions.
+
+    records: title -> record of a few-shot run. Returns the Axes, one for each.
+    """
+    axes = plt.subplots(1, len(records), figsize=(3.2 * len(records), 3.4), squeeze=False, layout="constrained")[1]
+    for ax, (title, record) in zip(axes[0], records.items(), strict=True):
+        for name, colour in (("normal", "0.6"), ("defect", PALETTE[3])):
+            points = np.transpose(record["features"][name])
+            ax.scatter(*points, s=8, color=colour, label=f"{name}, n = {points.shape[1]}")
+        ax.set(xticks=[], yticks=[], aspect="equal", xlabel="first principal direction", ylabel="second")
+        ax.set_title(f"{title}\nAUROC {record['features']['auroc']:.3f}", fontsize="medium")
+    axes[0, 0].legend(frameon=False, fontsize="small")
+    return axes[0]
+
+
 def effects(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Each claim's difference under each protocol, with its interval, beside the paper's (diamond).
 

@@ -1,4 +1,8 @@
-"""The study's losses on logits: Dice with BCE, and its class-balancing competitors as released and as published."""
+"""The study's losses: Dice with BCE, its class-balancing competitors, and the few-shot paper's, as we read it.
+
+Of the few-shot paper (Lin et al., ICME 2021, arXiv 2007.09438) only the abstract is to be had, so the forms of
+`normal_background` and `realism_weights`, their layer (the encoder's stride 8), distance and constants are our choice.
+"""
 
 from collections.abc import Callable
 
@@ -16,6 +20,8 @@ VARIANTS = ("released", "published")
 VARIED = ("focal", "balanced")  # the methods that the variant matters to
 BETA = 0.9999  # of the class-balanced loss, as released
 GAMMA = 2.0  # of the focal loss, as released
+MARGIN = 0.5  # cosine: features of defects stay 60° or more from the normal prototype
+TEMPERATURE = 0.1  # of the composites' weights, in cosine
 
 _dice = smp.losses.DiceLoss("binary", from_logits=True)
 
@@ -44,6 +50,11 @@ def criterion(method: str, tiles: TileSet, train: np.ndarray, variant: str = "re
         if samples.min() == 0:
             raise ValueError(f"class {tiles.classes[samples.argmin()]} has no sample: no class-balanced weights")
         first = weighted_by(balanced_weights(samples))
+    return with_dice(first)
+
+
+def with_dice(first: Loss) -> Loss:
+    """0.5 · first + 0.5 · Dice."""
     return lambda logits, target: 0.5 * first(logits, target) + 0.5 * dice(logits, target)
 
 
@@ -90,3 +101,50 @@ def balanced_weights(samples: Tensor) -> Tensor:
     """Class-balanced weights (Cui et al., CVPR 2019), (1 - β) / (1 - β^n) scaled to sum to 1: (K,) from counts (K,)."""
     weights = (1 - BETA) / (1 - BETA**samples)
     return weights / weights.sum()
+
+
+def normal_background(features: Tensor, masks: Tensor) -> Tensor:
+    """Normal background regularisation, our reading: normal features together, defects' apart from them; >= 0.
+
+    features: (B, D, h, w) of the encoder; masks: (B, H, W), 0 background; a cell of the features is a defect's if any
+    of its pixels is. The contrastive loss with a margin (Hadsell, Chopra, LeCun, CVPR 2006) in cosine distance, not
+    between pairs but to the prototype (Snell, Swersky, Zemel, NeurIPS 2017), the mean direction of the batch's normal
+    cells, which takes no gradient: mean of 1 - cos over normal cells + mean of max(0, cos - MARGIN) over defect cells.
+    """
+    directions = F.normalize(features.float(), dim=1)
+    defect = cells(masks, features)
+    normal = ~defect
+    prototype = F.normalize((directions * normal[:, None]).sum(dim=(0, 2, 3)).detach(), dim=0)
+    cosine = (directions * prototype[:, None, None]).sum(dim=1)  # (B, h, w)
+    together = ((1 - cosine) * normal).sum() / normal.sum().clamp(min=1)
+    apart = ((cosine - MARGIN).clamp(min=0) * defect).sum() / defect.sum().clamp(min=1)
+    return together + apart
+
+
+def realism_weights(features: Tensor, masks: Tensor, labels: Tensor, prototypes: Tensor) -> Tensor:
+    """Weights of M composites by their likeness to real defects, our reading: (M,), positive, mean 1, no gradient.
+
+    features: (M, D, h, w) of the encoder; masks: (M, H, W), the pasted defect above 0; labels: (M,), its class 1..K;
+    prototypes: (K, D), `region_features` of real images. The likeness is the cosine of the pasted cells' mean feature
+    and its class's prototype; the weights are M · softmax(likeness / TEMPERATURE).
+    """
+    pasted = region_features(features.detach(), masks > 0)
+    likeness = F.cosine_similarity(pasted, prototypes[labels - 1], dim=1)
+    return len(labels) * torch.softmax(likeness / TEMPERATURE, dim=0)
+
+
+def region_features(features: Tensor, inside: Tensor) -> Tensor:
+    """Sum of the features (B, D, h, w) over the cells that a mask (B, H, W) touches, (B, D): a direction."""
+    return (features.float() * cells(inside, features)[:, None]).sum(dim=(2, 3))
+
+
+def cells(masks: Tensor, features: Tensor) -> Tensor:
+    """Cells of features (B, D, h, w) with any pixel of masks (B, H, W) above 0: bool (B, h, w)."""
+    return F.adaptive_max_pool2d((masks > 0)[:, None].float(), features.shape[2:])[:, 0] > 0
+
+
+def image_weighted(weights: Tensor) -> Loss:
+    """Mean over images of weight × mean BCE; weights (B,)."""
+    return lambda logits, target: (
+        weights * F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(dim=(1, 2, 3))
+    ).mean()

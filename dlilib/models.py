@@ -1,4 +1,4 @@
-"""The study's light U-Nets: encoders cut after stride 8, and where their ImageNet weights come from."""
+"""The study's U-Nets: light encoders cut after stride 8, a whole ResNet-34, and where their weights come from."""
 
 import os
 from pathlib import Path
@@ -10,25 +10,31 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 # our name -> the encoder's name in segmentation-models-pytorch ("tu-": from timm)
-ENCODERS = {"resnest50d": "tu-resnest50d", "resnet18": "resnet18", "mobileone_s1": "mobileone_s1"}
+ENCODERS = {
+    "resnest50d": "tu-resnest50d", "resnet18": "resnet18", "mobileone_s1": "mobileone_s1", "resnet34": "resnet34",
+}
+WHOLE = ("resnet34",)  # of the few-shot paper; the others keep DEPTH stages
+LIGHT = tuple(name for name in ENCODERS if name not in WHOLE)
 # safetensors on the model hub: repository and revision
 HUB = {
     "resnest50d": ("timm/resnest50d.in1k", "main"),
     "resnet18": ("smp-hub/resnet18.imagenet", "3f2325ff978283d47aa6a1d6878ca20565622683"),
     "mobileone_s1": ("smp-hub/mobileone_s1.imagenet", "5707a98852b762cd8e0c43b5c8c729cd28496677"),
+    "resnet34": ("smp-hub/resnet34.imagenet", "7a57b34f723329ff020b3f8bc41771163c519d0c"),
 }
-UNUSED = {"resnest50d": (), "resnet18": ("layer3", "layer4"), "mobileone_s1": ("stage3", "stage4")}
+UNUSED = {"resnet18": ("layer3", "layer4"), "mobileone_s1": ("stage3", "stage4")}
 DEPTH = 3  # stages kept: strides 2, 4, 8
 DECODER_CHANNELS = (128, 64, 32)
+WHOLE_CHANNELS = (256, 128, 64, 32, 16)
 # mobileone_s1 crashes in this layout on the CPU (torch 2.15.0); ResNet-18 gains a third or more
-CHANNELS_LAST_ON_CPU = ("resnet18",)
+CHANNELS_LAST_ON_CPU = ("resnet18", "resnet34")
 
 
 def build(encoder: str, num_classes: int = 5, weights: str | None = None, seed: int = 0) -> nn.Module:
-    """U-Net from (B, 3, H, W) to logits (B, num_classes, H, W); H and W divisible by 8.
+    """U-Net from (B, 3, H, W) to logits (B, num_classes, H, W); H and W divisible by `stride(encoder)`.
 
     encoder: "resnest50d", "resnet18" or "mobileone_s1": 1.58, 0.68 and 0.33 million parameters in `.encoder`, which
-        holds only what runs.
+        holds only what runs; "resnet34": uncut, 21.3 million.
     weights: None, random; "imagenet", from `DLILIB_WEIGHTS`/<encoder>.safetensors if it exists, else the model hub.
     seed: of the random part. Raises ValueError or WeightsError, which says how to go on.
     """
@@ -38,15 +44,27 @@ def build(encoder: str, num_classes: int = 5, weights: str | None = None, seed: 
         raise ValueError(f'weights must be None or "imagenet", got {weights!r}')
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would also reseed CUDA
+        channels = WHOLE_CHANNELS if encoder in WHOLE else DECODER_CHANNELS
         model = smp.Unet(
-            ENCODERS[encoder], encoder_depth=DEPTH, encoder_weights=None, decoder_channels=DECODER_CHANNELS,
+            ENCODERS[encoder], encoder_depth=len(channels), encoder_weights=None, decoder_channels=channels,
             classes=num_classes,
         )
-    for name in UNUSED[encoder]:
+    for name in UNUSED.get(encoder, ()):
         delattr(model.encoder, name)
     if weights:
         _load(model.encoder, encoder)
     return model
+
+
+def features(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    """The encoder's features at stride 8, (B, D, H / 8, W / 8), and the logits of images (B, 3, H, W)."""
+    stages = model.encoder(images)
+    return stages[DEPTH], model.segmentation_head(model.decoder(stages))
+
+
+def stride(encoder: str) -> int:
+    """What the sides of an image must be divisible by."""
+    return 2 ** (len(WHOLE_CHANNELS) if encoder in WHOLE else DEPTH)
 
 
 def parameters(module: nn.Module) -> int:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from dlilib.balance import UNTIL
 from dlilib.inject import LABELS
 from dlilib.losses import METHODS, VARIANTS
-from dlilib.models import ENCODERS
+from dlilib.models import ENCODERS, stride
 from dlilib.poisson import GUIDANCES, REGIONS
 from dlilib.splits import PROTOCOLS
 from dlilib.tiles import RESIZES
@@ -54,6 +54,9 @@ class Run:
     lr: float = 5e-4  # AdamW without weight decay, cosine to 0 over the epochs
     seed: int = 0  # of the split, the model and every draw
     precision: str = "fp32"  # or "bf16", autocast
+    shots: int = 0  # few-shot: annotated images a class that train; 0: as the split says
+    nbr: float = 0.0  # weight of the normal background regularisation (our reading)
+    similarity: bool = False  # DLI: composites weighted by their likeness to real defects (our reading)
 
     def __post_init__(self) -> None:
         for f in fields(self):
@@ -74,13 +77,19 @@ class Run:
             "threshold": 0 <= self.threshold <= 254,
             "epochs": self.epochs >= 1,
             "batch": self.batch >= 2,  # batch norm needs two
-            "size": self.size >= 8 and self.size % 8 == 0,
+            "size": self.size >= 8 and self.size % stride(self.encoder) == 0,
             "lr": 0 < self.lr < 1,
             "seed": self.seed >= 0,
+            "shots": self.shots >= 0,
+            "nbr": 0 <= self.nbr < float("inf"),
         }
         for name, good in ranges.items():
             if not good:
                 raise ValueError(f"Run.{name} is out of range: {getattr(self, name)}")
+        if self.shots and (self.split, self.fraction) != ("tile", 1):
+            raise ValueError(f'Run.shots = {self.shots} needs split "tile" and fraction 1')
+        if self.similarity and self.method != "dli":
+            raise ValueError(f'Run.similarity weighs composites: it needs method "dli", not {self.method!r}')
 
     @property
     def changed(self) -> dict[str, str | int | float | bool | None]:

@@ -17,11 +17,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dlilib import peers
 from dlilib.inject import DynamicLabelInjection
-from dlilib.models import ENCODERS
+from dlilib.models import LIGHT
 from dlilib.poisson import poisson_blend
 from dlilib.run import Run
 from dlilib.tiles import TileSet
-from dlilib.train import MEAN, STD, Trainer
+from dlilib.trainer import MEAN, STD, Trainer
 
 Step = Callable[[], object]
 
@@ -69,7 +69,7 @@ def timings(
     yield "scaling", scaling(device=device)
     source = {"released_src": released_src, "root": root}
     yield "injection", pd.concat(injection(tiles, p, device=device, **source) for p in shares)
-    trained = (training(replace(run, encoder=n), tiles, device, compiled=n == run.encoder) for n in ENCODERS)
+    trained = (training(replace(run, encoder=n), tiles, device, compiled=n == run.encoder) for n in LIGHT)
     yield "training", pd.concat(trained)
     yield "roofline", roofline(run, tiles, device)
 

@@ -10,7 +10,8 @@ FOLDS = 5  # one fold in five validates: the paper's 80 % / 20 %
 
 
 def split(
-    tiles: TileSet, protocol: str = "image", seed: int = 0, fraction: float = 1.0, free_in_val: bool = False
+    tiles: TileSet, protocol: str = "image", seed: int = 0, fraction: float = 1.0, free_in_val: bool = False,
+    shots: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Indices (train, val) into `tiles`, int64, sorted, disjoint.
 
@@ -20,12 +21,19 @@ def split(
     fraction: share of each class's training images, free ones included, that is kept (0 < fraction <= 1).
     free_in_val: free images validate too, split as the defect classes. Without it (as released) all free images
         train, but for those of validation tiles under "tile", which are left out.
+    shots: 0, or few-shot: so many annotated images of each class train, of as many tiles, with the free images of all
+        tiles that do not validate; the defects of all other tiles validate. Needs "tile" and all of the data. Seeds
+        take disjoint tiles for as long as a class has them. ValueError naming a class with no tile left to validate.
     """
     if protocol not in PROTOCOLS:
         raise ValueError(f'protocol must be "image" or "tile", got {protocol!r}')
     if not 0 < fraction <= 1:
         raise ValueError(f"fraction must lie in (0, 1], got {fraction}")
     labels = np.asarray(tiles.labels)
+    if shots:
+        if shots < 0 or protocol != "tile" or fraction != 1:
+            raise ValueError(f'shots must be 0, or more with "tile" and fraction 1: {shots}, {protocol!r}, {fraction}')
+        return _few_shot(labels, np.asarray(tiles.tile), tiles.classes, shots, seed, free_in_val)
     rng = np.random.default_rng(seed)
     in_val = _image_level(labels, rng) if protocol == "image" else _tile_level(labels, np.asarray(tiles.tile), seed)
     if free_in_val:
@@ -60,6 +68,25 @@ def _tile_level(labels: np.ndarray, tile: np.ndarray, seed: int) -> np.ndarray:
     folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed // FOLDS)
     _, val = list(folds.split(labels, labels, tile))[seed % FOLDS]
     return np.isin(np.arange(len(labels)), val)
+
+
+def _few_shot(
+    labels: np.ndarray, tile: np.ndarray, classes: tuple[str, ...], shots: int, seed: int, free_in_val: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    support = []
+    for label, name in enumerate(classes, start=1):
+        distinct = np.unique(tile[labels == label])
+        if len(distinct) <= shots:
+            raise ValueError(f"{shots} shots need more than {shots} tiles of class {name}, it has {len(distinct)}")
+        order = np.random.default_rng(label).permutation(distinct)  # the seeds' common one, which they go through
+        for chosen in order[(seed * shots + np.arange(shots)) % len(order)]:
+            support.append(np.random.default_rng(seed).choice(np.flatnonzero((tile == chosen) & (labels == label))))
+    in_val = (labels > 0) & ~np.isin(tile, tile[support])
+    if missing := set(range(1, len(classes) + 1)) - set(labels[in_val]):
+        raise ValueError(f"{shots} shots, seed {seed}: no tile is left to validate {classes[min(missing) - 1]}")
+    aside = (labels == 0) & np.isin(tile, tile[in_val])
+    train = np.sort(np.r_[support, np.flatnonzero((labels == 0) & ~aside)])
+    return train, np.flatnonzero(in_val | aside if free_in_val else in_val)
 
 
 def _keep(indices: np.ndarray, labels: np.ndarray, fraction: float, rng: np.random.Generator) -> np.ndarray:

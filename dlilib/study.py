@@ -16,6 +16,7 @@ from dlilib.files import DataError
 from dlilib.losses import METHODS, VARIED
 from dlilib.magnetic import magnetic_tiles
 from dlilib.metrics import iou
+from dlilib.mvtec import mvtec_ad
 from dlilib.run import Run
 from dlilib.store import Store, read_record
 from dlilib.tiles import TileSet
@@ -24,6 +25,17 @@ from dlilib.train import fit
 
 ENDS = ("dli", "baseline")  # the two methods that single audits compare
 LIGHT_ENCODERS = ("resnet18", "mobileone_s1", "resnest50d")  # the order in which they run
+NBR = 0.1  # weight of the normal background regularisation in the study; not tuned
+PASTED = {"method": "dli", "p_poisson": 0.0}
+FEW_SHOT: dict[str, dict[str, Any]] = {  # "NBR" and the weights: our reading
+    "plain": {"method": "baseline"},
+    "crop-and-paste": PASTED,
+    "crop-and-paste, weighted BCE": PASTED | {"similarity": True},
+    "crop-and-paste, NBR": PASTED | {"nbr": NBR},
+    "crop-and-paste, weighted BCE, NBR": PASTED | {"similarity": True, "nbr": NBR},
+    "DLI": {"method": "dli"},
+    "DLI, NBR": {"method": "dli", "nbr": NBR},
+}
 
 
 @dataclass(frozen=True)
@@ -39,20 +51,24 @@ class Preset:
     fraction_encoder: str = "mobileone_s1"  # its encoder, the paper's
     splits: tuple[str, ...] = ("image", "tile")  # the paper's protocol, and no part on both sides
     audits: bool = True  # with the runs in which one thing is mended, and those in which all are
+    shots: tuple[int, ...] = (1, 5)  # of the few-shot experiment
+    few_shot: tuple[tuple[str, Any], ...] = ()  # what its runs change of the base
+    few_shot_encoders: tuple[str, ...] = ("resnet18", "resnet34")  # the second is the few-shot paper's
 
 
-LITTLE = {"encoders": ("resnet18",), "fraction_encoder": "resnet18"}
+LITTLE = {"encoders": ("resnet18",), "fraction_encoder": "resnet18", "few_shot_encoders": ("resnet18",)}
 PRESETS = {
     "smoke": Preset(
         "toy tiles, 64 px, random start, 15 epochs: shows that everything runs; about 20 s a run on 2 cores",
         Run(data="toy", size=64, weights=None, epochs=15, batch=16, lr=2e-3, free_share=0.2), **LITTLE,
         folder="smoke", seeds=(0,), fractions=(0.25, 0.5, 1.0), splits=("image",), audits=False,
+        shots=(1,), few_shot=(("epochs", 5),),
     ),
     "lite": Preset(
         "Magnetic Tiles, 128 px, ImageNet start, 20 epochs that each see a fifth of the free images: "
         "3 min a run on 2 cores that multiply in bfloat16 (AMX); several times as long on a CPU that cannot",
         Run(size=128, epochs=20, batch=16, lr=1e-3, free_share=0.2, precision="bf16"), **LITTLE,
-        folder="lite", seeds=(0, 1),
+        folder="lite", seeds=(0, 1), few_shot=(("epochs", 10), ("free_share", 0.4)),
     ),
     "short": Preset("the paper's protocol at 100 epochs instead of 1000: one GPU", Run(epochs=100)),
     "paper": Preset("the paper's protocol: Magnetic Tiles, 256 px, 1000 epochs", Run(), folder="paper"),
@@ -73,16 +89,19 @@ def results_folder(preset: str, results: str | Path = "results") -> Path:
 
 def experiment(
     name: str, preset: str, encoders: Sequence[str] = (), seeds: Sequence[int] = (), fractions: Sequence[float] = (),
-    split: str = "image",
+    split: str = "image", shots: Sequence[int] = (), ways: Sequence[str] = (), data: str = "",
 ) -> list[Run]:
-    """The runs of one experiment at a preset; no encoders, seeds or fractions: the preset's.
+    """The runs of one experiment at a preset; no encoders, seeds, fractions or shots: the preset's.
 
     name: "comparison", every method (Table 1, Figure 3); "ablation", DLI by cut-paste, Poisson and both (Table 2);
         "weakly_supervised", DLI and WCE on fractions of the training data, on one encoder (Figure 5); "audits", one
         thing changed at a time: competitors as published, free images in validation, the masks' threshold, and what DLI
-        leaves open; "mended", every method with competitors as published and free images in validation.
+        leaves open; "mended", every method with competitors as published and free images in validation; "few_shot",
+        the `ways` of `FEW_SHOT` (default all) with so many annotated images a class, always split by tile.
+    data: instead of the preset's, as "mvtec_ad-bottle".
     """
     p = preset_named(preset)
+    split = "tile" if name == "few_shot" else split
     fractions = sorted(fractions or p.fractions, reverse=True)
     published = {method: {"losses": "published"} if method in VARIED else {} for method in METHODS}
     variants = [{"until": "uniform"}, {"region": "mask"}, {"guidance": "donor"}, {"label": "tight"}]
@@ -96,12 +115,17 @@ def experiment(
             *variants,
         ],
         "mended": [{"method": m, "free_in_val": True, **published[m]} for m in METHODS],
+        "few_shot": [
+            {**dict(p.few_shot), "shots": k, **c} for k in shots or p.shots
+            for c in (FEW_SHOT[way] for way in ways or FEW_SHOT)
+        ],
     }
     if name not in cases:
         raise ValueError(f"experiment must be one of {tuple(cases)}, got {name!r}")
-    encoders = encoders or ((p.fraction_encoder,) if name == "weakly_supervised" else p.encoders)
-    grid = itertools.product(seeds or p.seeds, encoders, cases[name])
-    return [replace(p.base, seed=seed, encoder=encoder, split=split, **case) for seed, encoder, case in grid]
+    own = {"weakly_supervised": (p.fraction_encoder,), "few_shot": p.few_shot_encoders}
+    grid = itertools.product(seeds or p.seeds, encoders or own.get(name, p.encoders), cases[name])
+    base = replace(p.base, split=split, data=data or p.base.data)
+    return [replace(base, seed=seed, encoder=encoder, **case) for seed, encoder, case in grid]
 
 
 def all_runs(preset: str, match: str = "") -> list[Run]:
@@ -113,19 +137,25 @@ def all_runs(preset: str, match: str = "") -> list[Run]:
     p = preset_named(preset)
     plan = [*itertools.product(("comparison", "ablation"), p.splits), ("weakly_supervised", "image")]
     plan += [("audits", "image"), ("mended", "tile")] if p.audits else []
+    plan += [("few_shot", "tile")]
     runs = [run for name, split in plan for run in experiment(name, preset, split=split)]
-    runs = sorted(dict.fromkeys(runs), key=lambda run: LIGHT_ENCODERS.index(run.encoder))
+    cheapest_first = (*LIGHT_ENCODERS, "resnet34")
+    runs = sorted(dict.fromkeys(runs), key=lambda run: cheapest_first.index(run.encoder))
     text = {run: " ".join([run.id, *(f"{k}={v}" for k, v in asdict(run).items())]) for run in runs}
     return [run for run in runs if all(word in text[run] for word in match.split())]
 
 
 def load_tiles(run: Run, root: str | Path | None = None) -> TileSet:
-    """The data a run asks for; root: of the real data, as in `magnetic_tiles`."""
+    """The data a run asks for; root: of the real data, as in `magnetic_tiles` or, by need, `mvtec_ad`."""
     if run.data == "toy":
         return toy_tiles(size=run.size)
     if run.data == "magnetic_tiles":
         return magnetic_tiles(root, run.size, run.threshold, run.resize)
-    raise DataError(f"the study knows the data toy and magnetic_tiles, not {run.data!r}")
+    if run.data.startswith("mvtec_ad-"):
+        if root is None:
+            raise DataError(f"{run.data} needs a root: the folder or zip of your copy")
+        return mvtec_ad(root, run.data.removeprefix("mvtec_ad-"), run.size, run.resize)
+    raise DataError(f"the study knows the data toy, magnetic_tiles and mvtec_ad-<category>, not {run.data!r}")
 
 
 def pending(runs: Iterable[Run], folder: str | Path) -> list[Run]:

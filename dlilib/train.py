@@ -1,29 +1,17 @@
 """Fit one run: train, validate after every epoch, keep a record; an interrupted run goes on at its last epoch."""
 
-import base64
-import io
-import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
-from torch import Generator, Tensor
 
-from dlilib import augment, losses, metrics, models
-from dlilib.balance import Plan
-from dlilib.inject import DynamicLabelInjection
 from dlilib.run import Run
-from dlilib.splits import split
-from dlilib.store import Store, machine
+from dlilib.store import Store
 from dlilib.tiles import TileSet
+from dlilib.trainer import Trainer
 
-MEAN, STD = 0.4319, 0.1196  # of the Magnetic Tiles in [0, 1], as released, for every channel
-PROGRESS = ("epoch", "seconds", "history", "best", "last")  # what a Trainer has gathered so far
 OnEpoch = Callable[[int, float], None]
 
 
@@ -65,176 +53,8 @@ def fit(
     return record
 
 
-class Trainer:
-    """A run's model, optimiser and history, one epoch at a time."""
-
-    def __init__(self, run: Run, tiles: TileSet, device: torch.device) -> None:
-        self.run, self.device, self.tiles = run, device, tiles.to(device)
-        self.train, self.val = split(tiles, run.split, run.seed, run.fraction, run.free_in_val)
-        self.layout = models.memory_format(run.encoder, device)
-        model = models.build(run.encoder, tiles.num_classes, run.weights, run.seed)
-        self.model = model.to(device, memory_format=self.layout)
-        fused = device.type == "cuda"
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=run.lr, weight_decay=0, fused=fused)
-        self.criterion = losses.criterion(run.method, tiles, self.train, run.losses)
-        options = {name: getattr(run, name) for name in ("p_poisson", "until", "region", "guidance", "label")}
-        self.injection = None
-        if run.method == "dli":
-            self.injection = DynamicLabelInjection(self.tiles, self.train, **options, replacement=run.fraction < 1)
-        self.epoch, self.seconds = 0, 0.0
-        self.history: dict[str, list] = {"loss": [], "tp": [], "fp": []}
-        self.best, self.last = {}, {}
-
-    def step(self) -> None:
-        """Train one epoch and validate."""
-        start = time.monotonic()
-        loss = self._train_epoch()
-        counts, examples = self._validate()
-        tp, fp, _ = counts.sum(dim=(0, 1)).tolist()
-        for name, value in {"loss": float(f"{loss:.4g}"), "tp": tp, "fp": fp}.items():
-            self.history[name].append(value)
-        self.epoch += 1
-        self.last = _summary(self.epoch, counts, self.tiles.labels[self.val])
-        if not self.best or self.last["iou"] > self.best["iou"]:
-            self.best = {**self.last, "examples": examples}
-        self.seconds += time.monotonic() - start
-
-    def state(self) -> dict[str, Any]:
-        """Everything needed to go on, as tensors and plain values."""
-        progress = {name: getattr(self, name) for name in PROGRESS}
-        parts = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
-        return {"run": asdict(self.run), "digest": self.tiles.digest, **parts, **progress}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on where `state` was taken."""
-        if (state["run"], state.get("digest")) != (asdict(self.run), self.tiles.digest):
-            raise ValueError(f"the checkpoint of {self.run.id} is of another run or other data: delete it")
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        for name in PROGRESS:
-            setattr(self, name, state[name])
-
-    def record(self) -> dict[str, Any]:
-        """What is kept of the finished run."""
-        tiles = self.tiles
-        train, val = (np.bincount(tiles.labels[k], minlength=tiles.num_classes + 1) for k in (self.train, self.val))
-        return {
-            "id": self.run.id, "run": asdict(self.run), "machine": machine(self.device),
-            "seconds": round(self.seconds, 1), "encoder_parameters": models.parameters(self.model.encoder),
-            "data": {"digest": tiles.digest, "classes": tiles.classes, "train": train.tolist(), "val": val.tolist()},
-            "positives": sum(tp + fn for tp, _, fn in self.last["classes"]),
-            "history": {**self.history, "loss": self.history["loss"][:: max(1, self.run.epochs // 100)]},
-            "val_images": self.val.tolist(), "val_tiles": tiles.tile[self.val].tolist(),
-            "best": self.best, "last": self.last,
-        }
-
-    def _train_epoch(self) -> float:
-        """One pass over the epoch's images; returns the mean loss."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.run.lr * 0.5 * (1 + math.cos(math.pi * self.epoch / self.run.epochs))
-        self.model.train()
-        total, images = torch.zeros((), device=self.device), 0
-        for rows, flips, plan in self.plan_epoch():
-            total += self.update(*self.prepare(rows, flips, plan)) * len(rows)
-            images += len(rows)
-        return float(total) / max(1, images)
-
-    def prepare(self, rows: Tensor, flips: Tensor, plan: Plan | None) -> tuple[Tensor, Tensor]:
-        """Images (B, C, H, W) in [0, 1] and masks (B, H, W) of a batch that `plan_epoch` gave, on the device."""
-        images, masks, labels = self._gather(rows, flips)
-        if plan is not None:
-            images, masks, _ = self.injection.apply_plan(plan, images, masks, labels)
-        return images, masks
-
-    def update(self, images: Tensor, masks: Tensor) -> Tensor:
-        """One step of the optimiser on images (B, C, H, W) in [0, 1] and masks (B, H, W); the loss, on the device."""
-        loss = self.loss(images, masks)
-        self.optimizer.zero_grad(set_to_none=True)  # here, not before: on a CPU that takes 6 % off the step
-        loss.backward()
-        self.optimizer.step()
-        return loss.detach()
-
-    def loss(self, images: Tensor, masks: Tensor) -> Tensor:
-        """The loss of the batch that `update` takes."""
-        return self.criterion(self._logits(images), metrics.one_hot(masks, self.tiles.num_classes).float())
-
-    def plan_epoch(self) -> Iterator[tuple[Tensor, Tensor, Plan | None]]:
-        """For each batch of the epoch its images, indices into the tiles, their flips and what is injected."""
-        # Two streams, so that a seed's runs of different methods see the same images in the same order.
-        order, injections = (_generator(self.run.seed, self.epoch, stream) for stream in (0, 1))
-        batches = self._batches(order)
-        sizes = [len(rows) for rows in batches]
-        flips = augment.draw_flips(sum(sizes), order).split(sizes)
-        plans = [None] * len(sizes)
-        if self.injection:
-            self.injection.generator = injections
-            plans = self.injection.plan_batches(self.tiles.labels[torch.cat(batches)], sizes)
-        return zip(batches, flips, plans, strict=True)
-
-    def _batches(self, generator: Generator) -> list[Tensor]:
-        """The epoch's images in random order, indices into the tiles; batch norm cannot train on a batch of one."""
-        train = torch.from_numpy(self.train)
-        labels = self.tiles.labels[train]
-        free = train[labels == 0]
-        share = free[torch.randperm(len(free), generator=generator)[: round(len(free) * self.run.free_share)]]
-        epoch = torch.cat([train[labels > 0], share])
-        epoch = epoch[torch.randperm(len(epoch), generator=generator)]
-        return [rows for rows in epoch.split(self.run.batch) if len(rows) > 1]
-
-    def _gather(self, rows: Tensor, flips: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Images (B, C, H, W) in [0, 1], masks and labels of `rows`, mirrored by flips (B, 2) while still bytes."""
-        index = rows.to(self.device, non_blocking=True)
-        images, masks = (x.index_select(0, index) for x in (self.tiles.images, self.tiles.masks))
-        if flips is not None:
-            augment.flip_(images, masks, flips)
-        return images.float().div_(255), masks, self.tiles.labels[rows]
-
-    def _logits(self, images: Tensor) -> Tensor:
-        """Float32 logits (B, K, H, W) of images (B, C, H, W) in [0, 1], grey or RGB."""
-        x = ((images - MEAN) / STD).expand(-1, 3, -1, -1).contiguous(memory_format=self.layout)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.run.precision == "bf16"):
-            return self.model(x).float()
-
-    @torch.inference_mode()
-    def _validate(self) -> tuple[Tensor, dict[str, str]]:
-        """Counts (V, K, 3) over the validation images, and the predicted class map of one image a class."""
-        self.model.eval()
-        counts, maps = [], []
-        for rows in torch.from_numpy(self.val).split(self.run.batch):
-            images, masks, _ = self._gather(rows)
-            logits = self._logits(images)
-            counts.append(metrics.count(logits, masks))
-            strength, best = logits.max(dim=1)
-            maps.append(torch.where(strength > 0, best + 1, 0).byte())
-        maps = torch.cat(maps)
-        labels = self.tiles.labels[self.val]
-        first = [int((labels == c).nonzero()[0]) for c in labels.unique().tolist() if c > 0]
-        return torch.cat(counts).cpu(), {self.tiles.names[self.val[i]]: _png(maps[i]) for i in first}
-
-
 def _check_tiles(run: Run, tiles: TileSet) -> None:
     found = {"data": tiles.source, "size": tiles.images.shape[-1], "threshold": tiles.threshold, "resize": tiles.resize}
     for name, value in found.items():
         if getattr(run, name) != value:
             raise ValueError(f"the run wants {name} {getattr(run, name)!r}, the tiles have {value!r}")
-
-
-def _summary(epoch: int, counts: Tensor, labels: Tensor) -> dict[str, Any]:
-    pixels, images, free = metrics.false_alarms(counts, labels)
-    return {
-        "epoch": epoch,
-        "iou": metrics.iou(*counts.sum(dim=(0, 1)).tolist()),
-        "classes": counts.sum(dim=0).tolist(),  # K rows of TP, FP, FN
-        "images": counts.sum(dim=1).tolist(),  # a row of TP, FP, FN for each validation image
-        "false_alarms": {"pixels": pixels, "images": images, "of": free},
-    }
-
-
-def _generator(*seed: int) -> Generator:
-    return Generator().manual_seed(int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0] >> 1))
-
-
-def _png(class_map: Tensor) -> str:
-    buffer = io.BytesIO()
-    Image.fromarray(class_map.cpu().numpy()).save(buffer, "PNG", optimize=True)
-    return base64.b64encode(buffer.getvalue()).decode()

@@ -4,19 +4,26 @@ import numpy as np
 import pytest
 import torch
 
-from dlilib import TileSet, losses
+from dlilib import TileSet, losses, models
 from dlilib.losses import (
     METHODS,
+    TEMPERATURE,
     VARIANTS,
     balanced_weights,
+    cells,
     class_bce,
     criterion,
     dice,
     focal_published,
     focal_released,
+    image_weighted,
+    normal_background,
     pixel_shares,
+    realism_weights,
+    region_features,
     wce_weights,
     weighted_by,
+    with_dice,
 )
 
 RELEASED_CONSTANT = [0.2490, 0.2294, 0.2483, 0.2005, 0.0729]  # Blowhole, Break, Crack, Fray, Uneven
@@ -257,3 +264,92 @@ def test_unknown_names_raise():
         criterion("dice", tiles, everything(tiles))
     with pytest.raises(ValueError, match=r"variant must be one of.*'paper'"):
         criterion("focal", tiles, everything(tiles), "paper")
+
+
+def plane(*degrees):
+    """Features (1, 2, 1, n): n cells in a row that point at these angles, of different lengths."""
+    angles = torch.deg2rad(torch.tensor(degrees, dtype=torch.float32))
+    return (torch.stack([angles.cos(), angles.sin()]) * torch.arange(1, len(degrees) + 1))[None, :, None]
+
+
+def cells_of(*defect, side=8):
+    """Masks (1, side, side * n) of class 2 in one corner pixel of the cells that are a defect's."""
+    masks = torch.zeros(1, side, side * len(defect), dtype=torch.uint8)
+    for k, wrong in enumerate(defect):
+        masks[0, side - 1, side * k] = 2 * wrong
+    return masks
+
+
+def test_a_cell_is_a_defects_if_any_of_its_pixels_is():
+    assert cells(cells_of(0, 1, 1, 0), plane(0, 0, 0, 0)).tolist() == [[[False, True, True, False]]]
+
+
+def test_normal_background_by_hand():
+    # normal cells at +30 and -30 degrees: the prototype is at 0, each is 1 - cos 30 away; the defect at 20 is nearer
+    # to it than the margin, by cos 20 - 0.5, and the one at 80 is not
+    found = normal_background(plane(30, -30, 20, 80), cells_of(0, 0, 1, 1))
+    expected = 1 - math.cos(math.pi / 6) + (math.cos(math.pi / 9) - 0.5) / 2
+    assert found.item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_normal_background_is_least_where_normal_agree_and_defects_differ():
+    assert normal_background(plane(10, 10, 80, 90), cells_of(0, 0, 1, 1)).item() == pytest.approx(0, abs=1e-6)
+    assert normal_background(plane(10, 10, 10), cells_of(0, 0, 1)).item() == pytest.approx(0.5, abs=1e-6)
+
+
+@pytest.mark.parametrize("defects", [(0, 0), (1, 1)])
+def test_normal_background_of_one_kind_alone_is_finite(defects):
+    features = plane(0, 60).requires_grad_()
+    loss = normal_background(features, cells_of(*defects))
+    loss.backward()
+    assert loss.item() == pytest.approx(1 - math.cos(math.pi / 6) if defects == (0, 0) else 0, abs=1e-6)
+    assert features.grad.isfinite().all()
+
+
+def test_gradients_of_normal_background_reach_the_encoder_alone():
+    model = models.build("resnet18", weights=None)
+    images, masks = torch.rand(2, 3, 32, 32), torch.zeros(2, 32, 32, dtype=torch.uint8)
+    masks[0, :9, :9] = 3
+    features, _ = models.features(model, images)
+    normal_background(features, masks).backward()
+    assert all(p.grad is not None and p.grad.any() for p in model.encoder.parameters())
+    rest = [*model.decoder.parameters(), *model.segmentation_head.parameters()]
+    assert all(p.grad is None for p in rest)
+
+
+def test_realism_weights_by_hand():
+    # composites whose pasted cells point 0 and 60 degrees away from the first class's prototype
+    features = torch.cat([plane(0, 45), plane(60, 45)])
+    masks = torch.cat([cells_of(1, 0), cells_of(1, 0)])
+    prototypes = torch.tensor([[7.0, 0.0], [0.0, 1.0]])
+    weights = realism_weights(features, masks, torch.tensor([1, 1]), prototypes)
+    ratio = math.exp((1 - 0.5) / TEMPERATURE)
+    assert weights.tolist() == pytest.approx([2 * ratio / (1 + ratio), 2 / (1 + ratio)], rel=1e-5)
+    alike = realism_weights(features, masks, torch.tensor([1, 2]), torch.tensor([[1.0, 0.0], [0.5, 0.75**0.5]]))
+    assert alike.tolist() == pytest.approx([1, 1])
+
+
+def test_realism_weights_average_one_take_no_gradient_and_bear_an_empty_composite():
+    g = torch.Generator().manual_seed(0)
+    features = torch.rand(6, 4, 5, 5, generator=g, requires_grad=True)
+    masks = (torch.rand(6, 40, 40, generator=g) > 0.99).byte()
+    masks[2] = 0
+    weights = realism_weights(features, masks, torch.tensor([1, 2, 3, 1, 2, 3]), torch.rand(3, 4, generator=g))
+    assert weights.mean().item() == pytest.approx(1) and (weights > 0).all() and not weights.requires_grad
+    assert weights.argmin() == 2  # nothing pasted: like nothing
+
+
+def test_region_features_sum_over_the_region_only():
+    features = torch.arange(8.0).reshape(1, 2, 1, 4)
+    assert region_features(features, cells_of(0, 1, 1, 0) > 0).tolist() == [[1.0 + 2.0, 5.0 + 6.0]]
+
+
+def test_image_weights_of_one_are_the_plain_loss_and_others_by_hand():
+    g = torch.Generator().manual_seed(0)
+    logits, target = torch.randn(3, 2, 8, 8, generator=g), (torch.rand(3, 2, 8, 8, generator=g) > 0.8).float()
+    plain = criterion("baseline", tiny([3, 2]), everything(tiny([3, 2])))
+    even = with_dice(image_weighted(torch.ones(3)))
+    assert even(logits, target).item() == pytest.approx(plain(logits, target).item())
+    each = [torch.nn.functional.binary_cross_entropy_with_logits(logits[i], target[i]).item() for i in range(3)]
+    found = image_weighted(torch.tensor([1.0, 0.0, 2.0]))(logits, target).item()
+    assert found == pytest.approx((each[0] + 2 * each[2]) / 3)

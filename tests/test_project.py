@@ -44,7 +44,7 @@ def test_customer_packages_are_dependencies():
     assert {"pytest", "nbval"} <= names(PROJECT["project"]["optional-dependencies"]["test"])
 
 
-STUDY = {"claims", "cli", "figures", "peers", "report", "speed", "stats", "study"}  # what stands around the library
+STUDY = {"claims", "cli", "few_shot", "figures", "peers", "report", "speed", "stats", "study"}  # around the library
 
 
 def test_library_stays_thin_and_knows_nothing_of_the_study():

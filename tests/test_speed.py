@@ -13,7 +13,7 @@ import dlilib
 from dlilib import augment, inject, poisson, speed
 from dlilib.poisson import GUIDANCES, REGIONS
 from dlilib.run import Run
-from dlilib.train import Trainer
+from dlilib.trainer import Trainer
 
 RUN = Run(data="toy", size=64, weights=None, epochs=3, batch=16, free_share=0.2)
 

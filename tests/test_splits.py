@@ -213,3 +213,64 @@ def test_real_image_split_has_the_released_sizes(real_tiles):
     train, val = split(real_tiles, "image", seed=42)
     assert per_class(real_tiles, train).tolist() == [952, 92, 68, 45, 25, 82]
     assert per_class(real_tiles, val).tolist() == [0, 23, 17, 12, 7, 21]
+
+
+def few_shot(tiles, shots, seed=0, **options):
+    return split(tiles, "tile", seed, shots=shots, **options)
+
+
+@pytest.mark.parametrize("shots", [1, 5])
+@pytest.mark.parametrize("seed", range(5))
+def test_few_shot_trains_on_so_many_images_of_as_many_tiles(toy, shots, seed):
+    train, val = few_shot(toy, shots, seed)
+    assert per_class(toy, train)[1:].tolist() == [shots] * 5
+    defective = train[toy.labels[train] > 0]
+    assert len(toy.tile[defective].unique()) == 5 * shots
+    assert not np.isin(toy.tile[train], toy.tile[val]).any()
+    assert (toy.labels[val] > 0).all() and (per_class(toy, val)[1:] > 0).all()
+    rest = np.setdiff1d(np.flatnonzero(toy.labels > 0), np.r_[train, val])
+    assert np.isin(toy.tile[rest], toy.tile[defective]).all()  # only other photographs of what trains are left out
+
+
+def test_few_shot_supports_are_disjoint_over_the_seeds(toy):
+    trains = [few_shot(toy, 1, seed)[0] for seed in range(5)]
+    supports = [set(toy.tile[train[toy.labels[train] > 0]].tolist()) for train in trains]
+    assert len(set().union(*supports)) == sum(map(len, supports)) == 25
+
+
+def test_few_shot_repeats_itself_and_free_images_of_validation_tiles_stay_apart():
+    labels, tile = [1, 1, 1, 2, 2, 2, 0, 0, 0, 0, 0], [0, 1, 2, 3, 4, 5, 0, 1, 2, 6, 7]
+    tiles = tiles_of(labels, tile)
+    (train, val), again = few_shot(tiles, 1), few_shot(tiles, 1)
+    assert np.array_equal(train, again[0]) and np.array_equal(val, again[1])
+    support = set(tile[i] for i in train if labels[i])
+    free = {i for i in range(11) if labels[i] == 0}
+    assert {i for i in train if labels[i] == 0} == {i for i in free if tile[i] in support | {6, 7}}
+    _, scored = few_shot(tiles, 1, free_in_val=True)
+    assert set(scored) - set(val) == free - set(train)
+
+
+@pytest.mark.parametrize("options", [{"protocol": "image"}, {"fraction": 0.5}, {"shots": -1}])
+def test_few_shot_elsewhere_is_refused(toy, options):
+    with pytest.raises(ValueError, match="shots must be 0"):
+        split(toy, **{"protocol": "tile", "shots": 1, **options})
+
+
+def test_too_many_shots_name_the_class(toy):
+    with pytest.raises(ValueError, match="8 shots need more than 8 tiles of class Blowhole, it has 8"):
+        few_shot(toy, 8)
+
+
+def test_few_shot_whose_tiles_hold_all_of_another_class_is_refused():
+    tiles = tiles_of([1, 1, 2, 2, 2], [0, 1, 0, 1, 2])
+    with pytest.raises(ValueError, match="no tile is left to validate a"):
+        for seed in range(6):  # in some of them the two classes take tiles 0 and 1
+            few_shot(tiles, 1, seed)
+
+
+@pytest.mark.parametrize("shots", [1, 5])
+def test_few_shot_of_the_real_tiles(real_tiles, shots):
+    for seed in range(5):
+        train, val = few_shot(real_tiles, shots, seed)
+        assert per_class(real_tiles, train)[1:].tolist() == [shots] * 5
+        assert (per_class(real_tiles, val)[1:] > 0).all() and leak(real_tiles, train, val) == 0

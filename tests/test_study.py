@@ -25,11 +25,32 @@ def test_id_is_fixed_for_all_time():
     ("field", "value"),
     [("method", "dice"), ("split", "fold"), ("encoder", "vgg"), ("weights", "coco"), ("precision", "fp16"),
      ("fraction", 0), ("fraction", 1.5), ("p_poisson", -0.1), ("free_share", 2), ("epochs", 0), ("batch", 1),
-     ("size", 100), ("lr", 0), ("lr", float("nan")), ("seed", -1), ("threshold", 255)],
+     ("size", 100), ("lr", 0), ("lr", float("nan")), ("seed", -1), ("threshold", 255),
+     ("shots", -1), ("shots", 1), ("nbr", -0.1), ("nbr", float("nan"))],
 )
 def test_impossible_run_is_refused_by_name(field, value):
     with pytest.raises(ValueError, match=f"Run.{field}"):
         Run(**{field: value})
+
+
+def test_run_says_what_its_fields_need():
+    with pytest.raises(ValueError, match=r"Run\.similarity .* needs method"):
+        Run(method="baseline", similarity=True)
+    with pytest.raises(ValueError, match=r"Run\.shots = 5 needs split"):
+        Run(shots=5, split="tile", fraction=0.5)
+    with pytest.raises(ValueError, match=r"Run\.size is out of range: 40"):
+        Run(encoder="resnet34", size=40)
+
+
+@pytest.mark.parametrize("preset", study.PRESETS)
+def test_few_shot_compares_each_part_and_comes_last_of_its_encoder(preset):
+    p, runs = study.PRESETS[preset], study.all_runs(preset)
+    few = study.experiment("few_shot", preset)
+    assert len(few) == len(study.FEW_SHOT) * len(p.shots) * len(p.few_shot_encoders) * len(p.seeds)
+    assert {run.split for run in few} == {"tile"} and {run.shots for run in few} == set(p.shots)
+    for encoder in p.few_shot_encoders:
+        own = [run.shots > 0 for run in runs if run.encoder == encoder]
+        assert own == sorted(own)
 
 
 @pytest.mark.parametrize("preset", study.PRESETS)
@@ -40,7 +61,7 @@ def test_grid_is_the_papers(preset):
     assert {run.fraction for run in study.experiment("weakly_supervised", preset)} == set(p.fractions)
     runs = study.all_runs(preset)
     assert len(set(runs)) == len(runs) == len({run.id for run in runs})
-    encoders = [study.LIGHT_ENCODERS.index(run.encoder) for run in runs]
+    encoders = [(*study.LIGHT_ENCODERS, "resnet34").index(run.encoder) for run in runs]
     assert encoders == sorted(encoders)  # the cheapest first
     # a whole comparison on one seed comes before the next seed, and the paper's split before the other
     k = 5 * len(p.seeds)
@@ -65,7 +86,7 @@ def test_matching_takes_words_of_the_id_and_changed_fields():
 
 @pytest.mark.parametrize(
     ("match", "n"),
-    [("fraction=1.0 p_poisson=0.5 split=image seed0 resnet18", 15), ("dli p_poisson=0.0 resnet18", 10)],
+    [("fraction=1.0 p_poisson=0.5 split=image seed0 resnet18", 15), ("dli p_poisson=0.0 resnet18 shots=0", 10)],
 )
 def test_matching_takes_defaults_too(match, n):
     assert len(study.all_runs("paper", match)) == n

@@ -7,10 +7,12 @@ import pytest
 import torch
 
 import dlilib
+from dlilib import losses
 from dlilib.metrics import iou
 from dlilib.run import Run
 from dlilib.store import Store, read_record
-from dlilib.train import Trainer, fit
+from dlilib.train import fit
+from dlilib.trainer import Trainer
 
 TINY = Run(data="toy", size=32, weights=None, epochs=3, batch=16, lr=2e-3, free_share=0.1)
 
@@ -59,8 +61,8 @@ def test_record_holds_consistent_counts(small, record):
 
 @pytest.mark.parametrize("method", ["baseline", "focal", "balanced", "wce"])
 def test_every_competitor_trains(small, method):
-    losses = fit(replace(TINY, method=method), small)["history"]["loss"]
-    assert losses[-1] < losses[0]
+    loss = fit(replace(TINY, method=method), small)["history"]["loss"]
+    assert loss[-1] < loss[0]
 
 
 @pytest.mark.parametrize("encoder", ["resnest50d", "mobileone_s1"])
@@ -209,3 +211,78 @@ def test_record_or_checkpoint_of_other_data_is_not_taken_for_the_runs(small, tmp
 @pytest.mark.gpu
 def test_trains_on_the_gpu(small):
     assert fit(TINY, small, device="cuda")["last"]["iou"] >= 0
+
+
+FEW = replace(TINY, split="tile", shots=1, method="dli", p_poisson=0.0)
+
+
+def test_few_shot_run_keeps_how_its_features_tell_defects_apart(small):
+    record = fit(FEW, small)
+    assert record["data"]["train"][1:] == [1] * 5
+    features = record["features"]
+    assert 0 <= features["auroc"] <= 1 and len(features["normal"]) == len(features["defect"]) == 100
+    assert np.allclose(np.mean(features["normal"] + features["defect"], axis=0), 0, atol=2e-3)  # principal components
+
+
+def test_a_quarter_of_a_few_shot_epoch_is_defective(small):
+    trainer = Trainer(replace(FEW, free_share=0.5), small, torch.device("cpu"))
+    labels = small.labels[torch.cat(trainer._batches(torch.Generator()))]
+    assert (labels > 0).float().mean().item() == pytest.approx(0.25, abs=0.02)
+    assert set(torch.bincount(labels)[1:].tolist()) == {int((labels > 0).sum()) // 5}
+
+
+@pytest.mark.parametrize("changed", [{"nbr": 0.1}, {"similarity": True}])
+def test_few_shot_terms_change_the_run_and_without_them_it_is_the_plain_one(small, changed):
+    plain, other = fit(FEW, small), fit(replace(FEW, **changed), small)
+    assert without_time(plain)["history"] != without_time(other)["history"]
+    off = {name: type(value)(0) for name, value in changed.items()}
+    assert replace(FEW, **off).id == FEW.id
+    assert without_time(fit(replace(FEW, **off), small)) == without_time(plain)
+
+
+def test_background_term_is_added_with_its_weight(small):
+    trainer = Trainer(FEW, small, torch.device("cpu"))
+    images, masks = trainer.prepare(*next(iter(trainer.plan_epoch())))
+    trainer.model.eval()
+    with torch.no_grad():
+        plain = trainer.loss(images, masks)
+        term = losses.normal_background(trainer._forward(images)[0], masks)
+        trainer.run = replace(FEW, nbr=0.25)
+        assert trainer.loss(images, masks).item() == pytest.approx((plain + 0.25 * term).item())
+
+
+def test_composites_alike_to_no_prototype_in_particular_weigh_one(small):
+    trainer = Trainer(FEW, small, torch.device("cpu"))
+    rows, flips, plan = next(iter(trainer.plan_epoch()))
+    images, masks = trainer.prepare(rows, flips, plan)
+    trainer.model.eval()
+    with torch.no_grad():
+        plain = trainer.loss(images, masks, plan).item()
+        trainer.prototypes = torch.zeros(5, 128)
+        assert trainer.loss(images, masks, plan).item() == pytest.approx(plain)
+        trainer.prototypes = trainer._prototypes()
+        assert trainer.loss(images, masks, plan).item() != pytest.approx(plain, rel=1e-6)
+
+
+def test_prototypes_are_of_each_classs_own_real_defects(small):
+    trainer = Trainer(FEW, small, torch.device("cpu"))
+    found = trainer._prototypes()
+    support = [int(i) for i in trainer.train if small.labels[i] == 3]
+    images, masks, _ = trainer._gather(torch.tensor(support))
+    with torch.no_grad():
+        own = losses.region_features(trainer._forward(images)[0], masks == 3)
+    assert found.shape == (5, 128)
+    assert torch.allclose(found[2], own[0], atol=1e-4)
+
+
+def test_interrupted_few_shot_run_ends_as_an_undisturbed_one(small, tmp_path):
+    run = replace(FEW, nbr=0.1, similarity=True)
+    whole = fit(run, small)
+    trainer = Trainer(run, small, torch.device("cpu"))
+    trainer.step()
+    Store(tmp_path).save(run, trainer.state())
+    assert without_time(fit(run, small, folder=tmp_path)) == without_time(whole)
+
+
+def test_few_shot_papers_encoder_trains(small):
+    assert fit(replace(FEW, encoder="resnet34", epochs=1, nbr=0.1), small)["encoder_parameters"] > 2e7
