@@ -5,12 +5,16 @@ from pathlib import Path
 
 import pandas as pd
 
-from dlilib import claims, study
+from dlilib import claims, few_shot, study
 from dlilib.losses import METHODS
 from dlilib.stats import estimate, summarise
 
 SPLITS = {"image": "the paper's split", "tile": "tile-disjoint"}
 EPOCHS = ("paper's protocol", "last epoch")
+FEW_SHOT = (
+    "Annotated images a class (shots); the last epoch's figures on the defects of all other tiles. The few-shot paper "
+    "gives no formulas: see notebook 6 for what was chosen in their place.\n"
+)
 INTRODUCTION = """# Results
 
 Written by `dli report` from the records; do not edit. Ours: mean micro IoU of the validation images at the epoch that
@@ -95,7 +99,11 @@ def _preset(preset: str, frame: pd.DataFrame, folder: Path, paper: pd.DataFrame)
     choices = claims.claims(preset, folder, paper, encoders, protocols=EPOCHS, which=claims.OPEN)
     choices = choices.pivot(index=["encoder", "claim"], columns="protocol", values="text")[list(EPOCHS)].reset_index()
     parts += ["### What survives\n", note, _markdown(found), ""]
-    return [*parts, "### What DLI leaves open, the paper's split\n", _markdown(choices), ""]
+    parts += ["### What DLI leaves open, the paper's split\n", _markdown(choices), ""]
+    few = few_shot.runs(preset, folder)
+    if few["record"].notna().any():
+        parts += ["### Few-shot: NBR and weighted BCE in our reading\n", FEW_SHOT, _markdown(few_shot.table(few)), ""]
+    return parts
 
 
 def _markdown(frame: pd.DataFrame) -> str:

@@ -18,7 +18,7 @@ def dli(*words):
 @pytest.fixture
 def tiny_study(monkeypatch):
     base = Run(data="toy", size=32, weights=None, epochs=2, batch=16, free_share=0.0)
-    tiny = study.Preset("tiny", base, "tiny", ("resnet18",), (0,), (1.0,), "resnet18", ("image",), False)
+    tiny = study.Preset("tiny", base, "tiny", ("resnet18",), (0,), (1.0,), "resnet18", ("image",), False, ())
     monkeypatch.setitem(study.PRESETS, "tiny", tiny)
 
 
