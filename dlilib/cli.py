@@ -12,13 +12,13 @@ import torch
 import typer
 from tqdm import tqdm
 
+from dlilib import cluster, study
 from dlilib import report as report_
-from dlilib import study
 from dlilib.magnetic import magnetic_tiles
 from dlilib.models import WeightsError
 from dlilib.run import Run
 from dlilib.speed import timings
-from dlilib.store import machine
+from dlilib.store import StoreError, machine
 from dlilib.tiles import from_folder
 from dlilib.toy import toy_tiles
 
@@ -50,10 +50,15 @@ def data(name: Annotated[str, typer.Argument(help="magnetic-tiles, toy or folder
 def run(
     preset: PresetName = "smoke", match: Match = "", budget: Budget = "", device: Device = None, root: Root = None,
     results: Results = Path("results"),
+    workers: Annotated[int, typer.Option(help="spread the runs over so many processes on this machine", min=0)] = 0,
+    scheduler: Annotated[str, typer.Option(help="spread them over the workers of a Dask scheduler, tcp://…")] = "",
 ) -> None:
     """Train the preset's pending runs for at most --budget (90s, 9m, 2h); the next call goes on there."""
-    runs = _matching(preset, match)
-    left = study.execute(runs, study.results_folder(preset, results), root, device, _seconds(budget))
+    runs, folder = _matching(preset, match), study.results_folder(preset, results)
+    if scheduler or workers:
+        left = cluster.execute(runs, folder, root, device, _seconds(budget), scheduler, workers)
+    else:
+        left = study.execute(runs, folder, root, device, _seconds(budget))
     print(f"{len(runs) - left} of {len(runs)} runs finished, {left} pending")
 
 
@@ -170,5 +175,5 @@ def main() -> None:
     """Run the command; errors that the user can mend are one line, not a traceback."""
     try:
         app()
-    except (ValueError, WeightsError) as error:
+    except (ValueError, WeightsError, StoreError) as error:
         sys.exit(f"dli: {error}")

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from dlilib.claims import class_iou, pair
-from dlilib.stats import Estimate, clustered_difference, estimate
+from dlilib.stats import SHARE, Estimate, clustered_difference, estimate
 from dlilib.store import Store
 from dlilib.study import FEW_SHOT, experiment
 
@@ -56,7 +56,7 @@ def table(frame: pd.DataFrame) -> pd.DataFrame:
     for (encoder, shots), group in frame.groupby(["encoder", "shots"], sort=False):
         by = {way: g.dropna(subset="record").set_index("seed") for way, g in group.groupby("way", sort=False)}
         for way, found in by.items():
-            texts = [str(estimate(found[name])) for name in ("iou", "class_iou", "auroc")]
+            texts = [str(estimate(found[name], within=SHARE)) for name in ("iou", "class_iou", "auroc")]
             over = OVER.get(way, "")
             gain = _gain(found["record"], by[over]["record"]) if over else None
             change = [over, str(gain), _word(gain)] if gain else ["", "", ""]

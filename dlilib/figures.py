@@ -15,7 +15,7 @@ from matplotlib.colors import ListedColormap
 from PIL import Image
 from torch import Tensor
 
-from dlilib.stats import estimate
+from dlilib.stats import SHARE, estimate
 from dlilib.tiles import TileSet
 
 PALETTE = sns.color_palette("colorblind", 10)
@@ -54,7 +54,7 @@ def class_iou(frame: pd.DataFrame, classes: Sequence[str], ax: Axes | None = Non
 
 
 def _interval(values: pd.Series) -> tuple[float, float]:
-    found = estimate(values)
+    found = estimate(values, within=SHARE)
     return found.low, found.high
 
 
@@ -158,9 +158,10 @@ def feature_planes(records: dict[str, dict]) -> np.ndarray:
 def effects(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Each claim's difference under each protocol, with its interval, beside the paper's (diamond).
 
-    frame: rows of `claims.claims` of one encoder; pending ones are left out.
+    frame: rows of `claims.claims` of one encoder; those that are pending or not measurable are left out.
     """
-    found, claims = frame[frame["n"] > 0], list(dict.fromkeys(frame["claim"]))[::-1]
+    measured = (frame["n"] > 0) & ~frame["verdict"].str.startswith("not measurable")
+    found, claims = frame[measured], list(dict.fromkeys(frame["claim"]))[::-1]
     protocols = list(dict.fromkeys(found["protocol"]))
     ax = ax or plt.subplots(figsize=(8, 1 + 0.6 * len(claims)))[1]
     for k, (protocol, colour) in enumerate(zip(protocols, PALETTE, strict=False)):

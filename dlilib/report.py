@@ -7,7 +7,7 @@ import pandas as pd
 
 from dlilib import claims, few_shot, study
 from dlilib.losses import METHODS
-from dlilib.stats import estimate, summarise
+from dlilib.stats import SHARE, estimate, summarise
 
 SPLITS = {"image": "the paper's split", "tile": "tile-disjoint"}
 EPOCHS = ("paper's protocol", "last epoch")
@@ -57,7 +57,7 @@ def paper_table(
         found = study.select(frame, [run for run in runs if getattr(run, by) == key])
         by_seed = found.pivot(index="seed", columns="encoder", values="iou_best").reindex(columns=study.LIGHT_ENCODERS)
         texts = {encoder: ours[encoder, key] for encoder in study.LIGHT_ENCODERS}
-        texts["average"] = str(estimate(by_seed.dropna().mean(axis=1)))  # of seeds with all encoders
+        texts["average"] = str(estimate(by_seed.dropna().mean(axis=1), within=SHARE))  # of seeds with all encoders
         row = {by: key}
         for encoder, text in texts.items():
             theirs = printed.loc[encoder, key]

@@ -1,17 +1,25 @@
 """Records and checkpoints on disk: written whole or not at all, read without running code."""
 
+import io
 import json
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import segmentation_models_pytorch as smp
 import timm
 import torch
+from filelock import FileLock, Timeout
 
 from dlilib.run import Run
 from dlilib.version import __version__
+
+
+class StoreError(RuntimeError):
+    """A results folder that cannot be written to; the message says what to do."""
 
 
 class Store:
@@ -34,13 +42,37 @@ class Store:
 
     def finish(self, run: Run, record: dict[str, Any]) -> None:
         """Keep the record; its checkpoint is no longer needed."""
-        text = json.dumps(record, separators=(",", ":")) + "\n"
-        _write(self.record_path(run), lambda part: part.write_text(text))
+        _write(self.record_path(run), (json.dumps(record, separators=(",", ":")) + "\n").encode())
         self.checkpoint_path(run).unlink(missing_ok=True)
 
     def save(self, run: Run, state: dict[str, Any]) -> None:
         """Keep an unfinished run's state (tensors and plain values)."""
-        _write(self.checkpoint_path(run), lambda part: torch.save(state, part))
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        _write(self.checkpoint_path(run), buffer.getvalue())
+
+    @contextmanager
+    def claim(self, run: Run, wait: bool = False) -> Iterator[bool]:
+        """Hold the run against other processes on this store; False where one of them has it, unless told to wait.
+
+        The system lets go of the claim when its process ends, however it ends.
+        """
+        path = self.folder / "checkpoints" / f"{run.id}.lock"
+        lock = FileLock(path, timeout=-1 if wait else 0)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        except Timeout:
+            yield False
+            return
+        except OSError as error:
+            raise _unwritable(path, error) from None
+        try:
+            yield True
+        finally:
+            with suppress(OSError):
+                path.unlink()
+            lock.release()
 
     def load(self, run: Run) -> dict[str, Any] | None:
         """An unfinished run's state, on the CPU, or None."""
@@ -74,14 +106,25 @@ def machine(device: torch.device) -> dict[str, str]:
     }
 
 
-def _write(path: Path, write) -> None:
+def _write(path: Path, content: bytes) -> None:
     """Write beside the path, then rename: a reader sees the old file or the new one, never half of one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        write(part)
-        with part.open("rb") as file:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
             os.fsync(file.fileno())
         part.replace(path)
+    except OSError as error:
+        raise _unwritable(path, error) from None
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink()
+
+
+def _unwritable(path: Path, error: OSError) -> StoreError:
+    return StoreError(
+        f"{path}: cannot be written ({error.strerror or error}). What is finished is kept: make room or name another "
+        "folder by --results, then start again"
+    )

@@ -4,7 +4,7 @@ import itertools
 import re
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from dlilib.losses import METHODS, VARIED
 from dlilib.magnetic import magnetic_tiles
 from dlilib.metrics import iou
 from dlilib.mvtec import mvtec_ad
+from dlilib.presets import FEW_SHOT, LIGHT_ENCODERS, PRESETS, Preset
 from dlilib.run import Run
 from dlilib.store import Store, read_record
 from dlilib.tiles import TileSet
@@ -24,55 +25,6 @@ from dlilib.toy import toy_tiles
 from dlilib.train import fit
 
 ENDS = ("dli", "baseline")  # the two methods that single audits compare
-LIGHT_ENCODERS = ("resnet18", "mobileone_s1", "resnest50d")  # the order in which they run
-NBR = 0.1  # weight of the normal background regularisation in the study; not tuned
-PASTED = {"method": "dli", "p_poisson": 0.0}
-FEW_SHOT: dict[str, dict[str, Any]] = {  # "NBR" and the weights: our reading
-    "plain": {"method": "baseline"},
-    "crop-and-paste": PASTED,
-    "crop-and-paste, weighted BCE": PASTED | {"similarity": True},
-    "crop-and-paste, NBR": PASTED | {"nbr": NBR},
-    "crop-and-paste, weighted BCE, NBR": PASTED | {"similarity": True, "nbr": NBR},
-    "DLI": {"method": "dli"},
-    "DLI, NBR": {"method": "dli", "nbr": NBR},
-}
-
-
-@dataclass(frozen=True)
-class Preset:
-    """A size at which the whole study runs."""
-
-    about: str  # what it is for and what it costs
-    base: Run  # every run is this one with some fields changed
-    folder: str = "."  # under the results folder
-    encoders: tuple[str, ...] = LIGHT_ENCODERS
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    fractions: tuple[float, ...] = (0.1, 0.25, 0.5, 0.75, 1.0)  # of the weakly supervised experiment
-    fraction_encoder: str = "mobileone_s1"  # its encoder, the paper's
-    splits: tuple[str, ...] = ("image", "tile")  # the paper's protocol, and no part on both sides
-    audits: bool = True  # with the runs in which one thing is mended, and those in which all are
-    shots: tuple[int, ...] = (1, 5)  # of the few-shot experiment
-    few_shot: tuple[tuple[str, Any], ...] = ()  # what its runs change of the base
-    few_shot_encoders: tuple[str, ...] = ("resnet18", "resnet34")  # the second is the few-shot paper's
-
-
-LITTLE = {"encoders": ("resnet18",), "fraction_encoder": "resnet18", "few_shot_encoders": ("resnet18",)}
-PRESETS = {
-    "smoke": Preset(
-        "toy tiles, 64 px, random start, 15 epochs: shows that everything runs; about 20 s a run on 2 cores",
-        Run(data="toy", size=64, weights=None, epochs=15, batch=16, lr=2e-3, free_share=0.2), **LITTLE,
-        folder="smoke", seeds=(0,), fractions=(0.25, 0.5, 1.0), splits=("image",), audits=False,
-        shots=(1,), few_shot=(("epochs", 5),),
-    ),
-    "lite": Preset(
-        "Magnetic Tiles, 128 px, ImageNet start, 20 epochs that each see a fifth of the free images: "
-        "3 min a run on 2 cores that multiply in bfloat16 (AMX); several times as long on a CPU that cannot",
-        Run(size=128, epochs=20, batch=16, lr=1e-3, free_share=0.2, precision="bf16"), **LITTLE,
-        folder="lite", seeds=(0, 1), few_shot=(("epochs", 10), ("free_share", 0.4)),
-    ),
-    "short": Preset("the paper's protocol at 100 epochs instead of 1000: one GPU", Run(epochs=100)),
-    "paper": Preset("the paper's protocol: Magnetic Tiles, 256 px, 1000 epochs", Run(), folder="paper"),
-}
 
 
 def preset_named(name: str) -> Preset:
@@ -159,9 +111,9 @@ def load_tiles(run: Run, root: str | Path | None = None) -> TileSet:
 
 
 def pending(runs: Iterable[Run], folder: str | Path) -> list[Run]:
-    """The runs without a record in `folder`."""
+    """The runs without a record in `folder`; ValueError naming a record that is none."""
     store = Store(folder)
-    return [run for run in runs if not store.record_path(run).exists()]
+    return [run for run in runs if store.record(run) is None]
 
 
 def execute(
@@ -170,12 +122,13 @@ def execute(
 ) -> int:
     """Finish what is pending of `runs`, in order, and return how many are still pending.
 
+    Several processes may work on one folder at once: each leaves alone what another is training.
     budget: seconds; the sweep stops cleanly before an epoch that would pass it and goes on there the next time.
     device: default the first GPU, else the CPU. progress: a bar over runs with the epochs of the current one.
     """
     deadline = None if budget is None else time.monotonic() + budget
     device = device_named(device)
-    todo = pending(runs, folder)
+    todo, store = pending(runs, folder), Store(folder)
     data: dict[tuple, TileSet] = {}
     with tqdm(total=len(todo), desc="runs", unit="run", disable=not progress or not todo) as bar:
         for run in todo:
@@ -187,8 +140,9 @@ def execute(
             def show(epoch: int, last: float, name: str = name, epochs: int = run.epochs) -> None:
                 bar.set_postfix_str(f"{name}: epoch {epoch}/{epochs}, IoU {last:.3f}")
 
-            if fit(run, data[key], device, folder, deadline, show) is None:
-                break
+            with store.claim(run) as mine:
+                if mine and fit(run, data[key], device, folder, deadline, show) is None:
+                    break
             bar.update()
     return len(pending(runs, folder))
 

@@ -15,7 +15,8 @@ SWEEP = """
 import sys
 from dlilib import cli, study
 base = study.Run(data="toy", size=32, weights=None, epochs=6, batch=16, free_share=0.05)
-study.PRESETS["tiny"] = study.Preset("tiny", base, "tiny", ("resnet18",), (0,), (1.0,), "resnet18", ("image",), False, ())
+few = ("resnet18",), (0,), (1.0,), "resnet18", ("image",), False, ()
+study.PRESETS["tiny"] = study.Preset("tiny", base, "tiny", *few)
 sys.argv[1:] = ["run", "--preset", "tiny", "--match", "p_poisson=0.5", "--device", "cpu", "--results", sys.argv[1]]
 cli.main()
 """

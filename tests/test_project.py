@@ -44,7 +44,9 @@ def test_customer_packages_are_dependencies():
     assert {"pytest", "nbval"} <= names(PROJECT["project"]["optional-dependencies"]["test"])
 
 
-STUDY = {"claims", "cli", "few_shot", "figures", "peers", "report", "speed", "stats", "study"}  # around the library
+STUDY = {  # around the library
+    "claims", "cli", "cluster", "few_shot", "figures", "peers", "presets", "report", "speed", "stats", "study",
+}
 
 
 def test_library_stays_thin_and_knows_nothing_of_the_study():

@@ -19,6 +19,12 @@ def test_two_values_by_hand():
     assert estimate([0.2, 0.6]).high == pytest.approx(0.4 + 12.7062 * 0.2, abs=1e-4)
 
 
+def test_interval_is_cut_at_what_is_known():
+    e = estimate([0.2, 0.6], within=(0, 1))
+    assert (e.low, e.high) == (0, 1)
+    assert estimate([0.2, 0.6], level=0.5, within=(0, 0.5)) == Estimate(*[pytest.approx(x) for x in (0.4, 0.2, 0.5)], 2)
+
+
 @pytest.mark.parametrize("seed", range(10))
 def test_interval_holds_the_mean_and_shrinks_with_its_level(seed):
     values = np.random.default_rng(seed).gamma(2, size=3 + seed)
@@ -102,7 +108,7 @@ def test_summarise_gives_a_row_for_each_planned_combination_in_order():
     assert table.n.tolist() == [3, 3, 1, 2, 0, 0]
     assert table["mean"].tolist() == pytest.approx([0.8, 0.7, 0.75, 0.45, np.nan, np.nan], nan_ok=True)
     assert table.text.tolist()[2:3] == ["0.750 (n = 1)"] and table.text.tolist()[4:] == ["pending", "pending"]
-    first = estimate([0.8, 0.7, 0.9])
+    first = estimate([0.8, 0.7, 0.9], within=(0, 1))
     assert (table.low[0], table.high[0], table.text[0]) == (first.low, first.high, str(first))
 
 

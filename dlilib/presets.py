@@ -1,0 +1,56 @@
+"""The sizes at which the study runs, and the ways that its few-shot part compares."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from dlilib.run import Run
+
+LIGHT_ENCODERS = ("resnet18", "mobileone_s1", "resnest50d")  # the order in which they run
+NBR = 0.1  # weight of the normal background regularisation in the study; not tuned
+PASTED = {"method": "dli", "p_poisson": 0.0}
+FEW_SHOT: dict[str, dict[str, Any]] = {  # "NBR" and the weights: our reading
+    "plain": {"method": "baseline"},
+    "crop-and-paste": PASTED,
+    "crop-and-paste, weighted BCE": PASTED | {"similarity": True},
+    "crop-and-paste, NBR": PASTED | {"nbr": NBR},
+    "crop-and-paste, weighted BCE, NBR": PASTED | {"similarity": True, "nbr": NBR},
+    "DLI": {"method": "dli"},
+    "DLI, NBR": {"method": "dli", "nbr": NBR},
+}
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A size at which the whole study runs."""
+
+    about: str  # what it is for and what it costs
+    base: Run  # every run is this one with some fields changed
+    folder: str = "."  # under the results folder
+    encoders: tuple[str, ...] = LIGHT_ENCODERS
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    fractions: tuple[float, ...] = (0.1, 0.25, 0.5, 0.75, 1.0)  # of the weakly supervised experiment
+    fraction_encoder: str = "mobileone_s1"  # its encoder, the paper's
+    splits: tuple[str, ...] = ("image", "tile")  # the paper's protocol, and no part on both sides
+    audits: bool = True  # with the runs in which one thing is mended, and those in which all are
+    shots: tuple[int, ...] = (1, 5)  # of the few-shot experiment
+    few_shot: tuple[tuple[str, Any], ...] = ()  # what its runs change of the base
+    few_shot_encoders: tuple[str, ...] = ("resnet18", "resnet34")  # the second is the few-shot paper's
+
+
+LITTLE = {"encoders": ("resnet18",), "fraction_encoder": "resnet18", "few_shot_encoders": ("resnet18",)}
+PRESETS = {
+    "smoke": Preset(
+        "toy tiles, 64 px, random start, 15 epochs: shows that everything runs; about 20 s a run on 2 cores",
+        Run(data="toy", size=64, weights=None, epochs=15, batch=16, lr=2e-3, free_share=0.2), **LITTLE,
+        folder="smoke", seeds=(0,), fractions=(0.25, 0.5, 1.0), splits=("image",), audits=False,
+        shots=(1,), few_shot=(("epochs", 5),),
+    ),
+    "lite": Preset(
+        "Magnetic Tiles, 128 px, ImageNet start, 20 epochs that each see a fifth of the free images: "
+        "3 min a run on 2 cores that multiply in bfloat16 (AMX); several times as long on a CPU that cannot",
+        Run(size=128, epochs=20, batch=16, lr=1e-3, free_share=0.2, precision="bf16"), **LITTLE,
+        folder="lite", seeds=(0, 1), few_shot=(("epochs", 10), ("free_share", 0.4)),
+    ),
+    "short": Preset("the paper's protocol at 100 epochs instead of 1000: one GPU", Run(epochs=100)),
+    "paper": Preset("the paper's protocol: Magnetic Tiles, 256 px, 1000 epochs", Run(), folder="paper"),
+}
