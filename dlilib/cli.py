@@ -3,14 +3,12 @@
 import os
 import re
 import sys
-from ast import literal_eval
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import pandas as pd
 import torch
 import typer
-from tqdm import tqdm
 
 from dlilib import cluster, study
 from dlilib import report as report_
@@ -124,8 +122,12 @@ def study_(
     preset: PresetName = "smoke", only: Annotated[str, typer.Option(help="notebooks whose name has this")] = "",
     compute: Annotated[bool, typer.Option(help="train what is pending first")] = True, device: Device = None,
     root: Root = None, results: Results = Path("results"), notebooks: Notebooks = Path("notebooks"),
+    jobs: Annotated[int, typer.Option(help="notebooks at once", min=1)] = 1,
+    failed: Annotated[bool, typer.Option("--failed", help="only notebooks that failed, or have no output yet")] = False,
 ) -> None:
     """Train the preset's runs, then execute the notebooks on them into results/<preset>/notebooks."""
+    from dlilib import notebooks as batch  # training alone needs neither papermill nor Jupyter
+
     paths = sorted(p for p in notebooks.glob("[0-9]*.ipynb") if only in p.name)
     if not paths:
         raise typer.BadParameter(f"no notebook in {notebooks.resolve()} has {only!r} in its name")
@@ -135,32 +137,21 @@ def study_(
     if root:
         os.environ["DLILIB_DATA"] = str(root.resolve())
     values = {"preset": preset, "results": os.path.relpath(results, notebooks), "compute": compute}
-    for path in tqdm(paths, desc="notebooks", unit="notebook"):
-        _execute_notebook(path, folder / "notebooks" / path.name, values)
+    paths = batch.to_redo(paths, folder / "notebooks") if failed else paths
+    errors = batch.execute(paths, folder / "notebooks", values, jobs)
     print(f"\nRecords, tables, figures and the executed notebooks are in {folder}/")
+    if errors:
+        told = "\n".join(f"  {name}: {error}" for name, error in errors.items())
+        raise ValueError(
+            f"{len(errors)} of {len(paths)} notebooks failed; what there is of them is in {folder}/notebooks, in "
+            f"*.failed.ipynb, and --failed redoes them:\n{told}"
+        )
 
 
 def _matching(preset: str, match: str) -> list[Run]:
     if not (runs := study.all_runs(preset, match)):
         raise typer.BadParameter(f"no run of {preset} matches {match!r}")
     return runs
-
-
-def _execute_notebook(source: Path, target: Path, values: dict[str, Any]) -> None:
-    """Run one notebook by papermill with the values that are not its defaults; keep no path or time of this machine."""
-    import nbformat
-    import papermill
-
-    known = {name: literal_eval(p["default"]) for name, p in papermill.inspect_notebook(source).items()}
-    changed = {name: values[name] for name in known.keys() & values if known[name] != values[name]}
-    target.parent.mkdir(parents=True, exist_ok=True)
-    quiet = ["--log-level=ERROR"]
-    papermill.execute_notebook(source, target, changed, cwd=source.parent, progress_bar=False, extra_arguments=quiet)
-    notebook = nbformat.read(target, as_version=4)
-    for part in (notebook, *notebook.cells):
-        part.metadata.pop("papermill", None)
-        part.metadata.pop("execution", None)
-    nbformat.write(notebook, target)
 
 
 def _seconds(budget: str) -> float | None:

@@ -2,6 +2,7 @@ import shutil
 import subprocess
 import sys
 
+import nbformat
 import pandas as pd
 import pytest
 from typer.testing import CliRunner
@@ -85,3 +86,57 @@ def test_report_without_records_is_refused(tmp_path):
     result = dli("report", "--results", tmp_path)
     assert isinstance(result.exception, ValueError) and "no records" in str(result.exception)
     assert not list(tmp_path.iterdir())
+
+
+def test_training_needs_no_jupyter_no_dask_and_no_plots():
+    """A bare GPU machine has torch, the models and their tables, and not more."""
+    code = "import sys; sys.modules.update(dict.fromkeys(sys.argv[1:])); import dlilib.cli"
+    absent = ["papermill", "nbformat", "nbclient", "traitlets", "distributed", "dask", "seaborn", "matplotlib", "pooch"]
+    assert subprocess.run([sys.executable, "-c", code, *absent]).returncode == 0
+
+
+def broken(folder, name, line):
+    cells = [nbformat.v4.new_code_cell('preset = "smoke"', metadata={"tags": ["parameters"]})]
+    cells += [nbformat.v4.new_code_cell(text) for text in ("print('begun', preset)", line, "print('ended')")]
+    metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=metadata), folder / f"{name}.ipynb")
+
+
+def printed(path):
+    outputs = (o for c in nbformat.read(path, 4).cells if c.cell_type == "code" for o in c.outputs)
+    return "".join(o.get("text", "") for o in outputs)
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_notebooks_that_fail_stop_nobody_and_are_redone(tiny_study, tmp_path, jobs):
+    source, results = tmp_path / "notebooks", tmp_path / "results"
+    source.mkdir()
+    for name, line in {
+        "1_good": "pass", "2_wrong": "1 / 0", "3_killed": "import os; os.kill(os.getpid(), 9)", "4_good": "pass",
+    }.items():
+        broken(source, name, line)
+    words = ["study", "--preset", "tiny", "--no-compute", "--notebooks", source, "--results", results, "--jobs", jobs]
+    message = str(dli(*words).exception)
+    assert "2 of 4 notebooks failed" in message and "2_wrong.ipynb: " in message and "ZeroDivisionError" in message
+    assert "3_killed.ipynb: DeadKernelError" in message
+    made = results / "tiny" / "notebooks"
+    assert sorted(p.name for p in made.iterdir()) == [
+        "1_good.ipynb", "2_wrong.failed.ipynb", "3_killed.failed.ipynb", "4_good.ipynb",
+    ]
+    for name in ("2_wrong", "3_killed"):
+        assert printed(made / f"{name}.failed.ipynb") == "begun tiny\n"  # what there was is kept
+        broken(source, name, "pass")
+    stamps = {name: (made / f"{name}.ipynb").stat().st_mtime_ns for name in ("1_good", "4_good")}
+    assert dli(*words, "--failed").exit_code == 0
+    assert sorted(p.stem for p in made.iterdir()) == ["1_good", "2_wrong", "3_killed", "4_good"]
+    assert printed(made / "2_wrong.ipynb") == "begun tiny\nended\n"
+    assert {name: (made / f"{name}.ipynb").stat().st_mtime_ns for name in stamps} == stamps
+
+
+def test_a_finished_notebook_survives_the_failure_of_its_rerun(tiny_study, tmp_path):
+    broken(tmp_path, "1_good", "pass")
+    words = ["study", "--preset", "tiny", "--no-compute", "--notebooks", tmp_path, "--results", tmp_path / "results"]
+    assert dli(*words).exit_code == 0
+    broken(tmp_path, "1_good", "1 / 0")
+    assert dli(*words).exit_code == 1
+    assert printed(tmp_path / "results" / "tiny" / "notebooks" / "1_good.ipynb") == "begun tiny\nended\n"
