@@ -14,7 +14,7 @@ import torch
 from tqdm import tqdm
 
 from dlilib.run import Run
-from dlilib.store import Store
+from dlilib.store import Store, write_whole
 from dlilib.study import device_named, load_tiles, pending
 from dlilib.train import fit
 
@@ -38,8 +38,7 @@ def execute(
     """
     store, todo = Store(folder), pending(runs, folder)
     token = store.folder.resolve() / f".sweep-{uuid.uuid4().hex}"
-    token.parent.mkdir(parents=True, exist_ok=True)
-    token.touch()
+    write_whole(token, b"")
     try:
         with _client(scheduler, workers) as (client, threads):
             print(f"Dask dashboard: {client.dashboard_link}", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import os
 import re
 import zipfile
 import zlib
@@ -14,6 +15,8 @@ from PIL import Image
 
 UNDECODABLE = (OSError, ValueError, SyntaxError, EOFError, zlib.error, Image.DecompressionBombError)
 Files = dict[str, Callable[[], bytes]]
+LARGEST = 256 * 2**20  # bytes of a file in a zip, unpacked
+SMALLEST = 8  # pixels, side of an image
 
 
 class DataError(ValueError):
@@ -26,7 +29,7 @@ def open_files(root: Path) -> Files:
         top = root.resolve()
         paths = [p for p in sorted(root.rglob("*")) if p.is_file() or p.is_symlink()]
         for p in paths:
-            if not p.resolve().is_relative_to(top):
+            if not Path(os.path.realpath(p)).is_relative_to(top):  # Path.resolve raises on a loop
                 raise DataError(f"{p}: a link that leaves {root}")
         return {name: _checked(p.read_bytes, name) for p in paths if (name := p.relative_to(root).as_posix())}
     if not root.exists():
@@ -38,6 +41,9 @@ def open_files(root: Path) -> Files:
     for name in archive.namelist():
         if PurePosixPath(name).is_absolute() or ".." in re.split(r"[/\\]", name) or re.match(r"[A-Za-z]:", name):
             raise DataError(f"{root}: entry {name!r} leaves the folder")
+    for entry in archive.infolist():
+        if entry.file_size > LARGEST:
+            raise DataError(f"{root}: entry {entry.filename!r} unpacks to {entry.file_size} bytes, over {LARGEST}")
     names = [name for name in archive.namelist() if not name.endswith("/")]
     return {name: _checked(partial(archive.read, name), name) for name in names}
 
@@ -91,6 +97,10 @@ def _decode(files: Files, path: str, what: str) -> Image.Image:
         image.load()
     except UNDECODABLE as error:
         raise DataError(f"{path}: unreadable {what}: {error}") from None
+    if getattr(image, "n_frames", 1) > 1:
+        raise DataError(f"{path}: holds {image.n_frames} frames, not one {what}")
+    if min(image.size) < SMALLEST:
+        raise DataError(f"{path}: {what} is {image.width}×{image.height} pixels, {SMALLEST} a side are the least")
     return image
 
 

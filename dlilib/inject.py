@@ -106,7 +106,8 @@ class DynamicLabelInjection(nn.Module):
 
     transform(images, masks, labels) takes images (B, C, H, W) float in [0, 1] or uint8, masks (B, H, W) int with class
     indices, labels (B,) int (0 free, else 1..K) on one device and returns new tensors of the same dtypes there; the
-    inputs are not changed. Every random choice comes from `generator` (None: torch's default one).
+    inputs are not changed. NaN and floats in 0..255 are refused on a CPU; another device is not made to wait for that.
+    Every random choice comes from `generator` (None: torch's default one).
 
     tiles: where the donors come from; size as the batches'. donors: indices into tiles, usually the training split;
         None: all. Only defective ones are used.
@@ -143,6 +144,8 @@ class DynamicLabelInjection(nn.Module):
         _check_batch(images, masks, labels, self.tiles)
         if len(plan) and int(plan.target.max()) >= len(images):
             raise ValueError(f"the plan is for a batch of at least {int(plan.target.max()) + 1}, not {len(images)}")
+        if len(plan) and int(plan.donor.max()) >= len(self.tiles):
+            raise ValueError(f"the plan's donors reach {int(plan.donor.max())}, there are {len(self.tiles)} tiles")
         if self.tiles.images.device != images.device:
             self.tiles = self.tiles.to(images.device)
         return inject(plan, images, masks, labels, self.tiles, self.region, self.guidance, self.label)
@@ -185,6 +188,10 @@ def _check_batch(images: Tensor, masks: Tensor, labels: Tensor, tiles: TileSet) 
         raise ValueError(f"masks must be int (B, H, W) as the images, got {masks.dtype} {tuple(masks.shape)}")
     if labels.shape != (len(images),):
         raise ValueError(f"labels must be (B,) = ({len(images)},), got {tuple(labels.shape)}")
+    if masks.device != images.device:
+        raise ValueError(f"images are on {images.device}, masks on {masks.device}: they must be on one device")
+    if images.device.type == "cpu" and images.is_floating_point() and len(images) and not (top := images.amax()) <= 2:
+        raise ValueError(f"float images must lie in [0, 1] (bytes are uint8), the largest pixel is {float(top)}")
     if images.shape[2:] != tiles.images.shape[2:] or tiles.images.shape[1] not in (1, images.shape[1]):
         raise ValueError(
             f"the donors' images are {tuple(tiles.images.shape[1:])}, the batch's {tuple(images.shape[1:])}"

@@ -40,6 +40,8 @@ def build(encoder: str, num_classes: int = 5, weights: str | None = None, seed: 
     """
     if encoder not in ENCODERS:
         raise ValueError(f"encoder must be one of {tuple(ENCODERS)}, got {encoder!r}")
+    if num_classes < 1:
+        raise ValueError(f"num_classes must be at least 1, got {num_classes}")
     if weights not in (None, "imagenet"):
         raise ValueError(f'weights must be None or "imagenet", got {weights!r}')
     with torch.random.fork_rng(devices=[]):

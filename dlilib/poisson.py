@@ -40,11 +40,13 @@ def poisson_blend(
         relative residual of 1e-6 in float64).
     The mask's pixels on the outermost ring of the image are ignored. An empty mask returns the target; one that covers
     everything imports the donor's gradients between all pixels but the ring's.
-    Raises ValueError on shapes, dtypes or options other than these.
+    Raises ValueError on shapes, dtypes or options other than these and, on a CPU, on NaN and infinity.
     """
     _check(target, donor, mask)
     if not target.is_floating_point():
         raise ValueError(f"poisson_blend needs float images, got {target.dtype}")
+    if target.device.type == "cpu" and not torch.isfinite(target.detach().sum() + donor.detach().sum()):
+        raise ValueError("target and donor must be finite: one such pixel spreads over the whole image")
     if guidance not in GUIDANCES:
         raise ValueError(f"guidance must be one of {GUIDANCES}, got {guidance!r}")
     if region not in REGIONS:
@@ -127,6 +129,8 @@ def _check(target: Tensor, donor: Tensor, mask: Tensor) -> None:
         raise ValueError(f"target and donor must share a dtype, got {target.dtype} and {donor.dtype}")
     if mask.dtype != torch.bool or mask.shape != (len(target), *target.shape[2:]):
         raise ValueError(f"mask must be bool (B, H, W) as the images, got {mask.dtype} {tuple(mask.shape)}")
+    if len({x.device for x in (target, donor, mask)}) > 1:
+        raise ValueError(f"must be on one device: target {target.device}, donor {donor.device}, mask {mask.device}")
 
 
 def _excess(difference: Tensor, total: Tensor, inside: Tensor, axis: int, guidance: str) -> Tensor:

@@ -42,14 +42,14 @@ class Store:
 
     def finish(self, run: Run, record: dict[str, Any]) -> None:
         """Keep the record; its checkpoint is no longer needed."""
-        _write(self.record_path(run), (json.dumps(record, separators=(",", ":")) + "\n").encode())
+        write_whole(self.record_path(run), (json.dumps(record, separators=(",", ":")) + "\n").encode())
         self.checkpoint_path(run).unlink(missing_ok=True)
 
     def save(self, run: Run, state: dict[str, Any]) -> None:
         """Keep an unfinished run's state (tensors and plain values)."""
         buffer = io.BytesIO()
         torch.save(state, buffer)
-        _write(self.checkpoint_path(run), buffer.getvalue())
+        write_whole(self.checkpoint_path(run), buffer.getvalue())
 
     @contextmanager
     def claim(self, run: Run, wait: bool = False) -> Iterator[bool]:
@@ -106,7 +106,7 @@ def machine(device: torch.device) -> dict[str, str]:
     }
 
 
-def _write(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes) -> None:
     """Write beside the path, then rename: a reader sees the old file or the new one, never half of one."""
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:

@@ -21,6 +21,8 @@ def toy_tiles(seed: int = 0, size: int = 64) -> TileSet:
     The same seed and size give the same bytes.
     """
     check_size(size, "nearest")
+    if seed < 0:
+        raise ValueError(f"seed must be a non-negative integer, got {seed}")
     rng = np.random.default_rng(seed)
     images, masks, labels, tile, exposure = [], [], [], [], []
     for label, count in enumerate(TOY_COUNTS.values()):
