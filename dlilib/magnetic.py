@@ -21,6 +21,7 @@ MT_COMMIT = "cc4eb530b57b9cb7225bf76023873043ffd50655"
 MT_URL = f"https://github.com/abin24/Magnetic-tile-defect-datasets./archive/{MT_COMMIT}.zip"
 # over the 2688 files of that commit, as digest_files forms it
 MT_DIGEST = "a2bec5e19e0357f63ed366d7bf37ebedc8b3842e5bfa8f1727c1fca19d9fd207"
+MT_GAP = 400  # between file numbers of one tile; anything from 360 to 500 gives the same tiles
 MT_NAME = re.compile(r"exp(\d+)_num_(\d+)$")
 
 
@@ -137,14 +138,14 @@ def _digest(files: Files, pairs: list[tuple[str, str, str]]) -> str:
 def _tile_ids(labels: np.ndarray, exposure: np.ndarray, number: np.ndarray, thumbnails: np.ndarray) -> np.ndarray:
     """(N,) physical tile of each image, global across classes.
 
-    Two images show one tile if, within a class, their file numbers follow each other by at most 120 with no exposure
-    met twice, or if their thumbnails (N, 32, 32), less a Gaussian blur of 2 pixels, correlate above 0.8. Look-alikes
-    chain, so the number of tiles is a lower bound: safe for tile-disjoint splits.
+    Two images show one tile if, within a class, their file numbers follow each other by at most `MT_GAP` with no
+    exposure met twice, or if their thumbnails (N, 32, 32), less a Gaussian blur of 2 pixels, correlate above 0.8.
+    Look-alikes chain, so more is joined than need be, which tile-disjoint splits can bear.
     """
     group, seen = np.zeros(len(labels), int), set()
     order = np.lexsort((exposure, number, labels))
     for before, i in zip(np.r_[-1, order[:-1]], order, strict=True):
-        fresh = before < 0 or labels[before] != labels[i] or number[i] - number[before] > 120 or exposure[i] in seen
+        fresh = before < 0 or labels[before] != labels[i] or number[i] - number[before] > MT_GAP or exposure[i] in seen
         seen = {exposure[i]} if fresh else seen | {exposure[i]}
         group[i] = i if fresh else group[before]
     high = thumbnails.astype(np.float32) - gaussian_filter(thumbnails.astype(np.float32), (0, 2, 2))

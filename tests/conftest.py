@@ -49,7 +49,7 @@ def toy() -> dlilib.TileSet:
 
 @pytest.fixture(scope="session")
 def real_groups(real_tiles) -> np.ndarray:
-    """The rule for file numbers, written again: gaps of at most 120, no exposure twice, within a class."""
+    """The rule for file numbers, written again: gaps of at most 400, no exposure twice, within a class."""
     shots = defaultdict(list)
     for i, name in enumerate(real_tiles.names):
         folder, stem = name.split("/")
@@ -59,7 +59,7 @@ def real_groups(real_tiles) -> np.ndarray:
     for photographs in shots.values():
         met, last = set(), None
         for number, exposure, i in sorted(photographs):
-            if last is None or number - last > 120 or exposure in met:
+            if last is None or number - last > 400 or exposure in met:
                 current, met = i, set()
             met.add(exposure)
             last = number

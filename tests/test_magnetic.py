@@ -528,7 +528,7 @@ def tile_ids(labels, exposure, number, images=None):
     ("exposure", "number", "expected"),
     [
         ([1, 2, 3], [100, 110, 120], [0, 0, 0]),
-        ([1, 2, 3], [100, 220, 341], [0, 0, 1]),  # gaps of 120 and 121
+        ([1, 2, 3], [100, 500, 901], [0, 0, 1]),  # gaps of 400 and 401
         ([1, 2, 1, 2], [10, 20, 30, 40], [0, 0, 1, 1]),  # exposure 1 met twice
         ([1, 2, 2, 1], [10, 20, 30, 40], [0, 0, 1, 1]),
         ([3, 1, 2], [50, 10, 30], [0, 0, 0]),  # in whatever order they lie
@@ -603,7 +603,7 @@ def test_real_groups_by_number_keep_one_tile(real_tiles, real_groups):
     tile = real_tiles.tile.numpy()
     assert (tile == tile[real_groups]).all()
     counts = [len(set(real_groups[real_tiles.labels == label])) for label in range(1, 6)]
-    assert counts == [21, 19, 13, 9, 19]  # as counted apart from this code
+    assert counts == [21, 16, 12, 7, 17]  # as counted apart from this code
 
 
 def test_real_tiles_agree_with_an_independent_grouping(real_tiles, magnetic_root):
@@ -617,7 +617,7 @@ def test_real_tiles_agree_with_an_independent_grouping(real_tiles, magnetic_root
     number = {i: rows[real_tiles.names[i]]["group_by_number"] for i in defective}
     merged = {i: rows[real_tiles.names[i]]["merged_group"] for i in defective}
     together = [tile[i] == tile[j] for i, j in combinations(defective, 2) if number[i] == number[j]]
-    assert len(together) > 500 and np.mean(together) >= 0.95
+    assert len(together) > 500 and all(together)
     assert adjusted_rand_score(list(merged.values()), list(tile.values())) > 0.8
 
 
