@@ -79,7 +79,7 @@ def claims(
     preset: str, folder: str | Path, paper: pd.DataFrame, encoders: Sequence[str] = (), seeds: Sequence[int] = (),
     protocols: Iterable[str] = tuple(PROTOCOLS), which: dict[str, Claim] = CLAIMS,
 ) -> pd.DataFrame:
-    """Every claim under every protocol, as a difference in micro IoU: a row each.
+    """Every claim under every protocol, as a difference: a row each.
 
     folder: of the preset's results. paper: notebooks/paper.csv. which: `CLAIMS` or `OPEN`. Columns: encoder, claim,
     protocol, paper (the paper's difference, NaN where it prints none), mean, low, high, n (seeds), text, verdict.
@@ -108,7 +108,7 @@ def verdict(ours: Estimate, paper: float) -> str:
     """In words, never stronger than the interval: "reproduced", "weaker", "not reproduced", "undecided", "pending"."""
     if ours.n == 0:
         return "pending"
-    if ours.high < 0 or ours.low == ours.high == 0:
+    if ours.high < 0:
         return "not reproduced"
     if not ours.low > 0:
         return f"undecided (n = {ours.n})"
@@ -120,7 +120,8 @@ def verdicts(frame: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for (encoder, claim), found in frame.groupby(["encoder", "claim"], sort=False):
         by = found.set_index("protocol")
-        audit = max(AUDIT, key=lambda name: by.loc[name, "n"])  # of as many seeds, the harder one
+        # of as many seeds, the harder one
+        audit = max(AUDIT, key=lambda name: (by.loc[name, "n"], by.loc[name, "text"] != "not planned"))
         ours, audited = by.loc["paper's protocol"], by.loc[audit]
         rows.append((encoder, claim, ours.paper, ours.text, ours.verdict, audit, audited.text, audited.verdict))
     columns = ["encoder", "claim", "paper", "paper's protocol", "reproduced?", "audit", "under it", "survives?"]

@@ -14,6 +14,7 @@ from dlilib import cluster, study
 from dlilib import report as report_
 from dlilib.magnetic import magnetic_tiles
 from dlilib.models import WeightsError
+from dlilib.mvtec import mvtec_ad
 from dlilib.run import Run
 from dlilib.speed import timings
 from dlilib.store import StoreError, machine
@@ -32,11 +33,15 @@ Device = Annotated[str | None, typer.Option(help="cpu, cuda, …; default the fi
 
 
 @app.command()
-def data(name: Annotated[str, typer.Argument(help="magnetic-tiles, toy or folder")], root: Root = None) -> None:
+def data(
+    name: Annotated[str, typer.Argument(help="magnetic-tiles, toy, folder or mvtec_ad-<category>")], root: Root = None
+) -> None:
     """Read a data set with all its checks and print what is in it."""
     loaders = {"magnetic-tiles": lambda: magnetic_tiles(root), "toy": toy_tiles, "folder": lambda: from_folder(root)}
+    if name.startswith("mvtec_ad-") and root:
+        loaders[name] = lambda: mvtec_ad(root, name.removeprefix("mvtec_ad-"))
     if name not in loaders:
-        raise typer.BadParameter(f"{name!r} is none of {', '.join(loaders)}")
+        raise typer.BadParameter(f"{name!r} is none of {', '.join(loaders)} and mvtec_ad-<category> with --root")
     if name == "folder" and root is None:
         raise typer.BadParameter("folder needs --root")
     tiles = loaders[name]()
@@ -69,25 +74,21 @@ def status(
     folder = study.results_folder(preset, results)
     frame = study.records(folder / "records").set_index("id")
     here = machine(torch.device(study.device_named(device)))["device"]
-    timed, basis = frame[frame["device"] == here], "finished runs"
-    if not len(timed):  # roughly, then
-        every = [study.records(study.results_folder(name, results) / "records") for name in study.PRESETS]
-        timed, basis = (f := pd.concat(every))[f["device"] == here], "other presets' runs"
-    costs = {r: study.estimate_seconds(r, timed) for r in study.pending(runs, folder)}
+    timed = pd.concat(study.records(study.results_folder(name, results) / "records") for name in study.PRESETS)
+    costs = {r: study.estimate_seconds(r, timed, here) for r in study.pending(runs, folder)}
     for r in runs:
         if r not in costs:
             text = f"IoU {frame.iou_best[r.id]:.3f}, {frame.seconds[r.id] / 60:.1f} min"
         else:
-            text = "pending" if costs[r] is None else f"pending, about {costs[r] / 60:.1f} min"
+            text = f"pending, about {costs[r][0] / 60:.1f} min" if costs[r] else "pending"
         changed = r.changed.items() - study.PRESETS[preset].base.changed.items()
         print(f"{r.id:62} {text:28} {' '.join(f'{k}={v}' for k, v in sorted(changed) if k not in IN_ID)}".rstrip())
-    known = [seconds for seconds in costs.values() if seconds is not None]
-    total = [f"{preset}: {len(runs) - len(costs)} of {len(runs)} runs finished, {len(costs)} pending"]
-    if known:
-        total.append(f"about {sum(known) / 60:.0f} min for {len(known)} of them on {here}, by its {basis}")
-    if len(known) < len(costs):
-        total.append(f"duration unknown for {len(costs) - len(known)}: no run of their encoder and precision finished")
-    print(*total, sep="; ")
+    print(f"{preset}: {len(runs) - len(costs)} of {len(runs)} runs finished, {len(costs)} pending")
+    for basis in dict.fromkeys(cost[1] for cost in costs.values() if cost):
+        minutes = [cost[0] / 60 for cost in costs.values() if cost and cost[1] == basis]
+        print(f"  {len(minutes)} of them: about {sum(minutes):.0f} min on {here}, by {basis}")
+    if unknown := sum(cost is None for cost in costs.values()):
+        print(f"  {unknown} of them: duration unknown, nothing is finished anywhere")
 
 
 @app.command()

@@ -12,7 +12,7 @@ from dlilib.store import Store
 from dlilib.study import FEW_SHOT, experiment
 
 EPOCH = "last"  # nothing is chosen on the validation images, which are all that is left
-# what a way adds its last part to
+# what a way is compared with
 OVER = {
     "crop-and-paste": "plain",
     "crop-and-paste, weighted BCE": "crop-and-paste",
@@ -47,7 +47,7 @@ def runs(
 
 
 def table(frame: pd.DataFrame) -> pd.DataFrame:
-    """A row for each encoder, number of shots and way of `runs`: its figures, and what its last part changed.
+    """A row for each encoder, number of shots and way of `runs`: its figures, and its gain over another way.
 
     "gain in micro IoU" is paired by seed, with the interval of `stats.clustered_difference`; "helps", "hurts" or
     "undecided" is what that interval says.

@@ -47,7 +47,8 @@ def class_iou(frame: pd.DataFrame, classes: Sequence[str], ax: Axes | None = Non
     for k, name in enumerate(classes):
         level = long.loc[(long["method"] == "dli") & (long["class"] == name), "IoU"].mean()
         ax.hlines(level, k - 0.4, k + 0.4, color="crimson", linewidth=1)
-    title = f"{', '.join(frame['encoder'].unique())}: IoU per class at the best epoch, n = {frame['seed'].nunique()}"
+    n = frame["seed"].nunique()
+    title = f"{', '.join(frame['encoder'].unique())}: IoU per class at the best epoch, n = {n}; red line: DLI"
     ax.set(xlabel="", ylim=(0, 1), title=title)
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=len(methods), frameon=False)
     return ax
@@ -173,6 +174,11 @@ def effects(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     where = [claims.index(claim) + 0.42 for claim in paper["claim"]]
     ax.plot(paper["paper"], where, "D", color="black", markersize=5, label="paper")
     ax.axvline(0, color="0.6", linewidth=1)
+    for k, claim in enumerate(claims):
+        ax.axhline(k - 0.5, color="0.9", linewidth=1)
+        if claim not in set(found["claim"]):
+            why = frame.loc[frame["claim"] == claim, "verdict"].iloc[0].split(" (")[0]
+            ax.annotate(why, (0, k), (4, 0), textcoords="offset points", va="center", color="0.4")
     ax.set(yticks=range(len(claims)), yticklabels=claims, xlabel="difference in IoU, 95 % interval where n > 1")
     ax.set_title(f"{', '.join(frame['encoder'].unique())}, n ≤ {frame['n'].max()} seeds")
     ax.legend(frameon=False, bbox_to_anchor=(1, 1), loc="upper left")

@@ -111,7 +111,9 @@ def normal_background(features: Tensor, masks: Tensor) -> Tensor:
     between pairs but to the prototype (Snell, Swersky, Zemel, NeurIPS 2017), the mean direction of the batch's normal
     cells, which takes no gradient: mean of 1 - cos over normal cells + mean of max(0, cos - MARGIN) over defect cells.
     """
-    directions = F.normalize(features.float(), dim=1)
+    if len(features) != len(masks):
+        raise ValueError(f"features and masks must be as many, got {len(features)} and {len(masks)}")
+    directions = F.normalize(features.float(), dim=1, eps=1e-6)
     defect = cells(masks, features)
     normal = ~defect
     prototype = F.normalize((directions * normal[:, None]).sum(dim=(0, 2, 3)).detach(), dim=0)
@@ -122,15 +124,22 @@ def normal_background(features: Tensor, masks: Tensor) -> Tensor:
 
 
 def realism_weights(features: Tensor, masks: Tensor, labels: Tensor, prototypes: Tensor) -> Tensor:
-    """Weights of M composites by their likeness to real defects, our reading: (M,), positive, mean 1, no gradient.
+    """Weights of M composites by their likeness to real defects, our reading: (M,), positive, no gradient.
 
     features: (M, D, h, w) of the encoder; masks: (M, H, W), the pasted defect above 0; labels: (M,), its class 1..K;
     prototypes: (K, D), `region_features` of real images. The likeness is the cosine of the pasted cells' mean feature
-    and its class's prototype; the weights are M · softmax(likeness / TEMPERATURE).
+    and its class's prototype; within each class of the batch the weights are the softmax of likeness / TEMPERATURE,
+    times the number of its composites: they average 1 in every class, since likenesses to different prototypes cannot
+    be compared and the batch's balance is to stay.
     """
+    if not len(features) == len(masks) == len(labels):
+        lengths = len(features), len(masks), len(labels)
+        raise ValueError(f"features, masks and labels must be as many, got {lengths}")
     pasted = region_features(features.detach(), masks > 0)
     likeness = F.cosine_similarity(pasted, prototypes[labels - 1], dim=1)
-    return len(labels) * torch.softmax(likeness / TEMPERATURE, dim=0)
+    strength = torch.exp((likeness - 1) / TEMPERATURE)
+    same = labels[:, None] == labels
+    return strength * same.sum(dim=1) / (same * strength).sum(dim=1)
 
 
 def region_features(features: Tensor, inside: Tensor) -> Tensor:

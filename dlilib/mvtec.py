@@ -12,23 +12,25 @@ from dlilib.tiles import IMAGE_SUFFIXES, TileSet, check_size, read_pair, stack
 def mvtec_ad(root: str | Path, category: str, size: int = 256, resize: str = "nearest") -> TileSet:
     """One category of MVTec AD (Bergmann, Fauser, Sattlegger, Steger, CVPR 2019) in its own layout.
 
-    root: folder or zip that holds `<category>/train/good/`, `<category>/test/<type>/` and, for each image there but the
-        good ones, `<category>/ground_truth/<type>/<name>_mask.png`, whose defect is above 0. The classes are the types
-        of defect in alphabetical order, the free images those of train/good and test/good; each image is its own tile.
+    root: folder or zip that holds, at any depth, `<category>/train/good/`, `<category>/test/<type>/` and, for each
+        image there but the good ones, `<category>/ground_truth/<type>/<name>_mask.png`, whose defect is above 0. The
+        classes are the types of defect in alphabetical order, the free images those of train/good and test/good; each
+        image is its own tile.
     size, resize: as in `magnetic_tiles`. Raises DataError naming the folder or the file.
     Nothing is downloaded: the owner hands the data out after registration (mvtec.com), under CC BY-NC-SA 4.0, for
     non-commercial use.
     """
     check_size(size, resize)
     files = open_files(Path(root))
-    images = _images(files, root, category)
-    masks = {path for path in files if path.startswith(f"{category}/ground_truth/")}
-    pairs = [(kind, path, _mask(path, kind, masks)) for kind, path in images]
+    top = _top(files, Path(root), category)
+    images = _images(files, root, top)
+    masks = {path for path in files if path.startswith(f"{top}ground_truth/") and path.endswith("_mask.png")}
+    pairs = [(kind, path, _mask(path, kind, top, masks)) for kind, path in images]
     if lost := masks - {mask for _, _, mask in pairs}:
-        raise DataError(f"{root}/{min(lost)}: there is no image to this mask in {category}/test")
+        raise DataError(f"{root}/{min(lost)}: there is no image to this mask in {top}test")
     classes = tuple(sorted({kind for kind, _ in images} - {"good"}))
     if not classes:
-        raise DataError(f"{root}/{category}/test: holds no type of defect beside good")
+        raise DataError(f"{root}/{top}test: holds no type of defect beside good")
 
     def read(pair: tuple[str, str, str | None]) -> tuple[np.ndarray, np.ndarray]:
         kind, image_path, mask_path = pair
@@ -48,27 +50,31 @@ def mvtec_ad(root: str | Path, category: str, size: int = 256, resize: str = "ne
     )
 
 
-def _images(files: Files, root: str | Path, category: str) -> list[tuple[str, str]]:
+def _top(files: Files, root: Path, category: str) -> str:
+    """The path of the category's folder, ending in / unless it is the root itself."""
+    tops = {path.split("train/good/")[0] for path in files if "train/good/" in f"/{path}"}
+    named = {PurePosixPath(top).name or root.stem: top for top in sorted(tops)}
+    if category not in named:
+        raise DataError(f"{root}: no category {category!r}; with a folder train/good there are {sorted(named)}")
+    return named[category]
+
+
+def _images(files: Files, root: str | Path, top: str) -> list[tuple[str, str]]:
     """(type, path) of every image of the category, sorted by path."""
     found = []
     for path in sorted(files):
-        parts = PurePosixPath(path).parts
-        if len(parts) == 4 and parts[0] == category and path.lower().endswith(IMAGE_SUFFIXES):
-            if parts[1] == "test" or parts[1:3] == ("train", "good"):
-                found.append((parts[2], path))
-            elif parts[1] == "train":
-                raise DataError(f"{root}/{path}: train holds only the folder good")
-    if not found:
-        present = sorted({PurePosixPath(path).parts[0] for path in files if "/train/good/" in path})
-        raise DataError(f"{root}: no images of a category {category!r}; categories here: {present}")
+        part, *rest = PurePosixPath(path.removeprefix(top)).parts
+        if path.startswith(top) and part in ("train", "test") and path.lower().endswith(IMAGE_SUFFIXES):
+            if len(rest) != 2 or (part == "train" and rest[0] != "good"):
+                raise DataError(f"{root}/{path}: images lie in train/good/ and test/<type>/ and nowhere else")
+            found.append((rest[0], path))
     return found
 
 
-def _mask(path: str, kind: str, masks: set[str]) -> str | None:
+def _mask(path: str, kind: str, top: str, masks: set[str]) -> str | None:
     if kind == "good":
         return None
-    category, _, _, name = PurePosixPath(path).parts
-    mask = f"{category}/ground_truth/{kind}/{PurePosixPath(name).stem}_mask.png"
+    mask = f"{top}ground_truth/{kind}/{PurePosixPath(path).stem}_mask.png"
     if mask not in masks:
         raise DataError(f"{path}: its mask {mask} is missing")
     return mask

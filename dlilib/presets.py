@@ -47,7 +47,7 @@ PRESETS = {
     ),
     "lite": Preset(
         "Magnetic Tiles, 128 px, ImageNet start, 20 epochs that each see a fifth of the free images: "
-        "3 min a run on 2 cores that multiply in bfloat16 (AMX); several times as long on a CPU that cannot",
+        "3 min a run on 2 otherwise idle cores that multiply in bfloat16 (AMX); several times as long without",
         Run(size=128, epochs=20, batch=16, lr=1e-3, free_share=0.2, precision="bf16"), **LITTLE,
         folder="lite", seeds=(0, 1), few_shot=(("epochs", 10), ("free_share", 0.4)),
     ),

@@ -90,6 +90,10 @@ def read_record(path: Path) -> dict[str, Any]:
         record = json.loads(path.read_text())
         if Run(**record["run"]).id != record["id"]:
             raise ValueError("its id does not fit its run")
+        if path.stem != record["id"]:
+            raise ValueError(f"it is a copy of {record['id']}")
+        if missing := {"best", "last", "data", "machine", "seconds", "val_images", "val_tiles"} - record.keys():
+            raise ValueError(f"it has no {min(missing)}")
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path}: not a record ({error}); delete it to run it again") from None
     return record

@@ -88,9 +88,10 @@ def all_runs(preset: str, match: str = "") -> list[Run]:
     """
     p = preset_named(preset)
     plan = [*itertools.product(("comparison", "ablation"), p.splits), ("weakly_supervised", "image")]
-    plan += [("audits", "image"), ("mended", "tile")] if p.audits else []
+    plan += [("audits", "image"), ("mended", "tile"), ("weakly_supervised", "tile")] if p.audits else []
     plan += [("few_shot", "tile")]
-    runs = [run for name, split in plan for run in experiment(name, preset, split=split)]
+    half = {("weakly_supervised", "tile"): [0.5]}  # all that the claim about it needs
+    runs = [r for name, split in plan for r in experiment(name, preset, (), (), half.get((name, split), ()), split)]
     cheapest_first = (*LIGHT_ENCODERS, "resnet34")
     runs = sorted(dict.fromkeys(runs), key=lambda run: cheapest_first.index(run.encoder))
     text = {run: " ".join([run.id, *(f"{k}={v}" for k, v in asdict(run).items())]) for run in runs}
@@ -157,17 +158,20 @@ def device_named(device: str | None) -> str:
     return device
 
 
-def estimate_seconds(run: Run, frame: pd.DataFrame) -> float | None:
-    """What the run will take by the finished runs in `frame`, which are one device's; None where none is like it.
+def estimate_seconds(run: Run, frame: pd.DataFrame, device: str) -> tuple[float, str] | None:
+    """What the run will take on `device` by the finished runs in `frame`, and which they are; None where it is empty.
 
-    Like it: of its encoder and precision. Time is taken to grow with epochs, pixels and training images.
+    Time is taken to grow with epochs, pixels and training images.
     """
-    alike = frame[(frame["encoder"] == run.encoder) & (frame["precision"] == run.precision)]
-    if not len(alike):
-        return None
+    here = frame["device"] == device
+    alike = here & (frame["encoder"] == run.encoder) & (frame["precision"] == run.precision)
+    bases = {"finished runs like it": alike, "other runs there, roughly": here, "other devices' runs, roughly": ~here}
     names = ("epochs", "size", "fraction", "free_share")
-    rates = alike["seconds"] / _work(*(alike[name] for name in names))
-    return float(rates.mean() * _work(*(getattr(run, name) for name in names)))
+    for basis, rows in bases.items():
+        if rows.any():
+            rates = frame["seconds"][rows] / _work(*(frame[name][rows] for name in names))
+            return float(rates.mean() * _work(*(getattr(run, name) for name in names))), basis
+    return None
 
 
 def _work(epochs: int, size: int, fraction: float, free_share: float) -> float:

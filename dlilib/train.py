@@ -23,7 +23,8 @@ def fit(
 
     folder: where records and checkpoints live (see `Store`); a finished run is read from there, an unfinished one goes
         on at its last epoch. None: nothing is kept.
-    deadline: on `time.monotonic`'s clock, seconds; the run stops, saved, before an epoch that would pass it.
+    deadline: on `time.monotonic`'s clock, seconds; the run stops, saved, before an epoch that would pass it, as far as
+        its earlier epochs tell: a new run's first one is begun whenever there is time left.
     on_epoch: called with the number of epochs done and the last micro IoU.
     Raises ValueError if the tiles are not the run's.
     """
@@ -36,7 +37,7 @@ def fit(
     trainer = Trainer(run, tiles, torch.device(device))
     if store and (state := store.load(run)):
         trainer.restore(state)
-    seconds = 0.0
+    seconds = trainer.seconds / max(1, trainer.epoch)
     while trainer.epoch < run.epochs:
         start = time.monotonic()
         if deadline is not None and start + seconds > deadline:

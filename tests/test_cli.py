@@ -37,7 +37,8 @@ def test_run_stops_at_the_budget_and_status_tells(tiny_study, tmp_path):
     one = dli("run", "--preset", "tiny", "--results", tmp_path, "--match", "baseline")
     assert "1 of 1 runs finished, 0 pending" in one.output
     status = dli("status", "--preset", "tiny", "--results", tmp_path).output
-    assert f"1 of {len(runs)} runs finished, {len(runs) - 1} pending; about 0 min for {len(runs) - 1}" in status
+    left = len(runs) - 1
+    assert f"1 of {len(runs)} runs finished, {left} pending\n  {left} of them: about 0 min on" in status
     assert status.count("pending") == len(runs)  # a line each, and the sum
 
 

@@ -325,8 +325,8 @@ def test_realism_weights_by_hand():
     weights = realism_weights(features, masks, torch.tensor([1, 1]), prototypes)
     ratio = math.exp((1 - 0.5) / TEMPERATURE)
     assert weights.tolist() == pytest.approx([2 * ratio / (1 + ratio), 2 / (1 + ratio)], rel=1e-5)
-    alike = realism_weights(features, masks, torch.tensor([1, 2]), torch.tensor([[1.0, 0.0], [0.5, 0.75**0.5]]))
-    assert alike.tolist() == pytest.approx([1, 1])
+    # alone in its class a composite weighs 1, however unlike: classes are not compared
+    assert realism_weights(features, masks, torch.tensor([1, 2]), prototypes).tolist() == pytest.approx([1, 1])
 
 
 def test_realism_weights_average_one_take_no_gradient_and_bear_an_empty_composite():
@@ -335,8 +335,16 @@ def test_realism_weights_average_one_take_no_gradient_and_bear_an_empty_composit
     masks = (torch.rand(6, 40, 40, generator=g) > 0.99).byte()
     masks[2] = 0
     weights = realism_weights(features, masks, torch.tensor([1, 2, 3, 1, 2, 3]), torch.rand(3, 4, generator=g))
-    assert weights.mean().item() == pytest.approx(1) and (weights > 0).all() and not weights.requires_grad
+    assert (weights[:3] + weights[3:]).tolist() == pytest.approx([2, 2, 2])
+    assert (weights > 0).all() and not weights.requires_grad
     assert weights.argmin() == 2  # nothing pasted: like nothing
+
+
+def test_few_shot_losses_of_parts_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="as many, got 2 and 1"):
+        normal_background(torch.ones(2, 3, 4, 4), torch.zeros(1, 8, 8))
+    with pytest.raises(ValueError, match=r"as many, got \(2, 2, 1\)"):
+        realism_weights(torch.ones(2, 3, 4, 4), torch.zeros(2, 8, 8), torch.tensor([1]), torch.ones(1, 3))
 
 
 def test_region_features_sum_over_the_region_only():

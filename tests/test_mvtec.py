@@ -14,6 +14,8 @@ RNG = np.random.default_rng(0)
 
 @pytest.fixture
 def root(tmp_path):
+    tmp_path = tmp_path / "mvtec"
+
     def write(path, pixels):
         path = tmp_path / "bottle" / path
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -74,7 +76,8 @@ def write(path, pixels):
         (remove("bottle/ground_truth/contamination/001_mask.png"), r"test/contamination/001.png: its mask .*001_mask"),
         (remove("bottle/test/contamination/001.png"), r"ground_truth/contamination/001_mask.png: there is no image"),
         (write("bottle/ground_truth/contamination/000_mask.png", np.zeros((5, 5), np.uint8)), "000_mask.png: mask is"),
-        (write("bottle/train/cracked/000.png", np.zeros((24, 16), np.uint8)), "cracked/000.png: train holds only"),
+        (write("bottle/train/cracked/000.png", np.zeros((24, 16), np.uint8)), "cracked/000.png: images lie in"),
+        (write("bottle/test/contamination/more/000.png", np.zeros((24, 16), np.uint8)), "more/000.png: images lie in"),
         (lambda root: (root / "bottle/test/good/000.png").write_bytes(b"no"), "good/000.png: unreadable image"),
     ],
 )
@@ -85,10 +88,17 @@ def test_what_is_wrong_is_named(root, change, message):
 
 
 def test_absent_category_lists_those_present(root):
-    with pytest.raises(DataError, match=r"category 'botle'; categories here: \['bottle'\]"):
+    with pytest.raises(DataError, match=r"no category 'botle'; with a folder train/good there are \['bottle'\]"):
         mvtec_ad(root, "botle")
     with pytest.raises(DataError, match="no such folder"):
         mvtec_ad(root / "nothing", "bottle")
+
+
+def test_category_lies_at_any_depth_and_other_files_do_not_matter(root, tmp_path):
+    (root / "bottle/ground_truth/contamination/.DS_Store").write_text("")
+    direct = mvtec_ad(root, "bottle", 16)
+    for place in (root.parent, root / "bottle"):
+        assert (mvtec_ad(place, "bottle", 16).images == direct.images).all()
 
 
 def test_a_category_without_defects_is_refused(root):

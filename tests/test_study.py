@@ -121,11 +121,14 @@ def test_sweep_stops_at_its_budget_and_goes_on(tmp_path, monkeypatch):
     frame = study.select(study.records(tmp_path / "records"), runs[::-1])
     assert frame["id"].tolist() == [run.id for run in runs[::-1]]
     assert (frame["iou_best"] >= frame["iou_last"]).all()
-    longer = replace(tiny, seed=2, epochs=4, size=64)
-    assert study.estimate_seconds(replace(tiny, seed=2), frame) == pytest.approx(frame["seconds"].mean())
-    assert study.estimate_seconds(longer, frame) == pytest.approx(8 * frame["seconds"].mean())
+    longer, here, mean = replace(tiny, seed=2, epochs=4, size=64), frame["device"][0], frame["seconds"].mean()
+    assert study.estimate_seconds(replace(tiny, seed=2), frame, here) == (pytest.approx(mean), "finished runs like it")
+    assert study.estimate_seconds(longer, frame, here)[0] == pytest.approx(8 * mean)
     for unlike in ({"encoder": "resnest50d"}, {"precision": "bf16"}):
-        assert study.estimate_seconds(replace(longer, **unlike), frame) is None
+        other = replace(longer, **unlike)
+        assert study.estimate_seconds(other, frame, here) == (pytest.approx(8 * mean), "other runs there, roughly")
+    assert study.estimate_seconds(longer, frame, "a GPU") == (pytest.approx(8 * mean), "other devices' runs, roughly")
+    assert study.estimate_seconds(longer, frame[:0], here) is None
 
 
 def test_no_records_give_an_empty_frame_with_its_columns(tmp_path):
@@ -140,11 +143,30 @@ def test_record_with_a_foreign_id_is_refused(tmp_path):
         study.records(tmp_path / "records")
 
 
+def test_a_copy_of_a_record_is_no_second_seed(tmp_path):
+    store = Store(tmp_path)
+    rest = dict.fromkeys(("best", "last", "data", "machine", "seconds", "val_images", "val_tiles"))
+    store.finish(Run(), {"id": Run().id, "run": asdict(Run()), **rest})
+    path = store.record_path(Run())
+    path.with_stem(f"{path.stem} (1)").write_text(path.read_text())
+    with pytest.raises(ValueError, match=r"\(1\).json: not a record .it is a copy of"):
+        study.records(tmp_path)
+
+
+@pytest.mark.parametrize("part", ["best", "machine"])
+def test_a_record_without_a_part_is_refused(tmp_path, part):
+    rest = dict.fromkeys({"best", "last", "data", "machine", "seconds", "val_images", "val_tiles"} - {part})
+    Store(tmp_path).finish(Run(), {"id": Run().id, "run": asdict(Run()), **rest})
+    with pytest.raises(ValueError, match=f"it has no {part}"):
+        study.records(tmp_path)
+
+
 def test_a_record_from_before_a_field_existed_still_reads(tmp_path):
     store = Store(tmp_path)
     old = asdict(Run())
     del old["precision"]
-    store.finish(Run(), {"id": Run().id, "run": old})
+    rest = dict.fromkeys(("best", "last", "data", "machine", "seconds", "val_images", "val_tiles"))
+    store.finish(Run(), {"id": Run().id, "run": old, **rest})
     assert json.loads(store.record_path(Run()).read_text()) == store.record(Run())
 
 
