@@ -10,7 +10,7 @@ import dlilib
 from dlilib import losses
 from dlilib.metrics import iou
 from dlilib.run import Run
-from dlilib.store import Store, read_record
+from dlilib.store import Store, StoreError, read_record
 from dlilib.train import fit
 from dlilib.trainer import Trainer
 
@@ -178,12 +178,11 @@ def test_failed_write_leaves_the_old_file_and_no_rest(tmp_path, monkeypatch):
     store.save(TINY, {"epoch": 1})
     before = store.checkpoint_path(TINY).read_bytes()
 
-    def full(state, path):
-        path.write_bytes(b"half")
-        raise OSError("no space left")
+    def full(descriptor):
+        raise OSError(28, "no space left")
 
-    monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(OSError, match="no space"):
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(StoreError, match="no space"):
         store.save(TINY, {"epoch": 2})
     assert store.checkpoint_path(TINY).read_bytes() == before
     assert len(list((tmp_path / "checkpoints").iterdir())) == 1
