@@ -175,7 +175,7 @@ def effects(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.plot(paper["paper"], where, "D", color="black", markersize=5, label="paper")
     ax.axvline(0, color="0.6", linewidth=1)
     for k, claim in enumerate(claims):
-        ax.axhline(k - 0.5, color="0.9", linewidth=1)
+        ax.axhline(k - 0.5, color="0.9", linewidth=1, zorder=0)
         if claim not in set(found["claim"]):
             why = frame.loc[frame["claim"] == claim, "verdict"].iloc[0].split(" (")[0]
             ax.annotate(why, (0, k), (4, 0), textcoords="offset points", va="center", color="0.4")
