@@ -14,12 +14,10 @@ from dlilib import cluster, study
 from dlilib import report as report_
 from dlilib.magnetic import magnetic_tiles
 from dlilib.models import WeightsError
-from dlilib.mvtec import mvtec_ad
 from dlilib.run import Run
 from dlilib.speed import timings
 from dlilib.store import StoreError, machine
 from dlilib.tiles import from_folder
-from dlilib.toy import toy_tiles
 
 IN_ID = ("data", "encoder", "method", "split", "seed")
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -37,14 +35,12 @@ def data(
     name: Annotated[str, typer.Argument(help="magnetic-tiles, toy, folder or mvtec_ad-<category>")], root: Root = None
 ) -> None:
     """Read a data set with all its checks and print what is in it."""
-    loaders = {"magnetic-tiles": lambda: magnetic_tiles(root), "toy": toy_tiles, "folder": lambda: from_folder(root)}
-    if name.startswith("mvtec_ad-") and root:
-        loaders[name] = lambda: mvtec_ad(root, name.removeprefix("mvtec_ad-"))
-    if name not in loaders:
-        raise typer.BadParameter(f"{name!r} is none of {', '.join(loaders)} and mvtec_ad-<category> with --root")
+    if not re.fullmatch("magnetic-tiles|toy|folder|mvtec_ad-.+", name):
+        raise typer.BadParameter(f"{name!r} is none of magnetic-tiles, toy, folder and mvtec_ad-<category>")
     if name == "folder" and root is None:
         raise typer.BadParameter("folder needs --root")
-    tiles = loaders[name]()
+    source = Run(data=name.replace("magnetic-tiles", "magnetic_tiles"))
+    tiles = from_folder(root) if name == "folder" else study.load_tiles(source, root)
     print(f"{tiles.source}: {len(tiles)} images of {len(tiles.tile.unique())} tiles")
     print("/".join(tiles.counts()), "/".join(str(n) for n in tiles.counts().values()), sep="\n")
 
@@ -72,9 +68,9 @@ def status(
     """List the preset's runs, finished and pending, and the time that the pending ones will take."""
     runs = _matching(preset, match)
     folder = study.results_folder(preset, results)
-    frame = study.records(folder / "records").set_index("id")
     here = machine(torch.device(study.device_named(device)))["device"]
-    timed = pd.concat(study.records(study.results_folder(name, results) / "records") for name in study.PRESETS)
+    known = {name: study.records(study.results_folder(name, results) / "records") for name in study.PRESETS}
+    frame, timed = known[preset].set_index("id"), pd.concat(known.values())
     costs = {r: study.estimate_seconds(r, timed, here) for r in study.pending(runs, folder)}
     for r in runs:
         if r not in costs:

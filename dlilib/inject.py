@@ -152,6 +152,7 @@ class DynamicLabelInjection(nn.Module):
 
     def forward(self, images: Tensor, masks: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """A balanced copy of the batch: images (B, C, H, W), masks (B, H, W), labels (B,)."""
+        _check_range(images)
         return self.apply_plan(self.plan(labels), images, masks, labels)
 
     def extra_repr(self) -> str:
@@ -178,6 +179,12 @@ def _donors(plan: Plan, tiles: TileSet, like: Tensor) -> tuple[Tensor, Tensor]:
     return fine.expand(-1, like.shape[1], -1, -1), inside
 
 
+def _check_range(images: Tensor) -> None:
+    asked = isinstance(images, Tensor) and images.device.type == "cpu" and images.is_floating_point() and images.numel()
+    if asked and not (top := images.amax()) <= 2:
+        raise ValueError(f"float images must lie in [0, 1] (bytes are uint8), the largest pixel is {float(top)}")
+
+
 def _check_batch(images: Tensor, masks: Tensor, labels: Tensor, tiles: TileSet) -> None:
     for name, value in {"images": images, "masks": masks, "labels": labels}.items():
         if not isinstance(value, Tensor):
@@ -190,8 +197,6 @@ def _check_batch(images: Tensor, masks: Tensor, labels: Tensor, tiles: TileSet) 
         raise ValueError(f"labels must be (B,) = ({len(images)},), got {tuple(labels.shape)}")
     if masks.device != images.device:
         raise ValueError(f"images are on {images.device}, masks on {masks.device}: they must be on one device")
-    if images.device.type == "cpu" and images.is_floating_point() and len(images) and not (top := images.amax()) <= 2:
-        raise ValueError(f"float images must lie in [0, 1] (bytes are uint8), the largest pixel is {float(top)}")
     if images.shape[2:] != tiles.images.shape[2:] or tiles.images.shape[1] not in (1, images.shape[1]):
         raise ValueError(
             f"the donors' images are {tuple(tiles.images.shape[1:])}, the batch's {tuple(images.shape[1:])}"

@@ -1,6 +1,7 @@
 """Others' code for the same jobs, to be timed beside ours; all of it is optional but OpenCV."""
 
 import importlib.util
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -39,18 +40,19 @@ def pie_torch(target: Tensor, donor: Tensor, mask: Tensor) -> None:
         blend(a, b, mask.float(), torch.tensor((0, 0)), True, channels_dim=0)
 
 
-def check_released(src: str, root: str | Path | None) -> None:
-    """ValueError where `released` could not work."""
+def check_released(src: str, root: str | Path | None) -> Path:
+    """The data's root, by default DLILIB_DATA; ValueError where `released` could not work."""
     if not Path(src, "core", "label_fusion.py").is_file():
         raise ValueError(f"{src}: not the folder src of the authors' code (no core/label_fusion.py)")
-    if root is None:
+    if not (root := root or os.environ.get("DLILIB_DATA")):
         raise ValueError("the authors' code reads its donors from files: name the root of the Magnetic Tiles")
+    return Path(root)
 
 
 @contextmanager
 def released(src: str, root: str | Path | None) -> Iterator[Callable]:
     """The released balancing as a function of images, masks, labels (free: -1) and p, with its pool of donors."""
-    check_released(src, root)
+    root = check_released(src, root)
     sys.path.insert(0, str(src))
     try:
         from core.label_fusion import balanced_label_fusion
@@ -59,7 +61,7 @@ def released(src: str, root: str | Path | None) -> Iterator[Callable]:
         sys.path.remove(str(src))
     with tempfile.TemporaryDirectory() as folder:
         rows = []
-        for name, read in open_files(Path(root)).items():
+        for name, read in open_files(root).items():
             kind, path = Path(name).parent.parent.name, Path(folder, Path(name).name)
             if kind in MT_DSET_MAP:
                 path.write_bytes(read())

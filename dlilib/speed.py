@@ -1,6 +1,5 @@
 """How long it takes: ours and its peers side by side in one process, as medians with quartiles and ratios."""
 
-import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -61,7 +60,6 @@ def timings(
 ) -> Iterator[tuple[str, pd.DataFrame]]:
     """Every table below at the paper's size: name and frame, as each is done."""
     if released_src:
-        root = root or os.environ.get("DLILIB_DATA")
         peers.check_released(released_src, root)
     shares = (0.0, 0.5, 1.0)
     run = Run(precision="bf16", batch=64 if torch.device(device).type == "cuda" else 8)
