@@ -31,10 +31,13 @@ RELEASED_WARPS = {
 }
 
 
-def draw_warps(warps: Sequence[Warp], which: Tensor, generator: Generator | None = None) -> Tensor:
+def draw_warps(
+    warps: Sequence[Warp], which: Tensor, generator: Generator | None = None, aspect: float = 1.0
+) -> Tensor:
     """A random affine map by each of warps[which]: float32 (M, 2, 3), from output to input in [-1, 1] coordinates.
 
-    which: int64 (M,), indices into `warps`.
+    which: int64 (M,), indices into `warps`. aspect: of the images, (height - 1) / (width - 1), so that rotations turn
+    their pixels and do not shear them.
     """
     u = torch.rand(len(which), 7, generator=generator)
     ranges = torch.tensor([(w.flip, w.affine, w.shift, w.scale, math.radians(w.rotate)) for w in warps])
@@ -47,8 +50,9 @@ def draw_warps(warps: Sequence[Warp], which: Tensor, generator: Generator | None
     x, y, zoom, angle = (2 * u[:, 3:] - 1).T * moved * torch.stack([2 * shift, 2 * shift, scale, rotate])
     # The donor is flipped, then scaled, rotated and shifted; sampling needs the inverse, last step first.
     cos, sin = torch.cos(angle) / (1 + zoom), torch.sin(angle) / (1 + zoom)
-    row_x = torch.stack([cos, sin, -(cos * x + sin * y)], dim=1) * mirror_x[:, None]
-    row_y = torch.stack([-sin, cos, sin * x - cos * y], dim=1) * mirror_y[:, None]
+    up, down = sin * aspect, sin / aspect
+    row_x = torch.stack([cos, up, -(cos * x + up * y)], dim=1) * mirror_x[:, None]
+    row_y = torch.stack([-down, cos, down * x - cos * y], dim=1) * mirror_y[:, None]
     return torch.stack([row_x, row_y], dim=1)
 
 

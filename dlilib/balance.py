@@ -85,6 +85,7 @@ class DonorBank:
 
     members: tuple[Tensor, ...]  # K int64 tensors, indices into the TileSet
     warps: tuple[Warp, ...]  # (K,)
+    aspect: float = 1.0  # of the tiles, as `augment.draw_warps` takes it
 
     @classmethod
     def of(cls, tiles: TileSet, donors: np.ndarray | Tensor | None = None, warps: dict[str, Warp] | None = None):
@@ -106,7 +107,8 @@ class DonorBank:
         if unknown := (warps or {}).keys() - set(tiles.classes):
             raise ValueError(f"warps names {sorted(unknown)}, the classes are {tiles.classes}")
         warps = RELEASED_WARPS if warps is None else warps
-        return cls(members, tuple(warps.get(name, Warp()) for name in tiles.classes))
+        height, width = tiles.images.shape[2:]
+        return cls(members, tuple(warps.get(name, Warp()) for name in tiles.classes), (height - 1) / (width - 1))
 
 
 def plan(
@@ -141,7 +143,7 @@ def plan_batches(
     drawn = Plan(
         target=target - (torch.as_tensor(sizes).cumsum(0) - torch.as_tensor(sizes))[batch], label=label,
         donor=_draw_donors(label, batch, len(sizes), bank, replacement, generator),
-        maps=draw_warps(bank.warps, label - 1, generator),
+        maps=draw_warps(bank.warps, label - 1, generator, bank.aspect),
         poisson=torch.rand(len(target), generator=generator) < p_poisson,
     )
     return drawn.split(torch.bincount(batch, minlength=len(sizes)).tolist())

@@ -14,7 +14,7 @@ from dlilib.splits import PROTOCOLS
 from dlilib.tiles import RESIZES
 
 CHOICES = {
-    "resize": RESIZES,
+    "resize": (*RESIZES, "pad"),
     "split": PROTOCOLS,
     "method": METHODS,
     "losses": VARIANTS,

@@ -2,7 +2,8 @@
 
 import csv
 import io
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -34,7 +35,7 @@ class TileSet:
     sizes: Tensor | None = None  # int64 (N, 2); height and width before resizing, pixels
     exposure: Tensor | None = None  # int64 (N,); number of the exposure, where known
     threshold: int = 0  # mask values above it are defect, where masks were thresholded
-    resize: str = "nearest"  # how the images came to their size
+    resize: str = "nearest"  # how the images came to their size; "pad": they kept it
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -54,25 +55,32 @@ class TileSet:
         return {**dict(zip(self.classes, n[1:], strict=True)), "Free": n[0]}
 
 
-def from_folder(root: str | Path, size: int = 256, resize: str = "nearest") -> TileSet:
-    """Your own data: `images/`, `masks/` (one PNG of class indices an image, same stem) and `classes.txt`.
+def from_folder(root: str | Path, size: int | None = 256, resize: str = "nearest") -> TileSet:
+    """Your own data: `images/` and `masks/`, as one PNG of class indices an image or as one folder of PNGs a class.
 
-    classes.txt names the classes 1..K, a line each; a mask's 0 is background. An image's label is the class with the
-    most pixels in its mask, 0 when it has none. An optional `tiles.csv` with columns image,tile (image: the file's
-    stem) says which images show the same part; without it each image is its own tile.
-    size, resize: as in `magnetic_tiles`. Raises DataError naming the file, as there, and on a class index over K.
+    Class indices: masks/<stem>.png for each image; classes.txt names the classes 1..K, a line each; 0 is background.
+    A folder a class: masks/<class>/<stem>.png where the image has that defect, anything above 0; where two overlap, the
+    later class stands; classes.txt may say their order, else it is alphabetical.
+    An image's label is the class with the most pixels in its mask, 0 when it has none. An optional `tiles.csv` with
+    columns image,tile (image: the file's stem) says which images show the same part; without it each is its own tile.
+    size, resize: as in `magnetic_tiles`; size None keeps the pixels and pads every image at the right and the bottom,
+    by its last column and row, to the largest height and width, rounded up to multiples of 8 (resize is then "pad").
+    Raises DataError naming the file, as there, and on a class index over K.
     """
-    check_size(size, resize)
+    if size is not None:
+        check_size(size, resize)
     files = open_files(Path(root))
-    classes = tuple(line.strip() for line in read_text(files, root, "classes.txt").splitlines() if line.strip())
-    if not classes or len(set(classes)) < len(classes):
-        raise DataError(f"{root}/classes.txt: needs one distinct class name a line, got {list(classes)}")
-    pairs = _folder_pairs(files, root)
+    classes = _class_names(files, root)
+    pairs = _folder_pairs(files, root, classes)
 
-    def read(pair: tuple[str, str]) -> tuple[np.ndarray, np.ndarray]:
-        image, mask = read_pair(files, *pair)
-        if mask.max() > len(classes):
-            raise DataError(f"{pair[1]}: holds class index {mask.max()}, classes.txt names {len(classes)} classes")
+    def read(pair: tuple[str, dict[str, int]]) -> tuple[np.ndarray, np.ndarray]:
+        image = read_image(files, pair[0])
+        mask = np.zeros(image.shape[:2], np.uint8)
+        for path, c in pair[1].items():
+            found = read_mask(files, path, like=image)
+            if not c and found.max() > len(classes):
+                raise DataError(f"{path}: holds class index {found.max()}, classes.txt names {len(classes)} classes")
+            mask = np.where(found > 0, c or found, mask)
         return image, mask
 
     images, masks, sizes = stack(read, pairs, size, resize)
@@ -80,8 +88,10 @@ def from_folder(root: str | Path, size: int = 256, resize: str = "nearest") -> T
     names = tuple(PurePosixPath(image).stem for image, _ in pairs)
     return TileSet(
         images=images, masks=masks, labels=torch.where(pixels.sum(1) > 0, pixels.argmax(1) + 1, 0),
-        tile=_listed_tiles(files, root, names), names=names, classes=classes, source=Path(root).stem,
-        digest=digest_files(files, [path for pair in pairs for path in pair]), sizes=sizes, resize=resize,
+        tile=_listed_tiles(files, root, names), names=names, classes=classes,
+        source=re.sub(r"[^\w-]+", "_", Path(root).resolve().stem),
+        digest=digest_files(files, [path for image, marks in pairs for path in (image, *marks)]), sizes=sizes,
+        resize=resize if size else "pad",
     )
 
 
@@ -93,14 +103,41 @@ def check_size(size: int, resize: str) -> None:
         raise ValueError(f'resize must be "nearest" or "bilinear", got {resize!r}')
 
 
-def _folder_pairs(files: Files, root: str | Path) -> list[tuple[str, str]]:
-    images, masks = _by_stem(files, root, "images/", IMAGE_SUFFIXES), _by_stem(files, root, "masks/", (".png",))
-    for stem in sorted(images.keys() ^ masks.keys()):
-        missing = f"no mask masks/{stem}.png" if stem in images else "no image of that name in images/"
-        raise DataError(f"{root}/{images.get(stem) or masks[stem]}: {missing}")
+def _class_names(files: Files, root: str | Path) -> tuple[str, ...]:
+    folders = _class_folders(files)
+    if folders and "classes.txt" not in files:
+        return tuple(folders)
+    classes = tuple(line.strip() for line in read_text(files, root, "classes.txt").splitlines() if line.strip())
+    if not classes or len(set(classes)) < len(classes):
+        raise DataError(f"{root}/classes.txt: needs one distinct class name a line, got {list(classes)}")
+    if strange := set(folders) - set(classes):
+        raise DataError(f"{root}/masks/{min(strange)}: classes.txt does not name this class, but {list(classes)}")
+    return classes
+
+
+def _class_folders(files: Files) -> list[str]:
+    return sorted({found[1] for path in files if (found := re.fullmatch(r"masks/([^/]+)/[^/]+\.(?i:png)", path))})
+
+
+def _folder_pairs(files: Files, root: str | Path, classes: Sequence[str]) -> list[tuple[str, dict[str, int]]]:
+    """Each image's path with those of its masks and the class that each marks, 0 where it holds class indices."""
+    images = _by_stem(files, root, "images/", IMAGE_SUFFIXES)
     if not images:
         raise DataError(f"{root}/images: holds no image ({', '.join(IMAGE_SUFFIXES)})")
-    return [(images[stem], masks[stem]) for stem in sorted(images)]
+    folders = _class_folders(files)
+    if folders and (lone := [path for path in files if re.fullmatch(r"masks/[^/]+\.(?i:png)", path)]):
+        raise DataError(f"{root}/{min(lone)}: lies beside folders of classes ({', '.join(folders)}), not in one")
+    kinds = {f"masks/{name}/": 1 + classes.index(name) for name in folders} or {"masks/": 0}
+    found: dict[str, dict[str, int]] = {stem: {} for stem in sorted(images)}
+    for top, c in sorted(kinds.items(), key=lambda kind: kind[1]):
+        for stem, path in _by_stem(files, root, top, (".png",)).items():
+            if stem not in found:
+                raise DataError(f"{root}/{path}: no image of that name in images/")
+            found[stem][path] = c
+    for stem, marks in found.items() if not folders else ():
+        if not marks:
+            raise DataError(f"{root}/{images[stem]}: no mask masks/{stem}.png")
+    return [(images[stem], marks) for stem, marks in found.items()]
 
 
 def _by_stem(files: Files, root: str | Path, folder: str, suffixes: tuple[str, ...]) -> dict[str, str]:
@@ -133,19 +170,34 @@ def read_pair(files: Files, image_path: str, mask_path: str) -> tuple[np.ndarray
     return image, read_mask(files, mask_path, like=image)
 
 
-def stack(read: Callable, pairs: list, size: int, resize: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Images uint8 (N, C, size, size), masks (N, size, size) and the sizes (N, 2) they had; `read` gives one pair."""
+def stack(read: Callable, pairs: list, size: int | None, resize: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Images uint8 (N, C, H, W), masks (N, H, W) and the sizes (N, 2) they had; `read` gives one pair.
+
+    H = W = size; None: nothing is resized but padded, see `from_folder`.
+    """
 
     def load(pair: tuple) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
         image, mask = read(pair)
+        if size is None:
+            return image, mask, image.shape[:2]
         return _resize(image, size, resize), _resize(mask, size, "nearest"), image.shape[:2]
 
     with ThreadPoolExecutor() as pool:
         images, masks, sizes = zip(*pool.map(load, pairs), strict=True)
+    if size is None:
+        height, width = (-(-side // 8) * 8 for side in np.max(sizes, axis=0))
+        images = [_pad(image, height, width, "edge") for image in images]
+        masks = [_pad(mask, height, width, "constant") for mask in masks]
+    shape = images[0].shape[:2]
     channels = 3 if any(image.ndim == 3 for image in images) else 1
-    images = [np.broadcast_to(image.reshape(size, size, -1), (size, size, channels)) for image in images]
+    images = [np.broadcast_to(image.reshape(*shape, -1), (*shape, channels)) for image in images]
     stacked = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
     return stacked, torch.from_numpy(np.stack(masks)), torch.tensor(sizes)
+
+
+def _pad(pixels: np.ndarray, height: int, width: int, mode: str) -> np.ndarray:
+    more = [(0, height - pixels.shape[0]), (0, width - pixels.shape[1]), (0, 0)]
+    return np.pad(pixels, more[: pixels.ndim], mode)
 
 
 def _resize(pixels: np.ndarray, size: int, resize: str) -> np.ndarray:

@@ -40,6 +40,16 @@ def coordinates(affine, height, width):
     return (rows + 1) / 2 * (height - 1), (columns + 1) / 2 * (width - 1)
 
 
+@pytest.mark.parametrize("height, width", [(24, 24), (20, 50), (50, 20)])
+def test_rotations_turn_pixels_without_shear_whatever_the_shape(height, width):
+    turn = Warp(flip=0.0, affine=1.0, shift=0.0, scale=0.0, rotate=40.0)
+    aspect = (height - 1) / (width - 1)
+    for affine in draw_warps([turn], torch.zeros(5, dtype=int), generator(), aspect):
+        rows, columns = coordinates(affine, height, width)
+        steps = np.array([[x[1, 0] - x[0, 0], x[0, 1] - x[0, 0]] for x in (rows, columns)])
+        assert np.abs(steps @ steps.T - np.eye(2)).max() < 1e-5 and abs(steps[0, 1]) > 0.01
+
+
 def test_identity_maps_give_the_input():
     images, masks = images_and_masks()
     moved, marks = warp(images, masks, IDENTITY.expand(3, -1, -1))

@@ -1,4 +1,5 @@
 import io
+import shutil
 import zipfile
 
 import numpy as np
@@ -6,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dlilib import DataError, from_folder
+from dlilib import DataError, Run, fit, from_folder
 
 STEMS = ("a", "b", "c")
 
@@ -325,3 +326,67 @@ def test_argument_out_of_range_is_refused(folder, argument, value):
     with pytest.raises(ValueError, match=f"{argument} must .*{value}") as caught:
         from_folder(folder, **{argument: value})
     assert not isinstance(caught.value, DataError)
+
+
+@pytest.fixture
+def binary(folder):
+    """The same parts with a folder of masks for each class; b is free."""
+    shutil.rmtree(folder / "masks")
+    (folder / "classes.txt").unlink()
+    marks = {("dent", "a"): mask_of(2), ("dent", "c"): mask_of(9), ("scratch", "c"): mask_of(3) * 255}
+    for (kind, stem), mask in marks.items():
+        (folder / "masks" / kind).mkdir(parents=True, exist_ok=True)
+        (folder / "masks" / kind / f"{stem}.png").write_bytes(encoded(mask))
+    return folder
+
+
+def test_a_folder_of_masks_a_class_gives_the_same_as_indices(binary):
+    tiles = from_folder(binary, size=16)
+    assert (tiles.classes, tiles.names, tiles.labels.tolist()) == (("dent", "scratch"), STEMS, [1, 0, 1])
+    assert tiles.masks[2].flatten()[:10].tolist() == [2] * 3 + [1] * 6 + [0]  # the later class stands
+    (binary / "classes.txt").write_text("scratch\ndent\nnick\n")
+    tiles = from_folder(binary, size=16)
+    assert (tiles.classes, tiles.labels.tolist()) == (("scratch", "dent", "nick"), [2, 0, 2])
+    assert tiles.masks[2].flatten()[:10].tolist() == [2] * 9 + [0]
+
+
+def test_masks_of_classes_that_fit_nothing_are_named(binary):
+    (binary / "classes.txt").write_text("dent\n")
+    with pytest.raises(DataError, match=r"masks/scratch: classes\.txt does not name this class, but \['dent'\]"):
+        from_folder(binary, size=16)
+    (binary / "classes.txt").unlink()
+    (binary / "masks" / "dent" / "z.png").write_bytes(encoded(mask_of(1)))
+    with pytest.raises(DataError, match=r"masks/dent/z\.png: no image of that name"):
+        from_folder(binary, size=16)
+    (binary / "masks" / "a.png").write_bytes(encoded(mask_of(1)))
+    with pytest.raises(DataError, match=r"masks/a\.png: lies beside folders of classes \(dent, scratch\)"):
+        from_folder(binary, size=16)
+
+
+def test_own_size_is_kept_and_padded_to_the_largest(folder):
+    wide = grey(5, (12, 30))
+    (folder / "images" / "b.png").write_bytes(encoded(wide))
+    (folder / "masks" / "b.png").write_bytes(encoded(mask_of(4, size=(12, 30))))
+    tiles = from_folder(folder, size=None)
+    assert tiles.images.shape == (3, 1, 16, 32) and tiles.resize == "pad"
+    assert tiles.sizes.tolist() == [[16, 16], [12, 30], [16, 16]]
+    np.testing.assert_array_equal(tiles.images[1, 0], np.pad(wide, [(0, 4), (0, 2)], "edge"))
+    np.testing.assert_array_equal(tiles.masks[1, :12, :30], mask_of(4, size=(12, 30)))
+    assert int(tiles.masks[1].sum()) == 4
+
+
+@pytest.mark.parametrize(("count", "channels"), [(1, 1), (1, 3), (12, 3)])
+def test_own_shapes_and_numbers_of_classes_train(tmp_path, count, channels):
+    for name in ("images", "masks"):
+        (tmp_path / "my parts" / name).mkdir(parents=True)
+    (tmp_path / "my parts" / "classes.txt").write_text("".join(f"kind {c}\n" for c in range(count)))
+    for k in range(4 * count + 6):
+        mask = np.zeros((21, 34), np.uint8)
+        mask[3:9, 4:12] = k % 4 and 1 + k // 4 if k < 4 * count else 0
+        (tmp_path / "my parts" / "masks" / f"{k}.png").write_bytes(encoded(mask))
+        pixels = grey(k, (21, 34, 3) if channels == 3 else (21, 34))
+        (tmp_path / "my parts" / "images" / f"{k}.png").write_bytes(encoded(pixels))
+    tiles = from_folder(tmp_path / "my parts", size=None)
+    run = Run(data="my_parts", size=40, resize="pad", weights=None, epochs=1, batch=8, free_in_val=True)
+    record = fit(run, tiles)
+    assert tiles.images.shape[1:] == (channels, 24, 40) and len(record["last"]["classes"]) == count
