@@ -11,6 +11,7 @@ import torch
 import typer
 
 from dlilib import cluster, study
+from dlilib import convert as convert_
 from dlilib import report as report_
 from dlilib.magnetic import magnetic_tiles
 from dlilib.models import WeightsError
@@ -43,6 +44,17 @@ def data(
     tiles = from_folder(root) if name == "folder" else study.load_tiles(source, root)
     print(f"{tiles.source}: {len(tiles)} images of {len(tiles.tile.unique())} tiles")
     print("/".join(tiles.counts()), "/".join(str(n) for n in tiles.counts().values()), sep="\n")
+
+
+@app.command()
+def convert(
+    source: Annotated[str, typer.Argument(help="labelme or coco")],
+    root: Annotated[Path, typer.Argument(help="folder or zip of images and annotations")],
+    out: Annotated[Path, typer.Argument(help="new folder")],
+) -> None:
+    """Draw LabelMe's or COCO's polygons into a folder of images and masks, for `dli data folder` and notebook 8."""
+    tiles = from_folder(convert_.convert(source, root, out), size=None)
+    print(out, tiles.counts())
 
 
 @app.command()

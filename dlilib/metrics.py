@@ -23,6 +23,12 @@ def count(logits: Tensor, masks: Tensor) -> Tensor:
     return torch.stack([c.sum(dim=(2, 3)) for c in cells], dim=-1)
 
 
+def class_map(logits: Tensor) -> Tensor:
+    """uint8 (B, H, W): the likeliest class where one is predicted, else 0, from logits (B, K, H, W)."""
+    strength, best = logits.max(dim=1)
+    return torch.where(strength > 0, best + 1, 0).byte()
+
+
 def iou(tp: float, fp: float, fn: float) -> float:
     """TP / (TP + FP + FN), paper eq. 8; micro for counts summed over classes. NaN if all are 0."""
     total = tp + fp + fn

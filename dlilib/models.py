@@ -24,6 +24,7 @@ HUB = {
 }
 UNUSED = {"resnet18": ("layer3", "layer4"), "mobileone_s1": ("stage3", "stage4")}
 DEPTH = 3  # stages kept: strides 2, 4, 8
+MEAN, STD = 0.4319, 0.1196  # of the Magnetic Tiles in [0, 1], as released, for every channel
 DECODER_CHANNELS = (128, 64, 32)
 WHOLE_CHANNELS = (256, 128, 64, 32, 16)
 # mobileone_s1 crashes in this layout on the CPU (torch 2.15.0); ResNet-18 gains a third or more
@@ -56,6 +57,21 @@ def build(encoder: str, num_classes: int = 5, weights: str | None = None, seed: 
     if weights:
         _load(model.encoder, encoder)
     return model
+
+
+def load(path: str | Path, encoder: str, num_classes: int) -> nn.Module:
+    """A trained model, ready to predict, from the safetensors file that `fit(..., keep_model=True)` wrote.
+
+    Raises WeightsError where the file is none of such a model.
+    """
+    model = build(encoder, num_classes)
+    _fill(model, _read(path), path, encoder)
+    return model.eval()
+
+
+def normalised(images: Tensor) -> Tensor:
+    """What the models take, (B, 3, H, W), of images (B, C, H, W) in [0, 1], grey or RGB."""
+    return ((images - MEAN) / STD).expand(-1, 3, -1, -1)
 
 
 def features(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -91,11 +107,16 @@ def _load(module: nn.Module, encoder: str) -> None:
     counters = {name: tensor for name, tensor in wanted.items() if name.endswith("num_batches_tracked")}
     state = counters | state  # torchvision's own files lack them
     found = {name: state.get(name.removeprefix("model."), state.get(name)) for name in wanted}  # "model.": timm's
-    for name, tensor in found.items():
-        if tensor is None or tensor.shape != wanted[name].shape:
-            what = "missing" if tensor is None else f"{tuple(tensor.shape)}, not {tuple(wanted[name].shape)}"
+    _fill(module, found, place, encoder)
+
+
+def _fill(module: nn.Module, state: dict[str, Tensor | None], place: str | Path, encoder: str) -> None:
+    wanted = module.state_dict()
+    for name, value in wanted.items():
+        if (tensor := state.get(name)) is None or tensor.shape != value.shape:
+            what = "missing" if tensor is None else f"{tuple(tensor.shape)}, not {tuple(value.shape)}"
             raise WeightsError(f"{place}: {name} of {encoder} is {what}")
-    module.load_state_dict(found)
+    module.load_state_dict({name: state[name] for name in wanted})
 
 
 def _read(path: str | Path) -> dict[str, Tensor]:

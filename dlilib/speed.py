@@ -16,11 +16,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dlilib import peers
 from dlilib.inject import DynamicLabelInjection
-from dlilib.models import LIGHT
+from dlilib.models import LIGHT, normalised
 from dlilib.poisson import poisson_blend
 from dlilib.run import Run
 from dlilib.tiles import TileSet
-from dlilib.trainer import MEAN, STD, Trainer
+from dlilib.trainer import Trainer
 
 Step = Callable[[], object]
 
@@ -142,7 +142,7 @@ def injection(
     if not released_src:
         return compare(steps, device, repeats).assign(p_poisson=p_poisson)
     with peers.released(released_src, root) as balance:
-        rgb = ((images - MEAN) / STD).expand(-1, 3, -1, -1).contiguous().to(device)
+        rgb = normalised(images).contiguous().to(device)
         hot = torch.stack([(masks == c).float() for c in range(1, tiles.num_classes + 1)], dim=1).to(device)
         steps["authors' code"] = lambda: balance(rgb.clone(), hot.clone(), labels - 1, p_poisson)
         return compare(steps, device, repeats).assign(p_poisson=p_poisson)

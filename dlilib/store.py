@@ -9,10 +9,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import segmentation_models_pytorch as smp
 import timm
 import torch
 from filelock import FileLock, Timeout
+from torch import nn
 
 from dlilib.run import Run
 from dlilib.version import __version__
@@ -23,7 +25,7 @@ class StoreError(RuntimeError):
 
 
 class Store:
-    """One folder of results: records/<id>.json of finished runs, checkpoints/<id>.pt of unfinished ones."""
+    """One folder of results: records/<id>.json of finished runs, checkpoints/<id>.pt of unfinished ones, and models."""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
@@ -35,6 +37,10 @@ class Store:
     def checkpoint_path(self, run: Run) -> Path:
         """Where the checkpoint of an unfinished run lies."""
         return self.folder / "checkpoints" / f"{run.id}.pt"
+
+    def model_path(self, run: Run) -> Path:
+        """Where the weights of a finished run lie, if they were to be kept."""
+        return self.folder / "models" / f"{run.id}.safetensors"
 
     def record(self, run: Run) -> dict[str, Any] | None:
         """The run's record, or None if it is not finished."""
@@ -73,6 +79,11 @@ class Store:
             with suppress(OSError):
                 path.unlink()
             lock.release()
+
+    def save_model(self, run: Run, model: nn.Module) -> None:
+        """Keep a model's weights, as `models.load` reads them."""
+        weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+        write_whole(self.model_path(run), safetensors.torch.save(weights))
 
     def load(self, run: Run) -> dict[str, Any] | None:
         """An unfinished run's state, on the CPU, or None."""

@@ -17,7 +17,7 @@ OnEpoch = Callable[[int, float], None]
 
 def fit(
     run: Run, tiles: TileSet, device: str | torch.device = "cpu", folder: str | Path | None = None,
-    deadline: float | None = None, on_epoch: OnEpoch | None = None,
+    deadline: float | None = None, on_epoch: OnEpoch | None = None, keep_model: bool = False,
 ) -> dict[str, Any] | None:
     """Train `run` on `tiles` and return its record, or None if the deadline stopped it.
 
@@ -26,11 +26,15 @@ def fit(
     deadline: on `time.monotonic`'s clock, seconds; the run stops, saved, before an epoch that would pass it, as far as
         its earlier epochs tell: a new run's first one is begun whenever there is time left.
     on_epoch: called with the number of epochs done and the last micro IoU.
-    Raises ValueError if the tiles are not the run's.
+    keep_model: also keep the last epoch's weights, in the folder's models/<run.id>.safetensors, for `models.load`; a
+        run that was finished without them is trained again.
+    Raises ValueError if the tiles are not the run's, or there is no folder to keep the model in.
     """
     _check_tiles(run, tiles)
+    if keep_model and folder is None:
+        raise ValueError("keep_model needs a folder")
     store = Store(folder) if folder is not None else None
-    if store and (record := store.record(run)):
+    if store and (record := store.record(run)) and (not keep_model or store.model_path(run).exists()):
         if record["data"]["digest"] != tiles.digest:
             raise ValueError(f"{store.record_path(run)}: made on other data than these tiles; use another folder")
         return record
@@ -49,6 +53,8 @@ def fit(
         if on_epoch:
             on_epoch(trainer.epoch, trainer.last["iou"])
     record = trainer.record()
+    if keep_model:
+        store.save_model(run, trainer.model)
     if store:
         store.finish(run, record)
     return record

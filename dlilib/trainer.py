@@ -21,7 +21,6 @@ from dlilib.splits import split
 from dlilib.store import machine
 from dlilib.tiles import TileSet
 
-MEAN, STD = 0.4319, 0.1196  # of the Magnetic Tiles in [0, 1], as released, for every channel
 PROGRESS = ("epoch", "seconds", "history", "best", "last")  # what a Trainer has gathered so far
 
 
@@ -170,7 +169,7 @@ class Trainer:
 
     def _forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """The encoder's features and float32 logits (B, K, H, W) of images (B, C, H, W) in [0, 1], grey or RGB."""
-        x = ((images - MEAN) / STD).expand(-1, 3, -1, -1).contiguous(memory_format=self.layout)
+        x = models.normalised(images).contiguous(memory_format=self.layout)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.run.precision == "bf16"):
             features, logits = models.features(self.model, x)
         return features, logits.float()
@@ -208,8 +207,7 @@ class Trainer:
             images, masks, _ = self._gather(rows)
             logits = self._forward(images)[1]
             counts.append(metrics.count(logits, masks))
-            strength, best = logits.max(dim=1)
-            maps.append(torch.where(strength > 0, best + 1, 0).byte())
+            maps.append(metrics.class_map(logits))
         maps = torch.cat(maps)
         labels = self.tiles.labels[self.val]
         first = [int((labels == c).nonzero()[0]) for c in labels.unique().tolist() if c > 0]

@@ -1,0 +1,95 @@
+"""A trained model that was kept, read again and exported gives the same everywhere."""
+
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from dlilib import Run, fit, models, toy_tiles
+from dlilib.export import Runtime, Segmenter, to_onnx
+from dlilib.models import LIGHT, WeightsError, normalised
+from dlilib.store import Store
+from dlilib.trainer import Trainer
+
+RUN = Run(data="toy", size=32, weights=None, epochs=2, batch=16, free_share=0.1, encoder="mobileone_s1")
+
+
+@pytest.fixture(scope="module")
+def small():
+    return toy_tiles(size=32)
+
+
+def test_a_kept_model_is_the_trained_one(small, tmp_path):
+    record = fit(RUN, small, folder=tmp_path, keep_model=True)
+    trainer = Trainer(RUN, small, torch.device("cpu"))
+    for _ in range(RUN.epochs):
+        trainer.step()
+    model = models.load(Store(tmp_path).model_path(RUN), RUN.encoder, small.num_classes)
+    x = normalised(small.images[:4].float() / 255)
+    with torch.no_grad():
+        assert torch.equal(model(x), trainer.model.eval()(x)) and not model.training
+    assert record["last"] == trainer.last
+
+
+def test_a_run_finished_without_its_model_is_trained_again_for_it(small, tmp_path):
+    first = fit(RUN, small, folder=tmp_path)
+    path = Store(tmp_path).model_path(RUN)
+    assert not path.exists()
+    again = fit(RUN, small, folder=tmp_path, keep_model=True)
+    assert path.exists() and again["last"] == first["last"]
+    stamp = path.stat().st_mtime_ns
+    assert fit(RUN, small, folder=tmp_path, keep_model=True)["last"] == first["last"]
+    assert path.stat().st_mtime_ns == stamp
+    with pytest.raises(ValueError, match="keep_model needs a folder"):
+        fit(RUN, small, keep_model=True)
+
+
+def test_weights_of_another_model_are_refused_by_name(small, tmp_path):
+    fit(RUN, small, folder=tmp_path, keep_model=True)
+    path = Store(tmp_path).model_path(RUN)
+    with pytest.raises(WeightsError, match=rf"{path.name}: encoder\.\S+ of resnet18 is missing"):
+        models.load(path, "resnet18", 5)
+    with pytest.raises(WeightsError, match=r"segmentation_head\S+ of mobileone_s1 is \(5, .*, not \(3, "):
+        models.load(path, "mobileone_s1", 3)
+    save_file({name: x for name, x in load_file(path).items() if "decoder" in name}, tmp_path / "part.safetensors")
+    with pytest.raises(WeightsError, match=r"part\.safetensors: encoder\S+ of mobileone_s1 is missing"):
+        models.load(tmp_path / "part.safetensors", "mobileone_s1", 5)
+
+
+@pytest.mark.parametrize("encoder", LIGHT)
+@pytest.mark.parametrize("shape", [(1, 32, 48), (3, 40, 40)])
+def test_onnx_gives_the_same_logits_at_any_batch(encoder, shape, tmp_path):
+    model = models.build(encoder, num_classes=2)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        model.train()(torch.randn(4, 3, *shape[1:], generator=generator))  # statistics as of training, not 0 and 1
+        model.eval()
+    runtime = Runtime(to_onnx(model, tmp_path / "model.onnx", shape))
+    images = torch.rand(3, *shape, generator=generator)
+    with torch.no_grad():
+        expected = model(normalised(images)).numpy()
+        assert np.abs(Segmenter(model)(images).numpy() - expected).max() < 1e-4
+    for batch in (1, 3):
+        found = runtime(images[:batch].numpy())
+        assert found.shape == (batch, 2, *shape[1:]) and np.abs(found - expected[:batch]).max() < 1e-3
+    assert np.abs(expected).max() > 1e-2
+
+
+def test_merged_branches_are_fewer_parameters_and_the_model_keeps_its_own():
+    model = models.build("mobileone_s1").eval()
+    before = models.parameters(model)
+    assert models.parameters(Segmenter(model)) < before == models.parameters(model)
+
+
+@pytest.mark.parametrize("missing", ["onnxscript", "onnxruntime"])
+def test_the_extra_is_named_where_it_is_missing(missing, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(ValueError, match=rf"{missing} is missing.*pip install 'dlilib\[export\]'"):
+        Runtime(to_onnx(models.build("resnet18"), tmp_path / "model.onnx", (1, 16, 16)))
+
+
+def test_runs_that_pad_and_runs_that_resize_are_different():
+    assert replace(RUN, resize="pad").id != RUN.id
