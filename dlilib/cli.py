@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -17,9 +18,10 @@ from dlilib.magnetic import magnetic_tiles
 from dlilib.models import WeightsError
 from dlilib.run import Run
 from dlilib.speed import timings
-from dlilib.store import StoreError, machine
+from dlilib.store import StoreError, machine, write_whole
 from dlilib.tiles import from_folder
 
+WAIT = 10  # seconds
 IN_ID = ("data", "encoder", "method", "split", "seed")
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 PresetName = Annotated[str, typer.Option("--preset", help=", ".join(study.PRESETS))]
@@ -110,8 +112,8 @@ def speed(
     kind = machine(torch.device(device))["device"]
     for name, frame in timings(tiles, device, released_src, root):
         path = results / "tables" / f"speed_{name}_{device.split(':')[0]}.csv"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        frame.assign(device=kind, torch=torch.__version__).to_csv(path, index=False, float_format="%.4g")
+        text = frame.assign(device=kind, torch=torch.__version__).to_csv(index=False, float_format="%.4g")
+        write_whole(path, text.encode())
         print(f"\n{name}, {kind}: {path}", frame.to_string(index=False, float_format="%.4g"), sep="\n")
 
 
@@ -122,7 +124,7 @@ def report(results: Results = Path("results"), notebooks: Notebooks = Path("note
     if not paper.is_file():
         raise typer.BadParameter(f"{paper} is not there: name the folder of the notebooks by --notebooks")
     path = results / "README.md"
-    path.write_text(report_.report(results, pd.read_csv(paper)))
+    write_whole(path, report_.report(results, pd.read_csv(paper)).encode())
     print(path)
 
 
@@ -142,7 +144,9 @@ def study_(
         raise typer.BadParameter(f"no notebook in {notebooks.resolve()} has {only!r} in its name")
     folder = study.results_folder(preset, results)
     if compute:
-        study.execute(study.all_runs(preset), folder, root, device)
+        while left := study.execute(study.all_runs(preset), folder, root, device):
+            print(f"{left} runs are another process's just now: waiting for them", file=sys.stderr)
+            time.sleep(WAIT)
     if root:
         os.environ["DLILIB_DATA"] = str(root.resolve())
     values = {"preset": preset, "results": os.path.relpath(results, notebooks), "compute": compute}
@@ -177,3 +181,7 @@ def main() -> None:
         app()
     except (ValueError, WeightsError, StoreError) as error:
         sys.exit(f"dli: {error}")
+    except OSError as error:
+        if error.filename is None:
+            raise
+        sys.exit(f"dli: {error.filename}: {error.strerror}. What is finished is kept; mend that and start again")

@@ -4,6 +4,7 @@ import functools
 import logging
 import os
 import sys
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from dlilib.store import Store, write_whole
 from dlilib.study import device_named, load_tiles, pending
 from dlilib.train import fit
 
-LOSSES = 100  # of workers, that a run outlives
+LOSSES = 10  # of workers in a row, that a run outlives without getting on
 RETRIES = 2  # of a run that fails on a worker: another one may have the data
 CONNECT = 10  # seconds
 
@@ -29,29 +30,36 @@ def execute(
 ) -> int:
     """`study.execute` on Dask workers: finish what is pending of `runs` and return how many are still pending.
 
-    scheduler: address of a running one, as tcp://host:8786; else `workers` processes are started here, which share its
-        cores. device "cuda" takes workers that offer the resource GPU, one GPU a run; root is a path on the workers.
+    scheduler: address of a running one, as tcp://host:8786; with device "cuda" its workers that offer the resource GPU
+        take the runs, one GPU a run. Else `workers` processes are started here, which share its cores or GPUs.
+        root: a path on the workers.
     A worker that sees `folder`, as on one machine or a shared file system, keeps its checkpoints and records there, so
     that another one goes on where it was lost; records from elsewhere are written here, as each arrives. At the end of
-    the budget (seconds) waiting runs are dropped, those under way go on where the cluster outlives this call.
+    the budget (seconds, the start of the workers included) waiting runs are dropped; those under way are left to a
+    cluster that outlives this call, and stop with workers that do not, at their last checkpoint.
     Raises ValueError saying what to do where there is no scheduler or it is lost, or a run fails on its workers.
     """
+    if scheduler and workers:
+        raise ValueError("either a scheduler's workers or so many here, not both")
+    start = time.monotonic()
     store, todo = Store(folder), pending(runs, folder)
     token = store.folder.resolve() / f".sweep-{uuid.uuid4().hex}"
     write_whole(token, b"")
     try:
         with _client(scheduler, workers) as (client, threads):
             print(f"Dask dashboard: {client.dashboard_link}", file=sys.stderr)
-            wanted = {"GPU": 1} if (device or "").startswith("cuda") else {}
+            wanted = {"GPU": 1} if scheduler and (device or "").startswith("cuda") else {}
             offered = [worker["resources"] for worker in client.scheduler_info(n_workers=-1)["workers"].values()]
             if not any(wanted.keys() <= resources.keys() for resources in offered):
                 what = "offers a GPU: start them with --resources GPU=1" if wanted else "is there: start some"
                 print(f"no worker {what}. Waiting.", file=sys.stderr)
             submit = functools.partial(
                 client.submit, _train, token=str(token), root=None if root is None else str(Path(root).resolve()),
-                device=device, threads=threads, resources=wanted, retries=RETRIES, pure=False,
+                device=device if scheduler else device_named(device), threads=threads, resources=wanted,
+                retries=RETRIES, pure=False,
             )
-            _collect(todo, submit, store, budget, progress)
+            left = None if budget is None else max(0, budget - (time.monotonic() - start))
+            _collect(todo, submit, store, left, progress)
     finally:
         token.unlink(missing_ok=True)
     return len(pending(runs, folder))
@@ -62,7 +70,7 @@ def _collect(todo: Sequence[Run], submit: Any, store: Store, budget: float | Non
     from distributed import KilledWorker, as_completed
 
     futures = {submit(run): run for run in todo}
-    lost, failed = dict.fromkeys(todo, 0), {}
+    lost, failed = {run: (0, 0) for run in todo}, {}
     arriving = as_completed(futures, timeout=budget)
     with tqdm(total=len(todo), desc="runs", unit="run", disable=not progress or not todo) as bar:
         try:
@@ -74,8 +82,9 @@ def _collect(todo: Sequence[Run], submit: Any, store: Store, budget: float | Non
                     bar.update()
                 elif future.status != "error":
                     raise ValueError("the scheduler is lost; what is finished is kept: start it and the sweep again")
-                elif isinstance(error := future.exception(), KilledWorker) and lost[run] < LOSSES:
-                    lost[run] += 1
+                elif isinstance(error := future.exception(), KilledWorker) and lost[run][0] < LOSSES:
+                    lost[run] = _losses(run, store, *lost[run])
+                    bar.write(f"{run.id}: its worker was lost ({lost[run][0]} of {LOSSES}); started again", sys.stderr)
                     futures[again := submit(run)] = run
                     arriving.add(again)
                 else:
@@ -88,10 +97,18 @@ def _collect(todo: Sequence[Run], submit: Any, store: Store, budget: float | Non
         raise ValueError(f"{len(failed)} runs failed, the others are kept. {run.id}: {type(error).__name__}: {error}")
 
 
+def _losses(run: Run, store: Store, before: int, stamp: int) -> tuple[int, int]:
+    """How often in a row the run was lost, which starts anew where it got on in between, and its checkpoint's time."""
+    path = store.checkpoint_path(run)
+    now = path.stat().st_mtime_ns if path.exists() else 0
+    return (before if now == stamp else 0) + 1, now
+
+
 def _train(run: Run, token: str, root: str | None, device: str | None, threads: int) -> dict[str, Any]:
     """On a worker: the run's record."""
-    if threads:
+    if threads:  # a worker of this machine, one of several
         torch.set_num_threads(threads)
+        device = _share(device)
     shared, device = Path(token).exists(), device_named(device)
     tiles = _tiles(run.data, run.size, run.threshold, run.resize, root)
     if not shared:
@@ -99,6 +116,13 @@ def _train(run: Run, token: str, root: str | None, device: str | None, threads: 
     store = Store(Path(token).parent)
     with store.claim(run, wait=True):  # a worker that the scheduler has given up may still be at it
         return fit(run, tiles, device, store.folder)
+
+
+def _share(device: str) -> str:
+    """This worker's among the machine's GPUs, which are dealt in turn."""
+    from distributed import get_worker
+
+    return f"cuda:{int(get_worker().name) % torch.cuda.device_count()}" if device == "cuda" else device
 
 
 @functools.lru_cache(maxsize=2)
@@ -119,12 +143,15 @@ def _client(scheduler: str, workers: int) -> Iterator[tuple[Any, int]]:
     if scheduler:
         try:
             client = Client(scheduler, timeout=CONNECT)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, TypeError) as error:  # TypeError: tls without its certificates
             raise ValueError(f"no Dask scheduler at {scheduler} ({type(error).__name__}): start one there") from None
         with client:
             yield client, 0
         return
-    settings = {"distributed.scheduler.allowed-failures": LOSSES, "distributed.deploy.lost-worker-timeout": "5s"}
+    settings = {
+        "distributed.scheduler.allowed-failures": 0,  # each loss is told, and counted, here
+        "distributed.deploy.lost-worker-timeout": "5s", "logging.distributed": "critical",
+    }
     with dask.config.set(settings):
         try:
             cluster = LocalCluster(workers, threads_per_worker=1, dashboard_address=":0", memory_limit=0)

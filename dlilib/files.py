@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import lzma
 import os
 import re
 import zipfile
@@ -13,9 +14,14 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image
 
-UNDECODABLE = (OSError, ValueError, SyntaxError, EOFError, zlib.error, Image.DecompressionBombError)
+UNREADABLE = (
+    OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, RuntimeError, NotImplementedError,
+)
+UNDECODABLE = (OSError, ValueError, TypeError, SyntaxError, EOFError, zlib.error, Image.DecompressionBombError)
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
 Files = dict[str, Callable[[], bytes]]
 LARGEST = 256 * 2**20  # bytes of a file in a zip, unpacked
+GREYS = {"L;2": 85, "L;4": 17}  # PNGs of 2 and 4 bits a pixel: what PIL multiplies their values by
 SMALLEST = 8  # pixels, side of an image
 
 
@@ -36,9 +42,13 @@ def open_files(root: Path) -> Files:
         raise DataError(f"{root}: no such folder or zip")
     try:
         archive = zipfile.ZipFile(root)
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, NotImplementedError) as error:
         raise DataError(f"{root}: not a readable zip (truncated?): {error}") from None
+    seen = set()
     for name in archive.namelist():
+        if name in seen:
+            raise DataError(f"{root}: entry {name!r} is there twice")
+        seen.add(name)
         if PurePosixPath(name).is_absolute() or ".." in re.split(r"[/\\]", name) or re.match(r"[A-Za-z]:", name):
             raise DataError(f"{root}: entry {name!r} leaves the folder")
     for entry in archive.infolist():
@@ -52,7 +62,7 @@ def _checked(read: Callable[[], bytes], name: str) -> Callable[[], bytes]:
     def checked() -> bytes:
         try:
             return read()
-        except (OSError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
+        except UNREADABLE as error:
             raise DataError(f"{name}: cannot be read: {error}") from None
 
     return checked
@@ -93,7 +103,8 @@ def read_mask(files: Files, path: str, like: np.ndarray) -> np.ndarray:
 def _decode(files: Files, path: str, what: str) -> Image.Image:
     content = files[path]()
     try:
-        image = Image.open(io.BytesIO(content))
+        image = Image.open(io.BytesIO(content), formats=FORMATS)
+        stored = str(image.tile[0][3]) if image.tile else ""
         image.load()
     except UNDECODABLE as error:
         raise DataError(f"{path}: unreadable {what}: {error}") from None
@@ -101,6 +112,10 @@ def _decode(files: Files, path: str, what: str) -> Image.Image:
         raise DataError(f"{path}: holds {image.n_frames} frames, not one {what}")
     if min(image.size) < SMALLEST:
         raise DataError(f"{path}: {what} is {image.width}×{image.height} pixels, {SMALLEST} a side are the least")
+    if ";16" in stored and not image.mode.startswith("I"):  # those are refused for their mode
+        raise DataError(f"{path}: {what} has 16 bits a value, not 8")
+    if what == "mask" and stored in GREYS:  # PIL spreads them over 0..255
+        image = image.point(lambda value: value // GREYS[stored])
     return image
 
 

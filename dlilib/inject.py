@@ -181,8 +181,13 @@ def _donors(plan: Plan, tiles: TileSet, like: Tensor) -> tuple[Tensor, Tensor]:
 
 def _check_range(images: Tensor) -> None:
     asked = isinstance(images, Tensor) and images.device.type == "cpu" and images.is_floating_point() and images.numel()
-    if asked and not (top := images.amax()) <= 2:
-        raise ValueError(f"float images must lie in [0, 1] (bytes are uint8), the largest pixel is {float(top)}")
+    if not asked:
+        return
+    low, top = (float(x) for x in images.aminmax())
+    if not -0.5 <= low <= top <= 2:  # composites may leave [0, 1] by a little
+        raise ValueError(
+            f"float images must lie in [0, 1] (bytes are uint8), the smallest is {low}, the largest pixel is {top}"
+        )
 
 
 def _check_batch(images: Tensor, masks: Tensor, labels: Tensor, tiles: TileSet) -> None:

@@ -1,6 +1,7 @@
 """The study's U-Nets: light encoders cut after stride 8, a whole ResNet-34, and where their weights come from."""
 
 import os
+import threading
 from pathlib import Path
 
 import segmentation_models_pytorch as smp
@@ -27,6 +28,7 @@ DEPTH = 3  # stages kept: strides 2, 4, 8
 MEAN, STD = 0.4319, 0.1196  # of the Magnetic Tiles in [0, 1], as released, for every channel
 DECODER_CHANNELS = (128, 64, 32)
 WHOLE_CHANNELS = (256, 128, 64, 32, 16)
+SEEDED = threading.Lock()  # torch's generator, which builds draw from, is the whole process's
 # mobileone_s1 crashes in this layout on the CPU (torch 2.15.0); ResNet-18 gains a third or more
 CHANNELS_LAST_ON_CPU = ("resnet18", "resnet34")
 
@@ -45,7 +47,7 @@ def build(encoder: str, num_classes: int = 5, weights: str | None = None, seed: 
         raise ValueError(f"num_classes must be at least 1, got {num_classes}")
     if weights not in (None, "imagenet"):
         raise ValueError(f'weights must be None or "imagenet", got {weights!r}')
-    with torch.random.fork_rng(devices=[]):
+    with SEEDED, torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would also reseed CUDA
         channels = WHOLE_CHANNELS if encoder in WHOLE else DECODER_CHANNELS
         model = smp.Unet(

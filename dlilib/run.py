@@ -79,7 +79,7 @@ class Run:
             "batch": self.batch >= 2,  # batch norm needs two
             "size": self.size >= 8 and self.size % stride(self.encoder) == 0,
             "lr": 0 < self.lr < 1,
-            "seed": self.seed >= 0,
+            "seed": 0 <= self.seed < 2**32,
             "shots": self.shots >= 0,
             "nbr": 0 <= self.nbr < float("inf"),
         }

@@ -27,8 +27,10 @@ def split(
     """
     if protocol not in PROTOCOLS:
         raise ValueError(f'protocol must be "image" or "tile", got {protocol!r}')
-    if not isinstance(seed, int | np.integer) or seed < 0:
-        raise ValueError(f"seed must be a non-negative integer, got {seed!r}")
+    if not isinstance(seed, int | np.integer) or not 0 <= seed < 2**32:
+        raise ValueError(f"seed must be a non-negative integer below 2**32, got {seed!r}")
+    if not len(tiles):
+        raise ValueError("there are no images to split")
     if not 0 < fraction <= 1:
         raise ValueError(f"fraction must lie in (0, 1], got {fraction}")
     labels = np.asarray(tiles.labels)

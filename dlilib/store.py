@@ -4,11 +4,13 @@ import io
 import json
 import os
 import platform
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors.torch
 import segmentation_models_pytorch as smp
 import timm
@@ -90,6 +92,9 @@ class Store:
         if not (path := self.checkpoint_path(run)).exists():
             return None
         try:
+            with zipfile.ZipFile(path) as archive:
+                if archive.testzip():  # torch checks no checksums
+                    raise ValueError
             return torch.load(path, map_location="cpu", weights_only=True)
         except Exception:
             raise ValueError(f"{path}: unreadable checkpoint; delete it to start the run again") from None
@@ -103,11 +108,23 @@ def read_record(path: Path) -> dict[str, Any]:
             raise ValueError("its id does not fit its run")
         if path.stem != record["id"]:
             raise ValueError(f"it is a copy of {record['id']}")
-        if missing := {"best", "last", "data", "machine", "seconds", "val_images", "val_tiles"} - record.keys():
-            raise ValueError(f"it has no {min(missing)}")
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        _check(record)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path}: not a record ({error}); delete it to run it again") from None
     return record
+
+
+def _check(record: dict[str, Any]) -> None:
+    """ValueError, TypeError or KeyError where a part that readers rely on is missing or of another kind."""
+    if missing := {"val_images", "val_tiles"} - record.keys():
+        raise ValueError(f"it has no {min(missing)}")
+    texts, numbers = [record["data"]["digest"], record["machine"]["device"]], [record["seconds"]]
+    for part in (record["best"], record["last"]):
+        numbers += [part["iou"], part["epoch"], *np.array(part["classes"], int).reshape(-1, 3).flatten().tolist()]
+        if len(part["classes"]) != len(record["data"]["classes"]):
+            raise ValueError("its counts are not of its classes")
+    if not all(isinstance(x, str) for x in texts) or not all(isinstance(x, int | float) for x in numbers):
+        raise ValueError("some values are of another kind")
 
 
 def machine(device: torch.device) -> dict[str, str]:

@@ -1,8 +1,8 @@
 """Images, masks, labels and tile ids as one value, and the loaders that check what they read."""
 
 import csv
-import io
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -83,22 +83,22 @@ def from_folder(root: str | Path, size: int | None = 256, resize: str = "nearest
             mask = np.where(found > 0, c or found, mask)
         return image, mask
 
-    images, masks, sizes = stack(read, pairs, size, resize)
+    images, masks, sizes = stack(read, list(pairs.values()), size, resize)
+    names = tuple(pairs)
     pixels = torch.stack([(masks == c).sum((1, 2)) for c in range(1, len(classes) + 1)], dim=1)
-    names = tuple(PurePosixPath(image).stem for image, _ in pairs)
     return TileSet(
         images=images, masks=masks, labels=torch.where(pixels.sum(1) > 0, pixels.argmax(1) + 1, 0),
         tile=_listed_tiles(files, root, names), names=names, classes=classes,
         source=re.sub(r"[^\w-]+", "_", Path(root).resolve().stem),
-        digest=digest_files(files, [path for image, marks in pairs for path in (image, *marks)]), sizes=sizes,
+        digest=digest_files(files, [path for image, marks in pairs.values() for path in (image, *marks)]), sizes=sizes,
         resize=resize if size else "pad",
     )
 
 
 def check_size(size: int, resize: str) -> None:
     """ValueError unless images can be resized so and the encoders can take them."""
-    if size < 8 or size % 8:
-        raise ValueError(f"size must be a positive multiple of 8 (the encoders stop at stride 8), got {size}")
+    if not isinstance(size, int) or not 8 <= size <= 8192 or size % 8:
+        raise ValueError(f"size must be a positive multiple of 8 (the encoders' stride), at most 8192, got {size!r}")
     if resize not in RESIZES:
         raise ValueError(f'resize must be "nearest" or "bilinear", got {resize!r}')
 
@@ -108,8 +108,8 @@ def _class_names(files: Files, root: str | Path) -> tuple[str, ...]:
     if folders and "classes.txt" not in files:
         return tuple(folders)
     classes = tuple(line.strip() for line in read_text(files, root, "classes.txt").splitlines() if line.strip())
-    if not classes or len(set(classes)) < len(classes):
-        raise DataError(f"{root}/classes.txt: needs one distinct class name a line, got {list(classes)}")
+    if not classes or len({*classes, "Free"}) <= len(classes):
+        raise DataError(f"{root}/classes.txt: needs one distinct class name a line, not Free; got {list(classes)}")
     if strange := set(folders) - set(classes):
         raise DataError(f"{root}/masks/{min(strange)}: classes.txt does not name this class, but {list(classes)}")
     return classes
@@ -119,8 +119,8 @@ def _class_folders(files: Files) -> list[str]:
     return sorted({found[1] for path in files if (found := re.fullmatch(r"masks/([^/]+)/[^/]+\.(?i:png)", path))})
 
 
-def _folder_pairs(files: Files, root: str | Path, classes: Sequence[str]) -> list[tuple[str, dict[str, int]]]:
-    """Each image's path with those of its masks and the class that each marks, 0 where it holds class indices."""
+def _folder_pairs(files: Files, root: str | Path, classes: Sequence[str]) -> dict[str, tuple[str, dict[str, int]]]:
+    """Each image's name -> its path and those of its masks with the class that each marks, 0 for class indices."""
     images = _by_stem(files, root, "images/", IMAGE_SUFFIXES)
     if not images:
         raise DataError(f"{root}/images: holds no image ({', '.join(IMAGE_SUFFIXES)})")
@@ -137,14 +137,15 @@ def _folder_pairs(files: Files, root: str | Path, classes: Sequence[str]) -> lis
     for stem, marks in found.items() if not folders else ():
         if not marks:
             raise DataError(f"{root}/{images[stem]}: no mask masks/{stem}.png")
-    return [(images[stem], marks) for stem, marks in found.items()]
+    return {stem: (images[stem], marks) for stem, marks in found.items()}
 
 
 def _by_stem(files: Files, root: str | Path, folder: str, suffixes: tuple[str, ...]) -> dict[str, str]:
     found: dict[str, str] = {}
     for path in files:
+        stem = unicodedata.normalize("NFC", PurePosixPath(path).stem)  # systems differ in how they store an ü
         chosen = path.startswith(folder) and path.lower().endswith(suffixes)
-        if chosen and (other := found.setdefault(PurePosixPath(path).stem, path)) != path:
+        if chosen and (other := found.setdefault(stem, path)) != path:
             raise DataError(f"{root}/{path}: also present as {other}")
     return found
 
@@ -152,7 +153,10 @@ def _by_stem(files: Files, root: str | Path, folder: str, suffixes: tuple[str, .
 def _listed_tiles(files: Files, root: str | Path, names: tuple[str, ...]) -> Tensor:
     if "tiles.csv" not in files:
         return torch.arange(len(names))
-    rows = list(csv.DictReader(io.StringIO(read_text(files, root, "tiles.csv"))))
+    try:
+        rows = list(csv.DictReader(read_text(files, root, "tiles.csv").splitlines()))
+    except csv.Error as error:
+        raise DataError(f"{root}/tiles.csv: not a table ({error})") from None
     if not rows or not {"image", "tile"} <= rows[0].keys():
         raise DataError(f"{root}/tiles.csv: needs the columns image,tile")
     listed = {}

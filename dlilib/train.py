@@ -39,7 +39,7 @@ def fit(
             raise ValueError(f"{store.record_path(run)}: made on other data than these tiles; use another folder")
         return record
     trainer = Trainer(run, tiles, torch.device(device))
-    if store and (state := store.load(run)):
+    if store and (state := store.load(run)) is not None:
         trainer.restore(state)
     seconds = trainer.seconds / max(1, trainer.epoch)
     while trainer.epoch < run.epochs:
