@@ -30,10 +30,10 @@ FIGURES = {  # of the front page: file -> what it shows, caption
 }
 FRONT = """# Dynamic Label Injection, reproduced
 
-**Dynamic Label Injection** (DLI; Caruso, Pelosin, Simoni and Boschetti, ECCV Workshops 2024) balances every training batch of a
-defect segmenter: each defect-free image receives an augmented defect of the class that is rarest so far. Here are the
-paper's tables and figures again, beside its own numbers and with intervals, and a look at what is left of each claim
-once no part is on both sides of the split.
+**Dynamic Label Injection** (DLI; Caruso, Pelosin, Simoni and Boschetti, ECCV Workshops 2024) balances every training
+batch of a defect segmenter: each defect-free image receives an augmented defect of the class that is rarest so far.
+Here are the paper's tables and figures again, beside its own numbers and with intervals, and a look at what is left of
+each claim once no part is on both sides of the split.
 
 **Preset `{preset}`.** {about}. {found} of {planned} planned runs are finished. {meaning}
 
@@ -53,11 +53,13 @@ once no part is on both sides of the split.
 In a clone of the project, with Python 3.11 or 3.12 and make:
 
 ```bash
-make study                   # set up, then the whole study in small, on toy tiles
+# set up, then the whole study in small, on toy tiles
+make study
 source .venv/bin/activate
-dli status --preset {preset}   # what is done, what is pending, how long it will take
-dli run --preset {preset}      # train what is pending; it can be stopped at any moment and goes on there
-dli study --preset {preset}    # the same, then all notebooks and this site
+# train what is pending; it can be stopped at any moment and goes on there
+dli run --preset {preset}
+# the same, then all notebooks and this site
+dli study --preset {preset}
 ```
 
 One notebook with other parameters, in the folder `notebooks`:
@@ -98,6 +100,9 @@ def _executed(preset: str, folder: Path, results: Path) -> dict[str, Path]:
 
 
 def _page(text: str) -> NotebookNode:
+    """A page of Markdown, in which lines break around an interval, not within it."""
+    whole = r"\[-?\d\S+, \S+\]|\S+ ± \S+|\(n = \d+\)"
+    text = re.sub(whole, lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}"), text)
     return new_notebook(cells=[new_markdown_cell(text)])
 
 
@@ -112,11 +117,13 @@ def _front(preset: str, folder: Path, paper: pd.DataFrame, titles: dict[str, str
     p, planned = study.preset_named(preset), study.all_runs(preset)
     frame = study.select(study.records(folder / "records"), planned)
     encoders = [encoder for encoder in p.encoders if encoder in set(frame["encoder"])]
-    toy = "**Toy tiles show that everything runs; these numbers say nothing about the paper.**"
+    meaning = "A verdict is about this preset, and never stronger than its interval."
+    if p.base.data == "toy":
+        meaning = "**Toy tiles show that everything runs; these numbers say nothing about the paper.**"
     text = FRONT.format(
         preset=preset, about=p.about[0].upper() + p.about[1:], found=len(frame), planned=len(planned),
-        meaning=toy if p.base.data == "toy" else "A verdict is about this preset, and never stronger than its interval.",
-        note=report.VERDICTS, verdicts=report.markdown(report.verdict_table(preset, folder, paper, encoders)),
+        meaning=meaning, note=report.VERDICTS,
+        verdicts=report.markdown(report.verdict_table(preset, folder, paper, encoders)),
         figures="\n\n".join(_figures(folder)),
         notebooks="\n".join(f"- [{title}]({name})" for name, title in titles.items()),
     )
@@ -154,7 +161,7 @@ def _describe_images(notebook: NotebookNode) -> None:
     heading, count = "", 0
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
-            for found in re.findall(r"^(?:#+ [^*]+|\*\*[^*]+\*\*)$", cell.source, re.MULTILINE):
+            for found in re.findall(r"^(?:#+ .+|\*\*[^*\n]+\*\*)$", cell.source, re.MULTILINE):
                 heading, count = found.strip("#* ."), 0
         for output in cell.get("outputs", []):
             if "image/png" in output.get("data", {}):
