@@ -100,9 +100,6 @@ def _executed(preset: str, folder: Path, results: Path) -> dict[str, Path]:
 
 
 def _page(text: str) -> NotebookNode:
-    """A page of Markdown, in which lines break around an interval, not within it."""
-    whole = r"\[-?\d\S+, \S+\]|\S+ ± \S+|\(n = \d+\)"
-    text = re.sub(whole, lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}"), text)
     return new_notebook(cells=[new_markdown_cell(text)])
 
 
@@ -150,10 +147,18 @@ def _write(site: Path, name: str, notebook: NotebookNode, titles: dict[str, str]
     )
     resources = {"unique_key": Path(name).stem, "output_files_dir": "images", "page": name, "titles": titles}
     html, resources = exporter.from_notebook_node(notebook, resources)
+    html = re.sub("<style scoped.*?</style>", "", html, flags=re.DOTALL)  # pandas' own, against the page's
+    html = re.sub("<td>.*?</td>", _whole_intervals, html)
     html = html.replace("<table", '<div class="scroll" tabindex="0"><table').replace("</table>", "</table></div>")
     (site / name).write_text(html, encoding="utf-8")
     for file, content in resources["outputs"].items():
         (site / file).write_bytes(content)
+
+
+def _whole_intervals(cell: re.Match) -> str:
+    """The table cell, whose lines break around "[0.1, 0.2]", "0.1 ± 0.2" and "(n = 2)", not within them."""
+    kept = r"\[\S+, \S+\]|\S+ ± \S+|\(n = \d+\)"
+    return re.sub(kept, lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}"), cell[0])
 
 
 def _describe_images(notebook: NotebookNode) -> None:

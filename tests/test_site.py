@@ -12,6 +12,7 @@ from dlilib import claims, site
 
 ROOT = Path(__file__).parents[1]
 PAPER = pd.read_csv(ROOT / "notebooks" / "paper.csv")
+INTERVALS = "\n\n| ours | paper |\n| --- | --- |\n| 0.472 [-0.178, 0.765] (n = 2) | 0.746 ± 0.018 |\n"
 VIEW = "application/vnd.jupyter.widget-view+json"
 
 
@@ -26,8 +27,10 @@ def results(tmp_path_factory):
     results = tmp_path_factory.mktemp("site") / "results"
     shutil.copytree(ROOT / "tests" / "smoke", results / "smoke")
     shutil.copytree(ROOT / "notebooks", results / "smoke" / "notebooks")
-    shutil.copytree(ROOT / "results" / "lite" / "figures", results / "smoke" / "figures")
-    shutil.copy(ROOT / "results" / "README.md", results)
+    (results / "smoke" / "figures").mkdir()
+    for name in ("figure_8", "claims_resnet18", "figure_3_resnet18"):
+        shutil.copy(ROOT / "results" / "lite" / "figures" / f"{name}.png", results / "smoke" / "figures")
+    (results / "README.md").write_text((ROOT / "results" / "README.md").read_text() + INTERVALS)
     (results / "notebooks").mkdir()
     slider = {VIEW: {"model_id": "a1b2"}, "text/plain": "FloatSlider(value=0.5)"}
     write(results / "smoke" / "notebooks" / "20_widget.ipynb", "A <widget>", [new_output("display_data", slider)])
@@ -98,7 +101,13 @@ def test_code_and_printed_text_are_kept(pages, path):
 def test_tables_are_tables_in_boxes_of_their_own_and_not_cut(pages):
     text = "".join(pages.values())
     assert text.count("<table") == text.count('<div class="scroll" tabindex="0"><table') > 20
-    assert "...</td>" not in text and "...</th>" not in text
+    assert "...</td>" not in text and "...</th>" not in text and "<style" not in text
+
+
+def test_table_cells_break_around_intervals_not_within(pages):
+    cells = re.findall("<td>.*?</td>", "".join(pages.values()))
+    assert "<td>0.472 [-0.178,_0.765] (n_=_2)</td>".replace("_", "\N{NO-BREAK SPACE}") in cells
+    assert not [cell for cell in cells if re.search(r" ±|± | = |\d, [\d-]", cell)]
 
 
 def test_a_widget_gives_way_to_a_line(pages):
