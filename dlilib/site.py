@@ -20,12 +20,12 @@ FIGURES = {  # of the front page: file -> what it shows, caption
         "One injection for each defect class, by Poisson blending and by cut-paste (Figure 8 of the paper).",
     ),
     "claims_*.png": (
-        "Points with intervals around a line at zero: a panel for each claim, a row for each protocol",
-        "Every claim as a difference, by protocol: right of the line speaks for Dynamic Label Injection.",
+        "Points with intervals around a line at zero: a row for each claim, a colour for each protocol, {encoder}",
+        "Every claim as a difference, by protocol, {encoder}: right of the line speaks for Dynamic Label Injection.",
     ),
     "figure_3_*.png": (
-        "Bars of IoU: a group for each defect class, a bar for each method",
-        "IoU of each defect class and method (Figure 3 of the paper).",
+        "Bars of IoU: a group for each defect class, a bar for each method, {encoder}",
+        "IoU of each defect class and method, {encoder} (Figure 3 of the paper).",
     ),
 }
 FRONT = """# Dynamic Label Injection, reproduced
@@ -133,9 +133,9 @@ def _figures(folder: Path) -> list[str]:
     for pattern, (alt, caption) in FIGURES.items():
         for path in sorted((folder / "figures").glob(pattern)):
             shutil.copy(path, folder / "site" / "images")
-            file = f"images/{path.name}"
+            file, encoder = f"images/{path.name}", path.stem.removeprefix(pattern.partition("*")[0])
             image = f'<a href="{file}"><img src="{file}" alt="{alt}"></a>'
-            parts.append(f"<figure>{image}<figcaption>{caption}</figcaption></figure>")
+            parts.append(f"<figure>{image}<figcaption>{caption}</figcaption></figure>".format(encoder=encoder))
     return parts
 
 
