@@ -6,6 +6,7 @@ help:
 	@echo 'make test    set up, then check style, tests and notebooks'
 	@echo 'make setup   only create .venv'
 	@echo 'make lab     open the notebooks in JupyterLab'
+	@echo 'make site    build the website of the lite results (results/lite/site)'
 	@echo 'make accept  take the notebooks and records of the last `make study` as the stored ones'
 
 setup: .venv/ready
@@ -22,6 +23,9 @@ lock:
 
 study: setup
 	$(BIN)/dli study --preset smoke
+
+site: setup
+	$(BIN)/dli site --preset lite
 
 lab: setup
 	$(BIN)/jupyter lab notebooks
@@ -42,4 +46,4 @@ accept:
 	mkdir -p tests/smoke
 	cp -r results/smoke/records tests/smoke/
 
-.PHONY: help setup lock study lab test accept
+.PHONY: help setup lock study site lab test accept

@@ -120,12 +120,17 @@ def speed(
 @app.command()
 def report(results: Results = Path("results"), notebooks: Notebooks = Path("notebooks")) -> None:
     """Write results/README.md from the records: the paper beside ours, and what survives."""
-    paper = notebooks / "paper.csv"
-    if not paper.is_file():
-        raise typer.BadParameter(f"{paper} is not there: name the folder of the notebooks by --notebooks")
     path = results / "README.md"
-    write_whole(path, report_.report(results, pd.read_csv(paper)).encode())
+    write_whole(path, report_.report(results, _paper(notebooks)).encode())
     print(path)
+
+
+@app.command()
+def site(
+    preset: PresetName = "lite", results: Results = Path("results"), notebooks: Notebooks = Path("notebooks")
+) -> None:
+    """Write results/<preset>/site, to be read in a browser: the executed notebooks, and the verdicts in front."""
+    _site(preset, results, _paper(notebooks))
 
 
 @app.command(name="study")
@@ -136,13 +141,13 @@ def study_(
     jobs: Annotated[int, typer.Option(help="notebooks at once", min=1)] = 1,
     failed: Annotated[bool, typer.Option("--failed", help="only notebooks that failed, or have no output yet")] = False,
 ) -> None:
-    """Train the preset's runs, then execute the notebooks on them into results/<preset>/notebooks."""
+    """Train the preset's runs, execute the notebooks on them into results/<preset>/notebooks, and build the site."""
     from dlilib import notebooks as batch  # training alone needs neither papermill nor Jupyter
 
     paths = sorted(p for p in notebooks.glob("[0-9]*.ipynb") if only in p.name)
     if not paths:
         raise typer.BadParameter(f"no notebook in {notebooks.resolve()} has {only!r} in its name")
-    folder = study.results_folder(preset, results)
+    folder, paper = study.results_folder(preset, results), _paper(notebooks)
     if compute:
         while left := study.execute(study.all_runs(preset), folder, root, device):
             print(f"{left} runs are another process's just now: waiting for them", file=sys.stderr)
@@ -159,6 +164,20 @@ def study_(
             f"{len(errors)} of {len(paths)} notebooks failed; what there is of them is in {folder}/notebooks, in "
             f"*.failed.ipynb, and --failed redoes them:\n{told}"
         )
+    _site(preset, results, paper)
+
+
+def _site(preset: str, results: Path, paper: pd.DataFrame) -> None:
+    from dlilib.site import build  # training alone needs no nbconvert
+
+    print(f"open {build(preset, results, paper)} in a browser")
+
+
+def _paper(notebooks: Path) -> pd.DataFrame:
+    path = notebooks / "paper.csv"
+    if not path.is_file():
+        raise typer.BadParameter(f"{path} is not there: name the folder of the notebooks by --notebooks")
+    return pd.read_csv(path)
 
 
 def _matching(preset: str, match: str) -> list[Run]:

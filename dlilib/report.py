@@ -15,6 +15,11 @@ FEW_SHOT = (
     "Annotated images a class (shots); the last epoch's figures on the defects of all other tiles. The few-shot paper "
     "gives no formulas: see notebook 6 for what was chosen in their place.\n"
 )
+VERDICTS = (
+    "Differences in micro IoU over n seeds; 95 % intervals: the wider of Student's t over seeds and a bootstrap "
+    "over seeds and parts (not over images). The last two claims are other differences, with Student's t alone: in "
+    "the share of the IoU kept at half the data, and in the mean IoU gained by small classes less large ones.\n"
+)
 INTRODUCTION = """# Results
 
 Written by `dli report` from the records; do not edit. Ours: mean micro IoU of the validation images at the epoch that
@@ -80,6 +85,19 @@ def class_table(
     return table
 
 
+def verdict_table(preset: str, folder: Path, paper: pd.DataFrame, encoders: Sequence[str] = ()) -> pd.DataFrame:
+    """What survives: `claims.verdicts`, with words where the paper prints no number."""
+    found = claims.verdicts(claims.claims(preset, folder, paper, encoders))
+    found["paper"] = found["paper"].map("{:+.3f}".format).replace("+nan", "drawn only")
+    return found
+
+
+def markdown(frame: pd.DataFrame) -> str:
+    """The columns of the frame as a Markdown table."""
+    rows = [list(frame.columns), ["---"] * len(frame.columns), *frame.astype(str).to_numpy().tolist()]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
 def _preset(preset: str, frame: pd.DataFrame, folder: Path, paper: pd.DataFrame) -> list[str]:
     about = study.PRESETS[preset]
     devices = "; ".join(f"{n} on {device}" for device, n in frame["device"].value_counts().items())
@@ -92,27 +110,16 @@ def _preset(preset: str, frame: pd.DataFrame, folder: Path, paper: pd.DataFrame)
     for number, title in ((1, "Table 1: methods"), (2, "Table 2: DLI by cut-paste (0), Poisson (1) and both (0.5)")):
         for split, name in SPLITS.items():
             table = paper_table(number, preset, frame, paper, split)
-            parts += [f"### {title}, {name}\n", _markdown(table.reset_index()), ""]
+            parts += [f"### {title}, {name}\n", markdown(table.reset_index()), ""]
     encoders = [encoder for encoder in about.encoders if encoder in set(frame["encoder"])]
     for split, name in SPLITS.items():
-        parts += [f"### IoU per class, {name}\n", _markdown(class_table(preset, frame, encoders, split)), ""]
-    found = claims.verdicts(claims.claims(preset, folder, paper, encoders))
-    found["paper"] = found["paper"].map("{:+.3f}".format).replace("+nan", "drawn only")
-    note = (
-        "Differences in micro IoU over n seeds; 95 % intervals: the wider of Student's t over seeds and a bootstrap "
-        "over seeds and parts (not over images). The last two claims are other differences, with Student's t alone: in "
-        "the share of the IoU kept at half the data, and in the mean IoU gained by small classes less large ones.\n"
-    )
+        parts += [f"### IoU per class, {name}\n", markdown(class_table(preset, frame, encoders, split)), ""]
     choices = claims.claims(preset, folder, paper, encoders, protocols=EPOCHS, which=claims.OPEN)
     choices = choices.pivot(index=["encoder", "claim"], columns="protocol", values="text")[list(EPOCHS)].reset_index()
-    parts += ["### What survives\n", note, _markdown(found), ""]
-    parts += ["### What DLI leaves open, the paper's split\n", _markdown(choices), ""]
+    parts += ["### What survives\n", VERDICTS, markdown(verdict_table(preset, folder, paper, encoders)), ""]
+    parts += ["### What DLI leaves open, the paper's split\n", markdown(choices), ""]
     few = few_shot.runs(preset, folder)
     if few["record"].notna().any():
-        parts += ["### Few-shot: NBR and weighted BCE in our reading\n", FEW_SHOT, _markdown(few_shot.table(few)), ""]
+        parts += ["### Few-shot: NBR and weighted BCE in our reading\n", FEW_SHOT, markdown(few_shot.table(few)), ""]
     return parts
 
-
-def _markdown(frame: pd.DataFrame) -> str:
-    rows = [list(frame.columns), ["---"] * len(frame.columns), *frame.astype(str).to_numpy().tolist()]
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)

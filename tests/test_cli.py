@@ -51,7 +51,7 @@ def test_budget_in_words(text, seconds):
     "words",
     [("data", "imagenet"), ("data", "folder"), ("run", "--budget", "soon"), ("run", "--match", "nothing-like-it"),
      ("status", "--match", "nothing-like-it"), ("report", "--notebooks", "/no/such/folder"),
-     ("study", "--only", "no-such-notebook")],
+     ("site", "--notebooks", "/no/such/folder"), ("study", "--only", "no-such-notebook")],
 )
 def test_wrong_words_are_a_usage_error(words):
     assert dli(*words).exit_code == 2
@@ -92,11 +92,13 @@ def test_report_without_records_is_refused(tmp_path):
 def test_training_needs_no_jupyter_no_dask_and_no_plots():
     """A bare GPU machine has torch, the models and their tables, and not more."""
     code = "import sys; sys.modules.update(dict.fromkeys(sys.argv[1:])); import dlilib.cli"
-    absent = ["papermill", "nbformat", "nbclient", "traitlets", "distributed", "dask", "seaborn", "matplotlib", "pooch"]
+    absent = ["papermill", "nbformat", "nbclient", "nbconvert", "traitlets", "distributed", "dask"]
+    absent += ["seaborn", "matplotlib", "pooch"]
     assert subprocess.run([sys.executable, "-c", code, *absent]).returncode == 0
 
 
 def broken(folder, name, line):
+    shutil.copy("notebooks/paper.csv", folder)
     cells = [nbformat.v4.new_code_cell('preset = "smoke"', metadata={"tags": ["parameters"]})]
     cells += [nbformat.v4.new_code_cell(text) for text in ("print('begun', preset)", line, "print('ended')")]
     metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
@@ -128,7 +130,11 @@ def test_notebooks_that_fail_stop_nobody_and_are_redone(tiny_study, tmp_path, jo
         assert printed(made / f"{name}.failed.ipynb") == "begun tiny\n"  # what there was is kept
         broken(source, name, "pass")
     stamps = {name: (made / f"{name}.ipynb").stat().st_mtime_ns for name in ("1_good", "4_good")}
-    assert dli(*words, "--failed").exit_code == 0
+    assert not (results / "tiny" / "site").exists()
+    redone = dli(*words, "--failed")
+    assert redone.exit_code == 0
+    assert f"open {results / 'tiny' / 'site' / 'index.html'} in a browser" in redone.output
+    assert (results / "tiny" / "site" / "2_wrong.html").is_file()
     assert sorted(p.stem for p in made.iterdir()) == ["1_good", "2_wrong", "3_killed", "4_good"]
     assert printed(made / "2_wrong.ipynb") == "begun tiny\nended\n"
     assert {name: (made / f"{name}.ipynb").stat().st_mtime_ns for name in stamps} == stamps

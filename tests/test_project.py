@@ -45,8 +45,8 @@ def test_customer_packages_are_dependencies():
 
 
 STUDY = {  # around the library
-    "claims", "cli", "cluster", "convert", "export", "few_shot", "figures", "notebooks", "peers", "presets", "report",
-    "speed", "stats", "study",
+    "claims", "cli", "cluster", "convert", "explorer", "export", "few_shot", "figures", "notebooks", "peers", "presets",
+    "report", "site", "speed", "stats", "study",
 }
 
 
