@@ -45,8 +45,8 @@ def test_customer_packages_are_dependencies():
 
 
 STUDY = {  # around the library
-    "claims", "cli", "cluster", "few_shot", "figures", "notebooks", "peers", "presets", "report", "speed", "stats",
-    "study",
+    "claims", "cli", "cluster", "explorer", "few_shot", "figures", "notebooks", "peers", "presets", "report", "speed",
+    "stats", "study",
 }
 
 
