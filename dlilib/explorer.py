@@ -3,8 +3,10 @@
 import base64
 import io
 import math
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from ipywidgets import BoundedIntText, Dropdown, FloatSlider, HBox, Image, Layout, ToggleButtons, ValueWidget, VBox
 from matplotlib.figure import Figure
@@ -31,44 +33,50 @@ def inject_one(
     about the centre. poisson: else cut-paste. options: region, guidance and label, as in `inject`.
     Images are float in [0, 1] and not clipped, as there.
     """
-    label = tiles.labels[[donor]]
-    plan = Plan(torch.tensor([0]), label, torch.tensor([donor]), _turned(rotation, scale), torch.tensor([poisson]))
+    label, height, width = tiles.labels[[donor]], *tiles.images.shape[2:]
+    maps = _turned(rotation, scale, (height - 1) / (width - 1))
+    plan = Plan(torch.tensor([0]), label, torch.tensor([donor]), maps, torch.tensor([poisson]))
     before = tiles.images[[target]].float() / 255
     images, masks, _ = inject(plan, before, tiles.masks[[target]], tiles.labels[[target]], tiles, **options)
     return images[0], masks[0], (images - before).abs()[0]
 
 
-def _turned(rotation: float, scale: float) -> Tensor:
+def _turned(rotation: float, scale: float, aspect: float) -> Tensor:
     """The map (1, 2, 3) that `augment.warp` takes: from output to input, hence the inverse."""
     cos, sin = (f(math.radians(rotation)) / scale for f in (math.cos, math.sin))
-    return torch.tensor([[[cos, sin, 0.0], [-sin, cos, 0.0]]])
-
-
-def is_poisson(p_poisson: float, seed: int) -> tuple[bool, float]:
-    """Whether the seed's draw from [0, 1) says Poisson rather than cut-paste, and the draw."""
-    drawn = torch.rand((), generator=Generator().manual_seed(seed)).item()
-    return drawn < p_poisson, drawn
+    return torch.tensor([[[cos, sin * aspect, 0.0], [-sin / aspect, cos, 0.0]]])
 
 
 def picture(tiles: TileSet, target: int, donor: int, p_poisson: float, seed: int, **how: Any) -> bytes:
-    """PNG of a composite, its label and its difference to the target; how: as in `inject_one`."""
-    poisson, drawn = is_poisson(p_poisson, seed)
-    image, label, change = inject_one(tiles, target, donor, poisson=poisson, **how)
+    """PNG of a composite, its label and its difference to the target; how: the rest of what `inject_one` takes.
+
+    The blend is Poisson where the seed's draw from [0, 1) is below p_poisson, else cut-paste.
+    """
+    drawn = torch.rand((), generator=Generator().manual_seed(seed)).item()
+    image, label, change = inject_one(tiles, target, donor, poisson=drawn < p_poisson, **how)
     change = 255 * change.amax(dim=0)
+    name, outside = tiles.classes[tiles.labels[donor] - 1], torch.where(label == 0, change, 0).max()
+    titles = (
+        f"{'Poisson' if drawn < p_poisson else 'cut-paste'} (the seed drew {drawn:.3f})",
+        f"label: {name}, {int((label > 0).sum())} pixels",
+        f"|difference|, outside the label ≤ {outside:.1f}",
+    )
+    png = io.BytesIO()
+    _panels(image, label, change, titles).savefig(png, format="png", pil_kwargs={"compress_level": 1})  # the quickest
+    return png.getvalue()
+
+
+def _panels(image: Tensor, label: Tensor, change: Tensor, titles: Sequence[str]) -> Figure:
     figure = Figure(figsize=(9.6, 3.3), dpi=100)
     *axes, bar = figure.subplots(1, 4, gridspec_kw=PLACES)
     show_image(axes[0], image)
     show_image(axes[1], label)
-    colours = axes[2].imshow(change, cmap="rocket", vmin=0, vmax=BRIGHTEST)
+    shown = axes[2].imshow(change, cmap="rocket", vmin=0, vmax=BRIGHTEST)
     axes[2].set(xticks=[], yticks=[])
-    figure.colorbar(colours, cax=bar, extend="max", label="grey levels")
-    name, outside = tiles.classes[tiles.labels[donor] - 1], torch.where(label == 0, change, 0).max()
-    axes[0].set_title(f"{'Poisson' if poisson else 'cut-paste'} (drew {drawn:.3f})")
-    axes[1].set_title(f"label: {name}, {int((label > 0).sum())} pixels")
-    axes[2].set_title(f"|difference|, ≤ {outside:.0f} off the label")
-    png = io.BytesIO()
-    figure.savefig(png, format="png", pil_kwargs={"compress_level": 1})  # the quickest
-    return png.getvalue()
+    figure.colorbar(shown, cax=bar, extend="max", label="grey levels")
+    for ax, title in zip(axes, titles, strict=True):
+        ax.set_title(title, fontsize="medium")
+    return figure
 
 
 class Explorer(VBox):
@@ -79,11 +87,14 @@ class Explorer(VBox):
         return {**super()._repr_mimebundle_(**kwargs), "image/png": png}
 
 
-def explore(tiles: TileSet, donors: Any = None, seed: int = 0) -> Explorer:
+def explore(tiles: TileSet, donors: np.ndarray | Tensor | None = None, seed: int = 0) -> Explorer:
     """Controls for every choice of one injection and the picture of it, which follows them.
 
     donors: indices of the tiles whose defects are offered, default all; targets are all free tiles. seed: the first.
+    Raises ValueError for tiles without a free one, and as `DonorBank.of`.
     """
+    if not (tiles.labels == 0).any():
+        raise ValueError(f"{tiles.source} has no free tile to inject into")
     bank = DonorBank.of(tiles, donors)
     classes = Dropdown(description="class", options=[(name, k) for k, name in enumerate(tiles.classes)], **WIDE)
     controls, shown = _controls(tiles, bank, seed), Image(format="png", layout=Layout(max_width="100%"))
