@@ -6,9 +6,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import ipywidgets
 import numpy as np
 import torch
-from ipywidgets import BoundedIntText, Dropdown, FloatSlider, HBox, Image, Layout, ToggleButtons, ValueWidget, VBox
+from ipywidgets import Dropdown, HBox, Layout, VBox
 from matplotlib.figure import Figure
 from torch import Generator, Tensor
 
@@ -20,7 +21,7 @@ from dlilib.tiles import TileSet
 
 BRIGHTEST = 80  # grey levels, where the colours of the difference end
 PLACES = {"left": 0.005, "right": 0.945, "bottom": 0.02, "top": 0.91, "wspace": 0.03, "width_ratios": (1, 1, 1, 0.05)}
-WIDE = {"style": {"description_width": "9em"}, "layout": Layout(width="30em")}
+WIDE = {"style": {"description_width": "9em"}, "layout": Layout(width="30em", max_width="97%")}
 
 
 def inject_one(
@@ -71,7 +72,7 @@ def _panels(image: Tensor, label: Tensor, change: Tensor, titles: Sequence[str])
     *axes, bar = figure.subplots(1, 4, gridspec_kw=PLACES)
     show_image(axes[0], image)
     show_image(axes[1], label)
-    shown = axes[2].imshow(change, cmap="rocket", vmin=0, vmax=BRIGHTEST)
+    shown = axes[2].imshow(change.numpy(), cmap="rocket", vmin=0, vmax=BRIGHTEST)
     axes[2].set(xticks=[], yticks=[])
     figure.colorbar(shown, cax=bar, extend="max", label="grey levels")
     for ax, title in zip(axes, titles, strict=True):
@@ -97,7 +98,7 @@ def explore(tiles: TileSet, donors: np.ndarray | Tensor | None = None, seed: int
         raise ValueError(f"{tiles.source} has no free tile to inject into")
     bank = DonorBank.of(tiles, donors)
     classes = Dropdown(description="class", options=[(name, k) for k, name in enumerate(tiles.classes)], **WIDE)
-    controls, shown = _controls(tiles, bank, seed), Image(format="png", layout=Layout(max_width="100%"))
+    controls, shown = _controls(tiles, bank, seed), ipywidgets.Image(format="png", layout=Layout(max_width="100%"))
 
     def offer(_: Any = None) -> None:
         controls["donor"].options = _named(tiles, bank.members[classes.value])
@@ -113,19 +114,19 @@ def explore(tiles: TileSet, donors: np.ndarray | Tensor | None = None, seed: int
     return Explorer([HBox([VBox([classes, *what]), VBox(how)], layout=Layout(flex_flow="row wrap")), shown])
 
 
-def _controls(tiles: TileSet, bank: DonorBank, seed: int) -> dict[str, ValueWidget]:
+def _controls(tiles: TileSet, bank: DonorBank, seed: int) -> dict[str, ipywidgets.ValueWidget]:
     """A control for every argument of `picture` after the tiles."""
     free = _named(tiles, (tiles.labels == 0).nonzero()[:, 0])
     return {
         "donor": Dropdown(description="donor", options=_named(tiles, bank.members[0]), **WIDE),
         "target": Dropdown(description="target tile", options=free, **WIDE),
-        "rotation": FloatSlider(0, min=-180, max=180, step=1, description="rotation, degrees", **WIDE),
-        "scale": FloatSlider(1, min=0.5, max=2, step=0.05, description="scale, factor", **WIDE),
-        "p_poisson": FloatSlider(0.5, min=0, max=1, step=0.05, description="p_poisson", **WIDE),
-        "seed": BoundedIntText(seed, min=0, max=2**31 - 1, description="seed", **WIDE),
-        "guidance": ToggleButtons(options=GUIDANCES, description="guidance", **WIDE),
-        "region": ToggleButtons(options=REGIONS, description="region", **WIDE),
-        "label": ToggleButtons(options=LABELS, description="blend label", **WIDE),
+        "rotation": ipywidgets.IntSlider(0, min=-180, max=180, description="rotation, degrees", **WIDE),
+        "scale": ipywidgets.FloatSlider(1, min=0.5, max=2, step=0.05, description="scale, factor", **WIDE),
+        "p_poisson": ipywidgets.FloatSlider(0.5, min=0, max=1, step=0.05, description="p_poisson", **WIDE),
+        "seed": ipywidgets.BoundedIntText(seed, min=0, max=2**31 - 1, description="seed", **WIDE),
+        "guidance": Dropdown(options=GUIDANCES, description="guidance", **WIDE),
+        "region": Dropdown(options=REGIONS, description="region", **WIDE),
+        "label": Dropdown(options=LABELS, description="blend label", **WIDE),
     }
 
 

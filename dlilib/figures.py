@@ -99,10 +99,10 @@ def image_grid(rows: Sequence[Sequence[Tensor]], columns: Sequence[str], names: 
 def show_image(ax: Axes, image: Tensor) -> None:
     if image.ndim == 2:
         ax.set_facecolor("black")
-        ax.imshow(image, cmap=CLASS_COLOURS, vmin=0, vmax=CLASS_COLOURS.N - 1, interpolation="nearest")
+        ax.imshow(image.numpy(), cmap=CLASS_COLOURS, vmin=0, vmax=CLASS_COLOURS.N - 1, interpolation="nearest")
     else:
         pixels = image.float() / (255 if image.dtype == torch.uint8 else 1)
-        ax.imshow(pixels.permute(1, 2, 0).clamp(0, 1), cmap="gray", vmin=0, vmax=1)
+        ax.imshow(pixels.permute(1, 2, 0).clamp(0, 1).numpy(), cmap="gray", vmin=0, vmax=1)
     ax.set(xticks=[], yticks=[])
 
 

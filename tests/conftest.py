@@ -1,7 +1,8 @@
-"""What the tests share: data and weights that may not be at hand, and a local server."""
+"""What the tests share: data, weights and a browser that may not be at hand, and a local server."""
 
 import http.server
 import os
+import shutil
 import threading
 import warnings
 from collections import defaultdict
@@ -65,6 +66,18 @@ def real_groups(real_tiles) -> np.ndarray:
             last = number
             group[i] = current
     return group
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A headless chromium of this machine."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="BROWSER NOT TESTED: playwright is not installed")
+    if not (chromium := shutil.which("chromium")):
+        pytest.skip("BROWSER NOT TESTED: chromium is not installed")
+    with playwright.sync_playwright() as started:
+        launched = started.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield launched
+        launched.close()
 
 
 @contextmanager
