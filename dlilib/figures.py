@@ -89,20 +89,20 @@ def image_grid(rows: Sequence[Sequence[Tensor]], columns: Sequence[str], names: 
     axes = plt.subplots(len(rows), len(columns), figsize=size, squeeze=False, layout="constrained")[1]
     for line, images, name in zip(axes, rows, names, strict=True):
         for ax, image in zip(line, images, strict=True):
-            _show(ax, image)
+            show_image(ax, image)
         line[0].set_ylabel(name)
     for ax, title in zip(axes[0], columns, strict=True):
         ax.set_title(title, fontsize="medium")
     return axes
 
 
-def _show(ax: Axes, image: Tensor) -> None:
+def show_image(ax: Axes, image: Tensor) -> None:
     if image.ndim == 2:
         ax.set_facecolor("black")
-        ax.imshow(image, cmap=CLASS_COLOURS, vmin=0, vmax=CLASS_COLOURS.N - 1, interpolation="nearest")
+        ax.imshow(image.numpy(), cmap=CLASS_COLOURS, vmin=0, vmax=CLASS_COLOURS.N - 1, interpolation="nearest")
     else:
         pixels = image.float() / (255 if image.dtype == torch.uint8 else 1)
-        ax.imshow(pixels.permute(1, 2, 0).clamp(0, 1), cmap="gray", vmin=0, vmax=1)
+        ax.imshow(pixels.permute(1, 2, 0).clamp(0, 1).numpy(), cmap="gray", vmin=0, vmax=1)
     ax.set(xticks=[], yticks=[])
 
 

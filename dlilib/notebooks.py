@@ -60,9 +60,9 @@ def _execute(source: Path, target: Path, values: dict[str, Any]) -> None:
             extra_arguments=["--log-level=ERROR"], config=Config(apart),
         )
     notebook = nbformat.read(_part(target), as_version=4)
-    for part in (notebook, *notebook.cells):  # paths and times of this machine
-        part.metadata.pop("papermill", None)
-        part.metadata.pop("execution", None)
+    for part in (notebook, *notebook.cells):  # paths and times of this machine, and widgets that have lost their kernel
+        for key in ("papermill", "execution", "widgets"):
+            part.metadata.pop(key, None)
     nbformat.write(notebook, _part(target))
     _part(target).replace(target)
 

@@ -82,6 +82,18 @@ def real_groups(real_tiles) -> np.ndarray:
     return group
 
 
+@pytest.fixture(scope="session")
+def browser():
+    """A headless chromium of this machine."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="BROWSER NOT TESTED: playwright is not installed")
+    if not (chromium := shutil.which("chromium")):
+        pytest.skip("BROWSER NOT TESTED: chromium is not installed")
+    with playwright.sync_playwright() as started:
+        launched = started.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield launched
+        launched.close()
+
+
 @contextmanager
 def _serving(handler: type[http.server.BaseHTTPRequestHandler]):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
