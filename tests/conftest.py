@@ -1,7 +1,6 @@
 """What the tests share: data, weights and a browser that may not be at hand, and a local server."""
 
 import http.server
-import importlib.util
 import os
 import shutil
 import threading
@@ -35,19 +34,6 @@ def weights_root() -> Path:
     if not os.environ.get("DLILIB_WEIGHTS"):
         pytest.skip("REAL WEIGHTS NOT TESTED: ImageNet weights not at hand: set DLILIB_WEIGHTS")
     return Path(os.environ["DLILIB_WEIGHTS"])
-
-
-@pytest.fixture(scope="session")
-def browser():
-    program = shutil.which("chromium")
-    if program is None or importlib.util.find_spec("playwright") is None:
-        pytest.skip("BROWSER NOT TESTED: chromium or playwright not at hand: install chromium, pip install playwright")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        yield running
-        running.close()
 
 
 @pytest.fixture(scope="session")
