@@ -1,5 +1,6 @@
 """The explorer of single injections: its picture is the library's, its controls are live, in JupyterLab too."""
 
+import base64
 import json
 import os
 import subprocess
@@ -90,13 +91,19 @@ def test_every_control_changes_the_picture_and_back(toy, name):
     assert picture.value == first
 
 
-def test_seed_decides_with_p_poisson(toy):
-    explorer = explore(toy, seed=1)
-    picture, found = explorer.children[-1], controls(explorer)
-    pasted = bytes(picture.value)
-    found["seed"].value = 0
-    assert torch.rand(1, generator=torch.Generator().manual_seed(0)) < 0.5
-    assert picture.value != pasted
+BLENDS = [(0, 0.5, True), (1, 0.5, False), (1, 0.8, True), (0, 0.0, False)]
+
+
+@pytest.mark.parametrize(("seed", "p_poisson", "poisson"), BLENDS)
+def test_seeds_draw_decides_on_the_blend(toy, seed, p_poisson, poisson):
+    drawn = torch.rand(1, generator=torch.Generator().manual_seed(seed)).item()
+    assert (drawn < p_poisson) == poisson
+    explorer = explore(toy)
+    found = controls(explorer)
+    found["seed"].value, found["p_poisson"].value = seed, p_poisson
+    before = bytes(explorer.children[-1].value)
+    found["region"].value = "mask"
+    assert (explorer.children[-1].value != before) == poisson  # cut-paste knows no region
 
 
 def test_donors_follow_the_class(toy):
@@ -115,6 +122,14 @@ def test_donors_follow_the_class(toy):
 def test_tiles_without_a_free_one_are_refused(toy):
     with pytest.raises(ValueError, match="toy has no free tile"):
         explore(replace(toy, labels=toy.labels.clamp(min=1)))
+
+
+def test_where_no_widget_lives_its_picture_is_shown(toy):
+    explorer = explore(toy)
+    controls(explorer)["scale, factor"].value = 1.5
+    shown = explorer._repr_mimebundle_()
+    assert base64.b64decode(shown["image/png"]) == explorer.children[-1].value
+    assert shown["application/vnd.jupyter.widget-view+json"]["model_id"] == explorer.model_id
 
 
 def test_stored_notebook_keeps_the_first_picture_without_a_kernel():
