@@ -35,7 +35,7 @@ def fit(
         raise ValueError("keep_model needs a folder")
     store = Store(folder) if folder is not None else None
     if store and (record := store.record(run)) and (not keep_model or store.model_path(run).exists()):
-        if record["data"]["digest"] != tiles.digest:
+        if record["data"].get("digest") != tiles.digest:
             raise ValueError(f"{store.record_path(run)}: made on other data than these tiles; use another folder")
         return record
     trainer = Trainer(run, tiles, torch.device(device))

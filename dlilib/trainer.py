@@ -68,17 +68,14 @@ class Trainer:
     def restore(self, state: dict[str, Any]) -> None:
         """Go on where `state` was taken; ValueError where it was of something else."""
         try:
-            alike = (state["run"], state["digest"]) == (asdict(self.run), self.tiles.digest)
-            progress = {name: type(getattr(self, name))(state[name]) for name in PROGRESS}
-            if alike:
-                self.model.load_state_dict(state["model"])
-                self.optimizer.load_state_dict(state["optimizer"])
-        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-            raise ValueError(f"the checkpoint of {self.run.id} is none ({error}): delete it") from None
-        if not alike:
-            raise ValueError(f"the checkpoint of {self.run.id} is of another run or other data: delete it")
-        for name, value in progress.items():
-            setattr(self, name, value)
+            if (state["run"], state.get("digest")) != (asdict(self.run), self.tiles.digest):
+                raise ValueError
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            for name in PROGRESS:
+                setattr(self, name, type(getattr(self, name))(state[name]))
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError):
+            raise ValueError(f"the checkpoint of {self.run.id} is of another run or other data: delete it") from None
 
     def record(self) -> dict[str, Any]:
         """What is kept of the finished run."""
