@@ -1,6 +1,7 @@
 """What is wrong is told by us, in words a person can act on: never a traceback from a library's inside."""
 
 import io
+import json
 import os
 import pickle
 import struct
@@ -185,6 +186,49 @@ def test_zip(folder, damage, message):
             archive.write(file, file.relative_to(folder))
     path.write_bytes(damage(path.read_bytes()))
     refused(lambda: dlilib.from_folder(path, 16), message)
+
+
+def test_zip_entry_that_is_there_twice(folder):
+    with pytest.warns(UserWarning, match="Duplicate name"):
+        path = zipped(folder, ("classes.txt", b"dent\nscratch\n"))
+    refused(lambda: dlilib.from_folder(path, 16), "entry 'classes.txt' is there twice")
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_masks_of_few_bits_keep_their_values(folder, bits):
+    (folder / "classes.txt").write_text("scratch\ndent\nnick\n")
+    header = struct.pack(">IIBBBBB", 16, 16, bits, 0, 0, 0, 0)
+    row = {2: b"\0\x1b\0\0\0", 4: b"\0\x01\x23" + bytes(6)}[bits][: 1 + 2 * bits]  # the values 0, 1, 2, 3
+    parts = ((b"IHDR", header), (b"IDAT", zlib.compress(row + bytes(15 * (1 + 2 * bits)))), (b"IEND", b""))
+    png = b"".join(struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in parts)
+    (folder / "masks/b.png").write_bytes(b"\x89PNG\r\n\x1a\n" + png)
+    mask = dlilib.from_folder(folder, 16).masks[0]
+    assert mask[0, :4].tolist() == [0, 1, 2, 3] and int(mask.sum()) == 6
+
+
+HOLLOW = {"best": {}, "last": None, "machine": None, "data": {}, "seconds": "x"}
+
+
+@pytest.mark.parametrize("part", HOLLOW)
+def test_hollow_record(tiles, tmp_path, part):
+    record = dlilib.fit(TINY, tiles, folder=tmp_path)
+    Store(tmp_path).record_path(TINY).write_text(json.dumps({**record, part: HOLLOW[part]}))
+    refused(lambda: dlilib.records(tmp_path), f"{TINY.id}.json: not a record")
+
+
+@pytest.mark.parametrize("state", [[1], {}, {"model": {}}], ids=str)
+def test_checkpoint_of_something_else(tiles, tmp_path, state):
+    Store(tmp_path).save(TINY, state)
+    refused(lambda: dlilib.fit(TINY, tiles, folder=tmp_path), "is of another run or other data: delete it")
+
+
+def test_checkpoint_with_a_flipped_bit(tiles, tmp_path):
+    store = Store(tmp_path)
+    store.save(TINY, dlilib.trainer.Trainer(TINY, tiles, torch.device("cpu")).state())
+    content = bytearray(store.checkpoint_path(TINY).read_bytes())
+    content[len(content) // 2] ^= 1
+    store.checkpoint_path(TINY).write_bytes(content)
+    refused(lambda: dlilib.fit(TINY, tiles, folder=tmp_path), "unreadable checkpoint; delete it")
 
 
 @pytest.mark.parametrize("root", ["/no/such/place", "", "magnetic.zip"])

@@ -147,3 +147,17 @@ def test_a_finished_notebook_survives_the_failure_of_its_rerun(tiny_study, tmp_p
     broken(tmp_path, "1_good", "1 / 0")
     assert dli(*words).exit_code == 1
     assert printed(tmp_path / "results" / "tiny" / "notebooks" / "1_good.ipynb") == "begun tiny\nended\n"
+
+
+def test_a_notebook_whose_process_is_killed_is_alone_and_redone(tiny_study, tmp_path):
+    source = tmp_path / "notebooks"
+    source.mkdir()
+    for name in ("1_killer", "2_good"):
+        broken(source, name, "pass")
+    words = ["study", "--preset", "tiny", "--no-compute", "--notebooks", source, "--results", tmp_path / "results"]
+    (source / "paper.csv").write_text("table\n")
+    made = tmp_path / "results" / "tiny" / "notebooks"
+    broken(source, "1_killer", "import os; os.kill(os.getppid(), 9)")
+    message = str(dli(*words).exception)
+    assert "1 of 2 notebooks failed" in message and "1_killer.ipynb: BrokenProcessPool" in message
+    assert sorted(p.name for p in made.iterdir()) == ["1_killer.failed.ipynb", "2_good.ipynb"]

@@ -4,6 +4,7 @@ import os
 import pickle
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -303,3 +304,12 @@ def test_real_resnet18_weights_load_and_differ_from_random(weights_root, monkeyp
     for name, tensor in plain.encoder.named_parameters():
         assert not torch.equal(tensor, released[name]), name
     assert released["conv1.weight"].shape == (64, 3, 7, 7)
+
+
+def test_builds_in_threads_are_those_of_one_after_the_other():
+    seeds = range(8)
+    alone = [models.build("mobileone_s1", seed=seed).state_dict() for seed in seeds]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda seed: models.build("mobileone_s1", seed=seed).state_dict(), seeds))
+    for one, other in zip(alone, together, strict=True):
+        assert all(torch.equal(one[name], other[name]) for name in one)
