@@ -97,6 +97,7 @@ def image_grid(rows: Sequence[Sequence[Tensor]], columns: Sequence[str], names: 
 
 
 def show_image(ax: Axes, image: Tensor) -> None:
+    """Draw an image (C, H, W), uint8 or float in [0, 1], or a class map (H, W) on `ax`, without ticks."""
     if image.ndim == 2:
         ax.set_facecolor("black")
         ax.imshow(image.numpy(), cmap=CLASS_COLOURS, vmin=0, vmax=CLASS_COLOURS.N - 1, interpolation="nearest")
