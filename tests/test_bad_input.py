@@ -1,7 +1,6 @@
 """What is wrong is told by us, in words a person can act on: never a traceback from a library's inside."""
 
 import io
-import json
 import os
 import pickle
 import struct
@@ -204,16 +203,6 @@ def test_masks_of_few_bits_keep_their_values(folder, bits):
     (folder / "masks/b.png").write_bytes(b"\x89PNG\r\n\x1a\n" + png)
     mask = dlilib.from_folder(folder, 16).masks[0]
     assert mask[0, :4].tolist() == [0, 1, 2, 3] and int(mask.sum()) == 6
-
-
-HOLLOW = {"best": {}, "last": None, "machine": None, "data": {}, "seconds": "x"}
-
-
-@pytest.mark.parametrize("part", HOLLOW)
-def test_hollow_record(tiles, tmp_path, part):
-    record = dlilib.fit(TINY, tiles, folder=tmp_path)
-    Store(tmp_path).record_path(TINY).write_text(json.dumps({**record, part: HOLLOW[part]}))
-    refused(lambda: dlilib.records(tmp_path), f"{TINY.id}.json: not a record")
 
 
 @pytest.mark.parametrize("state", [[1], {}, {"model": {}}], ids=str)
