@@ -109,6 +109,10 @@ def read_record(path: Path) -> dict[str, Any]:
             raise ValueError(f"it is a copy of {record['id']}")
         if missing := {"best", "last", "data", "machine", "seconds", "val_images", "val_tiles"} - record.keys():
             raise ValueError(f"it has no {min(missing)}")
+        for moment in ("best", "last"):
+            counts = [len(record[moment][name]) for name in ("classes", "images")]
+            if counts != [len(record["data"]["classes"]), len(record["val_images"])]:
+                raise ValueError(f"its {moment} epoch counts other classes or images than its data")
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path}: not a record ({error}); delete it to run it again") from None
     return record

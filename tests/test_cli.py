@@ -1,15 +1,17 @@
 import shutil
 import subprocess
 import sys
+from contextlib import ExitStack
 
 import nbformat
 import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from dlilib import study
+from dlilib import cli, study
 from dlilib.cli import _seconds, app
 from dlilib.run import Run
+from dlilib.store import Store
 
 
 def dli(*words):
@@ -138,6 +140,19 @@ def test_notebooks_that_fail_stop_nobody_and_are_redone(tiny_study, tmp_path, jo
     assert sorted(p.stem for p in made.iterdir()) == ["1_good", "2_wrong", "3_killed", "4_good"]
     assert printed(made / "2_wrong.ipynb") == "begun tiny\nended\n"
     assert {name: (made / f"{name}.ipynb").stat().st_mtime_ns for name in stamps} == stamps
+
+
+def test_a_study_waits_for_runs_that_others_hold(tiny_study, tmp_path, monkeypatch):
+    source = tmp_path / "notebooks"
+    source.mkdir()
+    broken(source, "1_good", "pass")
+    store, naps = Store(tmp_path / "results" / "tiny"), []
+    with ExitStack() as held:
+        assert held.enter_context(store.claim(study.all_runs("tiny")[0]))
+        monkeypatch.setattr("time.sleep", lambda seconds: (naps.append(seconds), held.close()))
+        done = dli("study", "--preset", "tiny", "--notebooks", source, "--results", tmp_path / "results")
+    assert done.exit_code == 0 and "1 runs are another process's just now" in done.output
+    assert naps[0] == cli.WAIT and not study.pending(study.all_runs("tiny"), store.folder)
 
 
 def test_a_finished_notebook_survives_the_failure_of_its_rerun(tiny_study, tmp_path):

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import psutil
@@ -189,6 +190,34 @@ def test_runs_that_fail_on_the_workers_are_named_and_the_others_kept(tmp_path):
     with pytest.raises(ValueError, match=rf"1 runs failed.*{bad.id}: DataError.*needs a root"):
         cluster.execute([bad, TINY], tmp_path, device="cpu", workers=1, progress=False)
     assert study.pending([bad, TINY], tmp_path) == [bad]
+
+
+def test_workers_with_several_threads_write_the_same_records(sweep, calm, commands, tmp_path):
+    start, scheduler, worker, address = commands
+    start(scheduler)
+    start(worker.replace("--nthreads 1", "--nthreads 2").replace("GPU=1", "GPU=2"))
+    process = sweep(tmp_path / "results", *address)
+    out, message = process.communicate(timeout=240)
+    assert "28 of 28 runs finished" in out, message
+    assert kept(tmp_path / "results") == calm
+
+
+def test_a_run_that_kills_its_workers_is_given_up(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(cluster, "LOSSES", 2)
+    monkeypatch.setattr(cluster, "_train", lambda *_, **__: os._exit(1))
+    with pytest.raises(ValueError, match=rf"1 runs failed.*{TINY.id}: KilledWorker"):
+        cluster.execute([TINY], tmp_path, device="cpu", workers=1, progress=False)
+    told = re.findall(rf"{TINY.id}: its worker was lost (.*)", capsys.readouterr().err)
+    assert told == ["(1 of 2); started again", "(2 of 2); started again"]
+
+
+def test_gpus_of_a_machine_are_dealt_in_turn(monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    dealt = []
+    for name in range(3):
+        monkeypatch.setattr("distributed.get_worker", lambda name=name: types.SimpleNamespace(name=name))
+        dealt.append(cluster._share("cuda"))
+    assert dealt == ["cuda:0", "cuda:1", "cuda:0"] and cluster._share("cpu") == "cpu"
 
 
 def test_budget_drops_what_waits(tmp_path):

@@ -143,10 +143,16 @@ def test_record_with_a_foreign_id_is_refused(tmp_path):
         study.records(tmp_path / "records")
 
 
+MOMENT = {"epoch": 1, "iou": 0.5, "classes": [[1, 1, 0]], "images": [[1, 1, 0]]}
+REST = {
+    "best": MOMENT, "last": MOMENT, "data": {"classes": ["scratch"]}, "machine": {"device": "CPU"}, "seconds": 1.0,
+    "val_images": [3], "val_tiles": [3],
+}
+
+
 def test_a_copy_of_a_record_is_no_second_seed(tmp_path):
     store = Store(tmp_path)
-    rest = dict.fromkeys(("best", "last", "data", "machine", "seconds", "val_images", "val_tiles"))
-    store.finish(Run(), {"id": Run().id, "run": asdict(Run()), **rest})
+    store.finish(Run(), {"id": Run().id, "run": asdict(Run()), **REST})
     path = store.record_path(Run())
     path.with_stem(f"{path.stem} (1)").write_text(path.read_text())
     with pytest.raises(ValueError, match=r"\(1\).json: not a record .it is a copy of"):
@@ -155,18 +161,26 @@ def test_a_copy_of_a_record_is_no_second_seed(tmp_path):
 
 @pytest.mark.parametrize("part", ["best", "machine"])
 def test_a_record_without_a_part_is_refused(tmp_path, part):
-    rest = dict.fromkeys({"best", "last", "data", "machine", "seconds", "val_images", "val_tiles"} - {part})
+    rest = {key: value for key, value in REST.items() if key != part}
     Store(tmp_path).finish(Run(), {"id": Run().id, "run": asdict(Run()), **rest})
     with pytest.raises(ValueError, match=f"it has no {part}"):
         study.records(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change", [{"best": {}}, {"last": None}, {"best": {**MOMENT, "classes": []}}, {"data": {}}, {"val_images": [3, 4]}]
+)
+def test_a_hollow_record_is_not_finished(tmp_path, change):
+    Store(tmp_path).finish(Run(), {"id": Run().id, "run": asdict(Run()), **REST, **change})
+    with pytest.raises(ValueError, match=rf"{Run().id}.json: not a record .* delete it to run it again"):
+        study.pending([Run()], tmp_path)
 
 
 def test_a_record_from_before_a_field_existed_still_reads(tmp_path):
     store = Store(tmp_path)
     old = asdict(Run())
     del old["precision"]
-    rest = dict.fromkeys(("best", "last", "data", "machine", "seconds", "val_images", "val_tiles"))
-    store.finish(Run(), {"id": Run().id, "run": old, **rest})
+    store.finish(Run(), {"id": Run().id, "run": old, **REST})
     assert json.loads(store.record_path(Run()).read_text()) == store.record(Run())
 
 
