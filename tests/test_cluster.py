@@ -142,6 +142,7 @@ def test_commands_of_the_readme_survive_the_loss_of_client_worker_and_scheduler(
     assert found.items() <= calm.items()
 
     process = sweep(results, *address)
+    assert next(line for line in process.stderr if "Dask dashboard" in line)  # it has reached the scheduler
     until(lambda: len(kept(results)) > len(found) + 2)
     for part in psutil.Process(second_worker.pid).children(recursive=True):
         part.kill()  # a worker; its nanny starts another
