@@ -1,4 +1,4 @@
-"""Polygons as LabelMe and COCO keep them, drawn into the folder of images and masks that `from_folder` reads."""
+"""The folder of images and masks that `from_folder` reads, from the polygons of LabelMe and COCO, or from tiles."""
 
 import io
 import json
@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 
 from dlilib.files import DataError, Files, open_files, read_image, read_text
 from dlilib.store import write_whole
-from dlilib.tiles import IMAGE_SUFFIXES
+from dlilib.tiles import IMAGE_SUFFIXES, TileSet
 
 COLOURS = (0, 0, 0, 222, 143, 5, 1, 115, 178, 2, 158, 115, 213, 94, 0, 204, 120, 188)  # of the palette; for the eye
 LEAST = {"polygon": 3, "rectangle": 2, "circle": 2}  # points of a shape
@@ -62,17 +62,42 @@ def convert(source: str, root: str | Path, out: str | Path) -> Path:
     return out
 
 
+def to_folder(tiles: TileSet, out: str | Path) -> Path:
+    """Write `tiles` as the folder that `from_folder` reads, masks as class indices, and return it.
+
+    The same tiles give the same files; "a/b" among the names becomes "a_b".
+    """
+    out, stems = Path(out), [name.replace("/", "_") for name in tiles.names]
+    for stem, image, mask in zip(stems, tiles.images, tiles.masks, strict=True):
+        pixels = image.permute(1, 2, 0).squeeze(2).cpu().numpy()
+        write_whole(out / "images" / f"{stem}.png", _png(Image.fromarray(pixels)))
+        write_whole(out / "masks" / f"{stem}.png", _png(_paletted(mask.cpu().numpy())))
+    parts = [f"{stem},{part}\n" for stem, part in zip(stems, tiles.tile.tolist(), strict=True)]
+    write_whole(out / "tiles.csv", "".join(["image,tile\n", *parts]).encode())
+    write_whole(out / "classes.txt", ("\n".join(tiles.classes) + "\n").encode())
+    return out
+
+
+def _paletted(mask: np.ndarray) -> Image.Image:
+    image = Image.fromarray(mask)
+    image.putpalette(COLOURS)
+    return image
+
+
+def _png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
 def _drawn(files: Files, path: str, shapes: Sequence[Shape], classes: Sequence[str]) -> bytes:
     """The PNG of class indices, of the size of the image at `path`."""
     height, width = read_image(files, path).shape[:2]
-    mask = Image.new("P", (width, height))
-    mask.putpalette(COLOURS)
+    mask = _paletted(np.zeros((height, width), np.uint8))
     draw = ImageDraw.Draw(mask)
     for shape in shapes:
         _draw(draw, shape, 1 + classes.index(shape.label), path)
-    buffer = io.BytesIO()
-    mask.save(buffer, "PNG", optimize=True)
-    return buffer.getvalue()
+    return _png(mask)
 
 
 def _draw(draw: ImageDraw.ImageDraw, shape: Shape, value: int, path: str) -> None:

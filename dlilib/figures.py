@@ -20,6 +20,7 @@ from dlilib.tiles import TileSet
 
 PALETTE = sns.color_palette("colorblind", 10)
 METHOD_COLOURS = dict(zip(("baseline", "focal", "balanced", "wce", "dli"), PALETTE, strict=False))
+Batch = tuple[Tensor, Tensor, Tensor]  # images (B, C, H, W), masks (B, H, W), labels (B,)
 CLASS_COLOURS = ListedColormap([(0, 0, 0, 0), *PALETTE])  # background is transparent
 
 
@@ -94,6 +95,34 @@ def image_grid(rows: Sequence[Sequence[Tensor]], columns: Sequence[str], names: 
     for ax, title in zip(axes[0], columns, strict=True):
         ax.set_title(title, fontsize="medium")
     return axes
+
+
+def overview(parts: dict[str, Batch], names: Sequence[str], side: int = 4) -> list[Axes]:
+    """Figure 1: batches beside each other, as what comes, what is injected and what is fed to the network; the Axes.
+
+    parts: title -> images, masks and labels; the first side² images are shown, defects outlined, and the bars count
+    all. names: of the labels.
+    """
+    colours, bars = ["0.6", *PALETTE], []
+    figure = plt.figure(figsize=(4 * len(parts), 5.6), layout="constrained")
+    for panel, (title, (images, masks, labels)) in zip(figure.subfigures(1, len(parts)), parts.items(), strict=True):
+        above, below = panel.subfigures(2, 1, height_ratios=(3, 1))
+        above.suptitle(title)
+        batch = zip(images, masks, labels.tolist(), strict=True)
+        for ax, (image, mask, label) in zip(above.subplots(side, side).flat, batch, strict=False):
+            show_image(ax, image)
+            ax.spines[:].set(color=colours[label], linewidth=2)
+            if label:
+                ax.contour(mask.numpy() == label, [0.5], colors=[colours[label]], linewidths=1)
+        counts = np.bincount(labels, minlength=len(names))
+        bars.append(below.subplots())
+        bars[-1].bar_label(bars[-1].bar(names, counts, color=colours[: len(names)]))
+        bars[-1].set(yticks=[], ylim=(0, 1.3 * max(1, *counts)))
+        bars[-1].tick_params(axis="x", labelsize="small", length=0)
+        sns.despine(ax=bars[-1], left=True)
+    for ax in bars:
+        ax.set_ylim(0, max(other.get_ylim()[1] for other in bars))
+    return bars
 
 
 def show_image(ax: Axes, image: Tensor) -> None:

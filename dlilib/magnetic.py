@@ -88,7 +88,7 @@ def _download(url: str, digest: str) -> Path:
     name = f"magnetic_tiles-{digest[:12]}.zip"
     path = Path(pooch.os_cache("dlilib")) / name
     if not path.exists():
-        part = path.with_name(name + ".part")
+        part = path.with_name(f"{name}.{os.getpid()}.part")  # two processes may fetch it at once
         try:
             pooch.retrieve(url, known_hash=None, fname=part.name, path=path.parent, progressbar=True)
             files = open_files(part)

@@ -1,0 +1,95 @@
+"""Notebook 8 on a folder that has nothing to do with the toy tiles: oblong RGB photographs of leather."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import nbformat
+import numpy as np
+import pytest
+from PIL import Image
+
+from dlilib import from_folder
+from dlilib.convert import to_folder
+
+NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "08_your_own_data.ipynb"
+SHAPE = (72, 104)
+COUNTS = {"cut": 8, "stain": 10, None: 22}
+
+
+def leather(rng):
+    grain = cv2.GaussianBlur(rng.standard_normal(SHAPE), (0, 0), 1.5)
+    return np.clip(np.array([150, 100, 60]) + 60 * grain[..., None] + rng.normal(0, 3, (*SHAPE, 3)), 0, 255)
+
+
+def cut(rng, image, mask):
+    ends = rng.integers(15, 57, (2, 2)) + np.array([[0, 0], [20, 5]])
+    cv2.line(mask, *ends.tolist(), 255, 3)
+    image[mask > 0] *= 0.3
+
+
+def stain(rng, image, mask):
+    cv2.ellipse(mask, rng.integers(20, 50, 2).tolist(), rng.integers(8, 16, 2).tolist(), 30, 0, 360, 255, -1)
+    image[mask > 0] = 0.5 * image[mask > 0] + 0.5 * np.array([40, 60, 160])
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    """40 photographs, two of each part, with a folder of masks for each of two classes."""
+    root, rng, lines = tmp_path_factory.mktemp("own") / "My leather", np.random.default_rng(0), ["image,tile"]
+    draw = {"cut": cut, "stain": stain}
+    (root / "images").mkdir(parents=True)
+    for kind, count in COUNTS.items():
+        for k in range(count):
+            image, mask, stem = leather(rng), np.zeros(SHAPE, np.uint8), f"{kind or 'good'} {k:02}"
+            if kind:
+                (root / "masks" / kind).mkdir(parents=True, exist_ok=True)
+                draw[kind](rng, image, mask)
+                Image.fromarray(mask).save(root / "masks" / kind / f"{stem}.png")
+            Image.fromarray(image.astype(np.uint8)).save(root / "images" / f"{stem}.jpg")
+            lines.append(f"{stem},{kind}{k // 2}")
+    (root / "tiles.csv").write_text("\n".join(lines))
+    return root
+
+
+def run(photographs, tmp_path, *words):
+    """Notebook 8 by papermill, as a user would in notebooks/; its text outputs, joined."""
+    (tmp_path / "notebooks").mkdir(exist_ok=True)
+    shutil.copy(NOTEBOOK, tmp_path / "notebooks")
+    command = [sys.executable, "-m", "papermill", NOTEBOOK.name, "mine.ipynb", "-p", "root", photographs, *words]
+    done = subprocess.run(command, cwd=tmp_path / "notebooks", capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    cells = nbformat.read(tmp_path / "notebooks" / "mine.ipynb", 4).cells
+    outputs = [o for c in cells if c.cell_type == "code" for o in c.outputs]
+    return "\n".join(o.get("text", "") or o.get("data", {}).get("text/plain", "") for o in outputs)
+
+
+def test_root_alone_is_enough(photographs, tmp_path):
+    text = run(photographs, tmp_path)
+    assert re.search(r"My_leather: 40 images of \(3, 64, 64\), 20 parts", text)
+    assert re.search(r"cut +8 ", text) and re.search(r"stain +10 ", text) and re.search(r"Free +22 ", text)
+    row = r"^(resnet18|mobileone_s1|resnest50d) +(DLI|none) +(\S+) +(\S+) +(\S+) +\d+ of \d+ +\d+"
+    rows = re.findall(row, text, re.MULTILINE)
+    assert [row[:2] for row in rows] == [
+        ("resnet18", "DLI"), ("mobileone_s1", "DLI"), ("resnest50d", "DLI"), ("resnet18", "none"),
+    ]
+    assert all(0 <= float(value) <= 1 for row in rows for value in row[2:])
+    assert max(float(row[2]) for row in rows) > 0.2  # in a hundred steps it has learnt something
+    own = tmp_path / "results" / "smoke" / "own"
+    assert len(list((own / "onnx").glob("My_leather-*.onnx"))) == len(list((own / "figures").glob("*.png"))) == 3
+
+
+def test_pixels_can_be_kept(photographs, tmp_path):
+    text = run(photographs, tmp_path, "-p", "resize", "pad", "-p", "steps", "3", "-y", "encoders: [mobileone_s1]")
+    assert "40 images of (3, 72, 104), 20 parts" in text and text.count("mobileone_s1") == 3
+
+
+def test_a_folder_written_from_tiles_reads_back(photographs, tmp_path):
+    tiles = from_folder(photographs, size=None)
+    again = from_folder(to_folder(tiles, tmp_path / "again"), size=None)
+    assert (again.images == tiles.images).all() and (again.masks == tiles.masks).all()
+    assert again.names == tiles.names and again.classes == tiles.classes
+    assert len(np.unique(np.stack([again.tile, tiles.tile]), axis=1).T) == 20
