@@ -152,6 +152,7 @@ def _client(scheduler: str, workers: int) -> Iterator[tuple[Any, int]]:
         "distributed.scheduler.allowed-failures": 0,  # each loss is told, and counted, here
         "distributed.deploy.lost-worker-timeout": "5s", "logging.distributed": "critical",
         "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None,  # Dask's makes training a quarter slower
+        "distributed.worker.profile.enabled": False,
     }
     with dask.config.set(settings):
         try:
