@@ -85,7 +85,7 @@ def _collect(todo: Sequence[Run], submit: Any, store: Store, budget: float | Non
                 elif isinstance(error := future.exception(), KilledWorker) and lost[run][0] < LOSSES:
                     lost[run] = _losses(run, store, *lost[run])
                     bar.write(f"{run.id}: its worker was lost ({lost[run][0]} of {LOSSES}); started again", sys.stderr)
-                    futures[again := submit(run)] = run
+                    futures[again := submit(run, priority=1)] = run
                     arriving.add(again)
                 else:
                     failed[run] = error
@@ -130,6 +130,20 @@ def _tiles(data: str, size: int, threshold: int, resize: str, root: str | None):
     return load_tiles(Run(data=data, size=size, threshold=threshold, resize=resize), root)
 
 
+def _replacing() -> type:
+    """What keeps a cluster's number of workers, those included that were lost before they had begun."""
+    from distributed import Adaptive, Status
+
+    class Replacing(Adaptive):
+        async def recommendations(self, target: int) -> dict[str, Any]:
+            workers = self.cluster.workers
+            for name in [name for name, nanny in workers.items() if nanny.status in (Status.failed, Status.closed)]:
+                del workers[name]  # Dask would count on it for ever
+            return await super().recommendations(target)
+
+    return Replacing
+
+
 @contextmanager
 def _client(scheduler: str, workers: int) -> Iterator[tuple[Any, int]]:
     """A client, and how many threads a run may take (0: as the worker has it)."""
@@ -159,6 +173,6 @@ def _client(scheduler: str, workers: int) -> Iterator[tuple[Any, int]]:
             cluster = LocalCluster(workers, threads_per_worker=1, dashboard_address=":0", memory_limit=0)
         except RuntimeError as error:
             raise ValueError(f"the {workers} workers could not be started: {error}") from None
-        cluster.adapt(minimum=workers, maximum=workers)  # replaces those that even their nanny cannot start again
+        cluster.adapt(Adaptive=_replacing(), minimum=workers, maximum=workers)
         with cluster, Client(cluster) as client:
             yield client, max(1, (os.cpu_count() or 1) // workers)

@@ -108,8 +108,10 @@ def overview(parts: dict[str, Batch], names: Sequence[str], side: int = 4) -> li
     for panel, (title, (images, masks, labels)) in zip(figure.subfigures(1, len(parts)), parts.items(), strict=True):
         above, below = panel.subfigures(2, 1, height_ratios=(3, 1))
         above.suptitle(title)
-        batch = zip(images, masks, labels.tolist(), strict=True)
-        for ax, (image, mask, label) in zip(above.subplots(side, side).flat, batch, strict=False):
+        places, batch = above.subplots(side, side).flat, zip(images, masks, labels.tolist(), strict=True)
+        for ax in places[len(labels) :]:
+            ax.set_axis_off()
+        for ax, (image, mask, label) in zip(places, batch, strict=False):
             show_image(ax, image)
             ax.spines[:].set(color=colours[label], linewidth=2)
             if label:
@@ -220,7 +222,7 @@ def save(ax: Axes, folder: str | Path, name: str) -> None:
     """Write the figure that holds `ax` to folder/figures/name.png."""
     path = Path(folder) / "figures" / f"{name}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
-    ax.figure.savefig(path, dpi=150, bbox_inches="tight")
+    ax.get_figure(root=True).savefig(path, dpi=150, bbox_inches="tight")
 
 
 def timings(frame: pd.DataFrame, by: str, label: str) -> Axes:

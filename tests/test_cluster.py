@@ -96,6 +96,19 @@ def test_workers_killed_again_and_again_lose_no_record_and_change_none(sweep, ca
     assert not list(tmp_path.rglob("*.pt")) and not list(tmp_path.rglob(".sweep*"))
 
 
+def test_workers_killed_as_soon_as_they_start_are_replaced(sweep, calm, tmp_path):
+    process = sweep(tmp_path, "--workers", "2")
+    until(lambda: kept(tmp_path))
+    end = time.monotonic() + 15
+    while time.monotonic() < end:
+        for victim in workers_of(process):
+            victim.kill()
+        time.sleep(0.3)
+    _, message = process.communicate(timeout=240)
+    assert process.returncode == 0, message
+    assert kept(tmp_path) == calm
+
+
 @pytest.fixture
 def commands(tmp_path):
     """The README's commands, with a free port of this machine for its example's address; all stopped at the end."""
