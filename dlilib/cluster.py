@@ -22,6 +22,7 @@ from dlilib.train import fit
 LOSSES = 10  # of workers in a row, that a run outlives without getting on
 RETRIES = 2  # of a run that fails on a worker: another one may have the data
 CONNECT = 10  # seconds
+START = 120  # seconds
 
 
 def execute(
@@ -169,10 +170,11 @@ def _client(scheduler: str, workers: int) -> Iterator[tuple[Any, int]]:
         "distributed.worker.profile.enabled": False,
     }
     with dask.config.set(settings):
-        try:
-            cluster = LocalCluster(workers, threads_per_worker=1, dashboard_address=":0", memory_limit=0)
-        except RuntimeError as error:
-            raise ValueError(f"the {workers} workers could not be started: {error}") from None
+        cluster = LocalCluster(n_workers=0, threads_per_worker=1, dashboard_address=":0", memory_limit=0)
         cluster.adapt(Adaptive=_replacing(), minimum=workers, maximum=workers)
         with cluster, Client(cluster) as client:
+            try:
+                client.wait_for_workers(1, START)
+            except TimeoutError:
+                raise ValueError(f"none of {workers} workers has started within {START} s") from None
             yield client, max(1, (os.cpu_count() or 1) // workers)
