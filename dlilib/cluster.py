@@ -22,7 +22,7 @@ from dlilib.train import fit
 LOSSES = 10  # of workers in a row, that a run outlives without getting on
 RETRIES = 2  # of a run that fails on a worker: another one may have the data
 CONNECT = 10  # seconds
-START = 120  # seconds
+START = 120  # seconds, for the first local worker
 
 
 def execute(
@@ -176,5 +176,6 @@ def _client(scheduler: str, workers: int) -> Iterator[tuple[Any, int]]:
             try:
                 client.wait_for_workers(1, START)
             except TimeoutError:
-                raise ValueError(f"none of {workers} workers has started within {START} s") from None
+                hint = 'a script must call this under if __name__ == "__main__"'
+                raise ValueError(f"none of {workers} workers has started within {START} s; {hint}") from None
             yield client, max(1, (os.cpu_count() or 1) // workers)

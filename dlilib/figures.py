@@ -103,7 +103,7 @@ def overview(parts: dict[str, Batch], names: Sequence[str], side: int = 4) -> li
     parts: title -> images, masks and labels; the first side² images are shown, defects outlined, and the bars count
     all. names: of the labels.
     """
-    colours, bars = ["0.6", *PALETTE], []
+    colours, bars = ["0.6", *sns.color_palette("colorblind", len(names))], []
     figure = plt.figure(figsize=(4 * len(parts), 5.6), layout="constrained")
     for panel, (title, (images, masks, labels)) in zip(figure.subfigures(1, len(parts)), parts.items(), strict=True):
         above, below = panel.subfigures(2, 1, height_ratios=(3, 1))
