@@ -45,10 +45,14 @@ def convert(source: str, root: str | Path, out: str | Path) -> Path:
     out = Path(out)
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"{out}: holds something already; name a new folder")
+    if out.resolve().is_relative_to(Path(root).resolve()):
+        raise ValueError(f"{out}: lies in {root}, where the next conversion would find it; name a folder elsewhere")
     files = open_files(Path(root))
     classes, shapes = SOURCES[source](files, root)
     if not 1 <= len(classes) <= 255:
         raise DataError(f"{root}: names {len(classes)} classes; a mask can hold 1 to 255")
+    if len({"Free", *(name.strip() for name in classes)}) <= len(classes):
+        raise DataError(f"{root}: needs distinct class names, not Free; has {classes}")
     top = PurePosixPath(os.path.commonpath([PurePosixPath(path).parent for path in shapes] or [""]))
     names = {path: "_".join(PurePosixPath(path).relative_to(top).parts) for path in shapes}
     stems = [PurePosixPath(name).stem for name in names.values()]
@@ -97,6 +101,8 @@ def _drawn(files: Files, path: str, shapes: Sequence[Shape], classes: Sequence[s
     draw = ImageDraw.Draw(mask)
     for shape in shapes:
         _draw(draw, shape, 1 + classes.index(shape.label), path)
+        if np.max(shape.points, axis=0).min() < 0 or (np.min(shape.points, axis=0) >= (width, height)).any():
+            raise DataError(f"{path}: a {shape.kind} of {shape.label} lies outside its {width}×{height} pixels")
     return _png(mask)
 
 
@@ -124,7 +130,7 @@ def _labelme(files: Files, root: str | Path) -> Annotations:
             for item in json.loads(read_text(files, root, path))["shapes"]:
                 shape = Shape(item["label"], item["shape_type"], item["points"])
                 if shape.kind not in LEAST:
-                    raise DataError(f"{root}/{path}: holds a {shape.kind}; {', '.join(LEAST)} are known")
+                    raise DataError(f"{root}/{path}: holds a {shape.kind}: draw it as {', '.join(LEAST)}")
                 shapes[images[stem]].append(shape)
     return sorted({shape.label for found in shapes.values() for shape in found}), shapes
 
@@ -155,8 +161,9 @@ def _listed(files: Files, name: str, place: str) -> str:
 
 def _polygons(item: dict[str, Any], place: str) -> list[list[tuple[float, float]]]:
     parts = item["segmentation"]
-    if not isinstance(parts, list) or not all(isinstance(part, list) and len(part) % 2 == 0 for part in parts):
-        raise DataError(f"{place}: annotation {item.get('id')} is no list of polygons (run lengths are not read)")
+    listed = isinstance(parts, list) and all(isinstance(part, list) and len(part) % 2 == 0 for part in parts)
+    if not listed or not parts:
+        raise DataError(f"{place}: annotation {item.get('id')} is no list of polygons (nor boxes nor runs are read)")
     return [list(zip(part[::2], part[1::2], strict=True)) for part in parts]
 
 

@@ -21,13 +21,13 @@ from dlilib.tiles import TileSet
 PALETTE = sns.color_palette("colorblind", 10)
 METHOD_COLOURS = dict(zip(("baseline", "focal", "balanced", "wce", "dli"), PALETTE, strict=False))
 Batch = tuple[Tensor, Tensor, Tensor]  # images (B, C, H, W), masks (B, H, W), labels (B,)
-CLASS_COLOURS = ListedColormap([(0, 0, 0, 0), *PALETTE])  # background is transparent
+CLASS_COLOURS = ListedColormap([(0, 0, 0, 0), *sns.color_palette("colorblind", 255)])  # background is transparent
 
 
 def class_distribution(tiles: TileSet, ax: Axes | None = None) -> Axes:
     """Figure 2: images per class, free ones last."""
     counts = tiles.counts()
-    colours = dict(zip(counts, [*PALETTE[: tiles.num_classes], "0.6"], strict=True))
+    colours = dict(zip(counts, [*sns.color_palette("colorblind", tiles.num_classes), "0.6"], strict=True))
     ax = ax or plt.subplots(figsize=(6, 3.5))[1]
     sns.barplot(x=list(counts), y=list(counts.values()), hue=list(counts), palette=colours, legend=False, ax=ax)
     for bars in ax.containers:

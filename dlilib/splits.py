@@ -68,7 +68,7 @@ def _image_level(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def _tile_level(labels: np.ndarray, tile: np.ndarray, seed: int) -> np.ndarray:
     distinct = [len(np.unique(tile[labels == label])) for label in np.unique(labels)]
     if max(distinct) < FOLDS:
-        raise ValueError(f"protocol \"tile\" needs a class of at least {FOLDS} tiles, the largest has {max(distinct)}")
+        raise ValueError(f'protocol "tile" needs a class of {FOLDS} or more tiles (parts), not {max(distinct)}')
     folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed // FOLDS)
     _, val = list(folds.split(labels, labels, tile))[seed % FOLDS]
     return np.isin(np.arange(len(labels)), val)

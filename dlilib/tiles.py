@@ -65,13 +65,13 @@ def from_folder(root: str | Path, size: int | None = 256, resize: str = "nearest
     columns image,tile (image: the file's stem) says which images show the same part; without it each is its own tile.
     size, resize: as in `magnetic_tiles`; size None keeps the pixels and pads every image at the right and the bottom,
     by its last column and row, to the largest height and width, rounded up to multiples of 8 (resize is then "pad").
-    Raises DataError naming the file, as there, and on a class index over K.
+    Raises DataError naming the file, as there, and on a class index over K or a defect too thin for the size.
     """
     if size is not None:
         check_size(size, resize)
     files = open_files(Path(root))
     classes = _class_names(files, root)
-    pairs = _folder_pairs(files, root, classes)
+    pairs, marked = _folder_pairs(files, root, classes), set()
 
     def read(pair: tuple[str, dict[str, int]]) -> tuple[np.ndarray, np.ndarray]:
         image = read_image(files, pair[0])
@@ -81,16 +81,20 @@ def from_folder(root: str | Path, size: int | None = 256, resize: str = "nearest
             if not c and found.max() > len(classes):
                 raise DataError(f"{path}: holds class index {found.max()}, classes.txt names {len(classes)} classes")
             mask = np.where(found > 0, c or found, mask)
+        marked.update({pair[0]} if mask.any() else ())
         return image, mask
 
     images, masks, sizes = stack(read, list(pairs.values()), size, resize)
     names = tuple(pairs)
+    if lost := marked - {path for (path, _), mask in zip(pairs.values(), masks, strict=True) if mask.any()}:
+        raise DataError(f"{root}/{min(lost)}: its defect vanishes at size {size} ({len(lost)} do): enlarge it")
     pixels = torch.stack([(masks == c).sum((1, 2)) for c in range(1, len(classes) + 1)], dim=1)
+    pictures = [path for image, marks in pairs.values() for path in (image, *marks)]
     return TileSet(
         images=images, masks=masks, labels=torch.where(pixels.sum(1) > 0, pixels.argmax(1) + 1, 0),
         tile=_listed_tiles(files, root, names), names=names, classes=classes,
         source=re.sub(r"[^\w-]+", "_", Path(root).resolve().stem),
-        digest=digest_files(files, [path for image, marks in pairs.values() for path in (image, *marks)]), sizes=sizes,
+        digest=digest_files(files, [*pictures, *({"classes.txt", "tiles.csv"} & files.keys())]), sizes=sizes,
         resize=resize if size else "pad",
     )
 
@@ -136,7 +140,7 @@ def _folder_pairs(files: Files, root: str | Path, classes: Sequence[str]) -> dic
             found[stem][path] = c
     for stem, marks in found.items() if not folders else ():
         if not marks:
-            raise DataError(f"{root}/{images[stem]}: no mask masks/{stem}.png")
+            raise DataError(f"{root}/{images[stem]}: no mask masks/{stem}.png (a free image has one of zeros)")
     return {stem: (images[stem], marks) for stem, marks in found.items()}
 
 

@@ -36,7 +36,7 @@ def fit(
     store = Store(folder) if folder is not None else None
     if store and (record := store.record(run)) and (not keep_model or store.model_path(run).exists()):
         if record["data"].get("digest") != tiles.digest:
-            raise ValueError(f"{store.record_path(run)}: made on other data than these tiles; use another folder")
+            raise ValueError(f"{store.record_path(run)}: other data than these tiles: delete it or use another folder")
         return record
     trainer = Trainer(run, tiles, torch.device(device))
     if store and (state := store.load(run)) is not None:

@@ -98,10 +98,14 @@ LABELME = {
     "two corners": (broken(lambda c: c["shapes"].append(shape("x", [[1, 1], [2, 2]]))), r"a\.png: a polygon of x has"),
     "no numbers": (broken(lambda c: c["shapes"].append(shape("x", [["a", 1]] * 3))), r"a\.png: not as"),
     "no image": (lambda path: path.rename(path.with_name("z.json")), r"z\.json: there is no image of that name"),
+    "outside": (broken(lambda c: c["shapes"].append(shape("x", [[50, 1], [60, 1], [60, 9]]))), "x lies outside"),
+    "a name twice": (broken(lambda c: c["shapes"].append(shape("dent ", SQUARE))), "distinct class names"),
+    "Free": (broken(lambda c: c["shapes"].append(shape("Free", SQUARE))), "distinct class names, not Free"),
     "no picture": (lambda path: path.with_suffix(".png").write_bytes(b"no"), r"a\.png: unreadable image"),
 }
 COCO = {
     "run lengths": (broken(lambda c: c["annotations"][0].update(segmentation={})), "annotation 1 is no list of poly"),
+    "box alone": (broken(lambda c: c["annotations"][0].update(segmentation=[])), "annotation 1 is no list of polygons"),
     "unknown class": (broken(lambda c: c["annotations"][0].update(category_id=1)), "not as COCO writes it .KeyError"),
     "unknown image": (broken(lambda c: c["annotations"][0].update(image_id=1)), "not as COCO writes it .KeyError"),
     "image is gone": (broken(lambda c: c["images"][0].update(file_name="q.png")), "lists the image 'q.png', of which"),
@@ -134,5 +138,7 @@ def test_names_that_fall_together_and_folders_in_use_are_refused(labelme, tmp_pa
         convert("labelme", labelme, tmp_path / "out")
     with pytest.raises(ValueError, match="holds something already"):
         convert("labelme", labelme, labelme)
+    with pytest.raises(ValueError, match="out: lies in .*labelme, where the next conversion would find it"):
+        convert("labelme", labelme, labelme / "out")
     with pytest.raises(ValueError, match=r"source must be one of \('labelme', 'coco'\)"):
         convert("yolo", labelme, tmp_path / "out")

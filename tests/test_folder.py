@@ -71,6 +71,35 @@ def test_digest_follows_the_contents(folder):
 
 
 @pytest.mark.parametrize(
+    ("name", "text"), [("classes.txt", "dent\nscratch\n"), ("tiles.csv", "image,tile\na,1\nb,1\nc,2\n")]
+)
+def test_digest_follows_what_names_classes_and_parts(folder, name, text):
+    before = from_folder(folder, size=16).digest
+    (folder / name).write_text(text)
+    assert from_folder(folder, size=16).digest != before
+
+
+def test_a_photograph_is_read_as_it_is_shown(folder):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn it clockwise to show it
+    shown = grey(0, (16, 24))
+    Image.fromarray(np.rot90(shown)).save(folder / "images" / f"{STEMS[0]}.png", exif=exif)
+    (folder / "masks" / f"{STEMS[0]}.png").write_bytes(encoded(mask_of(5, size=(16, 24))))
+    tiles = from_folder(folder, size=None)
+    np.testing.assert_array_equal(tiles.images[0, 0], shown)
+    assert tiles.sizes[0].tolist() == [16, 24]
+
+
+def test_a_defect_too_thin_for_the_size_is_refused(folder):
+    thin = np.zeros((16, 16), np.uint8)
+    thin[:, 1] = 1
+    (folder / "masks" / f"{STEMS[0]}.png").write_bytes(encoded(thin))
+    with pytest.raises(DataError, match=rf"images/{STEMS[0]}\.png: its defect vanishes at size 8 \(1 do\): enlarge it"):
+        from_folder(folder, size=8)
+    assert from_folder(folder, size=16).labels[0] == 1
+
+
+@pytest.mark.parametrize(
     ("counts", "label"), [((0, 0), 0), ((1, 0), 1), ((0, 1), 2), ((7, 6), 1), ((6, 7), 2), ((6, 6), 1)]
 )
 def test_label_is_the_class_with_most_pixels(folder, counts, label):

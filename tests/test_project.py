@@ -92,11 +92,22 @@ def test_readme_transform_runs(examples):
 def test_readme_collate_fn_balances_in_every_process_by_its_own_draws(examples):
     """Twice the same batch, each by another process."""
     batch = [examples["data"][i] for i in range(64)]
-    examples["augment"].transforms = [examples["v2"].Identity()]
     options = {"collate_fn": examples["collate"], "worker_init_fn": examples["reseed"], "num_workers": 2}
     first, second = examples["DataLoader"]([*batch, *batch], 64, **options)
     assert int((first[2] == 0).sum()) == 0 and first[0].shape == (64, 1, 256, 256)
     assert torch.equal(first[2], second[2]) and not torch.equal(first[0], second[0])
+
+
+def test_readme_augmentation_is_drawn_for_each_image(examples):
+    tiles, flips = examples["tiles"], examples["v2"].RandomHorizontalFlip()
+    examples["augment"].transforms = [flips]
+    rows = (tiles.labels > 0).nonzero()[:40, 0]  # nothing is injected into these
+    images = examples["collate"]([(tiles.images[i], tiles.masks[i], tiles.labels[i]) for i in rows])[0]
+    flipped = [torch.equal(a, b.flip(-1).float() / 255) for a, b in zip(images, tiles.images[rows], strict=True)]
+    assert 0 < sum(flipped) < len(rows)
+
+
+def test_readme_loader_balances(examples):
     labels = next(iter(examples["loader"]))[2]
     assert int((labels == 0).sum()) == 0 and len(torch.bincount(labels)) == 6
 
