@@ -138,7 +138,7 @@ def test_names_that_fall_together_and_folders_in_use_are_refused(labelme, tmp_pa
         convert("labelme", labelme, tmp_path / "out")
     with pytest.raises(ValueError, match="holds something already"):
         convert("labelme", labelme, labelme)
-    with pytest.raises(ValueError, match="out: lies in .*labelme, where the next conversion would find it"):
+    with pytest.raises(ValueError, match=r"out: lies in .*labelme, where the next conversion would find it"):
         convert("labelme", labelme, labelme / "out")
     with pytest.raises(ValueError, match=r"source must be one of \('labelme', 'coco'\)"):
         convert("yolo", labelme, tmp_path / "out")
