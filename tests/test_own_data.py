@@ -68,8 +68,8 @@ def run(photographs, tmp_path, *words):
 
 
 def test_a_folder_of_photographs_goes_through(photographs, tmp_path):
-    text = run(photographs, tmp_path, "-p", "steps", "20")  # as without, but sooner
-    assert re.search(r"My_leather: 40 images of \(3, 64, 64\), 20 parts", text)
+    text = run(photographs, tmp_path, "-p", "steps", "20", "-p", "resize", "pad")
+    assert re.search(r"My_leather: 40 images of \(3, 72, 104\), 20 parts", text)
     assert re.search(r"cut +8 ", text) and re.search(r"stain +10 ", text) and re.search(r"Free +22 ", text)
     row = r"^(resnet18|mobileone_s1|resnest50d) +(DLI|none) +(\S+) +(\S+) +(\S+) +\d+ of \d+ +\d+"
     rows = re.findall(row, text, re.MULTILINE)
@@ -80,11 +80,6 @@ def test_a_folder_of_photographs_goes_through(photographs, tmp_path):
     assert max(float(row[2]) for row in rows) > 0  # something is found
     own = tmp_path / "results" / "smoke" / "own"
     assert len(list((own / "onnx").glob("My_leather-*.onnx"))) == len(list((own / "figures").glob("*.png"))) == 3
-
-
-def test_pixels_can_be_kept(photographs, tmp_path):
-    text = run(photographs, tmp_path, "-p", "resize", "pad", "-p", "steps", "3", "-y", "encoders: [mobileone_s1]")
-    assert "40 images of (3, 72, 104), 20 parts" in text and text.count("mobileone_s1") == 3
 
 
 def test_a_folder_written_from_tiles_reads_back(photographs, tmp_path):
