@@ -6,7 +6,8 @@ import os
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,9 @@ from dlilib.train import fit
 LOSSES = 10  # of workers in a row, that a run outlives without getting on
 RETRIES = 2  # of a run that fails on a worker: another one may have the data
 CONNECT = 10  # seconds
+POLL = 0.2  # seconds
 START = 120  # seconds, for the first local worker
+NO_SCHEDULER = "the scheduler is lost; what is finished is kept: start it and the sweep again"
 
 
 def execute(
@@ -42,60 +45,69 @@ def execute(
     """
     if scheduler and workers:
         raise ValueError("either a scheduler's workers or so many here, not both")
-    start = time.monotonic()
+    deadline = time.monotonic() + (float("inf") if budget is None else budget)
     store, todo = Store(folder), pending(runs, folder)
     token = store.folder.resolve() / f".sweep-{uuid.uuid4().hex}"
     write_whole(token, b"")
     try:
         with _client(scheduler, workers) as (client, threads):
             print(f"Dask dashboard: {client.dashboard_link}", file=sys.stderr)
-            wanted = {"GPU": 1} if scheduler and (device or "").startswith("cuda") else {}
-            offered = [worker["resources"] for worker in client.scheduler_info(n_workers=-1)["workers"].values()]
-            if not any(wanted.keys() <= resources.keys() for resources in offered):
-                what = "offers a GPU: start them with --resources GPU=1" if wanted else "is there: start some"
+            gpus = bool(scheduler) and (device or "").startswith("cuda")
+            slots = functools.partial(_slots, client, gpus)
+            if not slots():
+                what = "offers a GPU: start them with --resources GPU=1" if gpus else "is there: start some"
                 print(f"no worker {what}. Waiting.", file=sys.stderr)
             submit = functools.partial(
                 client.submit, _train, token=str(token), root=None if root is None else str(Path(root).resolve()),
-                device=device if scheduler else device_named(device), threads=threads, resources=wanted,
-                retries=RETRIES, pure=False,
+                device=device if scheduler else device_named(device), threads=threads,
+                resources={"GPU": 1} if gpus else {}, retries=RETRIES, pure=False,
             )
-            left = None if budget is None else max(0, budget - (time.monotonic() - start))
-            _collect(todo, submit, store, left, progress)
+            _collect(todo, submit, slots, store, deadline, progress)
     finally:
         token.unlink(missing_ok=True)
     return len(pending(runs, folder))
 
 
-def _collect(todo: Sequence[Run], submit: Any, store: Store, budget: float | None, progress: bool) -> None:
-    """Submit every run, again where its worker is lost, and keep the records as they come."""
-    from distributed import KilledWorker, as_completed
+def _collect(
+    todo: Sequence[Run], submit: Callable, slots: Callable[[], int], store: Store, deadline: float, progress: bool
+) -> None:
+    """Submit the runs in order, again where their worker is lost, and keep the records as they come."""
+    from distributed import KilledWorker
 
-    futures = {submit(run): run for run in todo}
-    lost, failed = {run: (0, 0) for run in todo}, {}
-    arriving = as_completed(futures, timeout=budget)
+    waiting, futures, lost, failed = deque(todo), {}, dict.fromkeys(todo, (0, 0)), {}
     with tqdm(total=len(todo), desc="runs", unit="run", disable=not progress or not todo) as bar:
-        try:
-            for future in arriving:
+        while (waiting or futures) and time.monotonic() < deadline:
+            for _ in range(min(len(waiting), slots() - len(futures))):  # what waits on a worker is lost with it
+                run = waiting.popleft()
+                futures[submit(run)] = run
+            time.sleep(POLL)
+            for future in [future for future in futures if future.done()]:
                 run = futures.pop(future)
                 if future.status == "finished":
                     if store.record(run) is None:
                         store.finish(run, future.result())
                     bar.update()
                 elif future.status != "error":
-                    raise ValueError("the scheduler is lost; what is finished is kept: start it and the sweep again")
+                    raise ValueError(NO_SCHEDULER)
                 elif isinstance(error := future.exception(), KilledWorker) and lost[run][0] < LOSSES:
                     lost[run] = _losses(run, store, *lost[run])
                     bar.write(f"{run.id}: its worker was lost ({lost[run][0]} of {LOSSES}); started again", sys.stderr)
-                    futures[again := submit(run, priority=1)] = run
-                    arriving.add(again)
+                    waiting.appendleft(run)
                 else:
                     failed[run] = error
-        except TimeoutError:
-            for future in futures:
-                future.cancel()
+    for future in futures:
+        future.cancel()
     if failed:
         run, error = next(iter(failed.items()))
         raise ValueError(f"{len(failed)} runs failed, the others are kept. {run.id}: {type(error).__name__}: {error}")
+
+
+def _slots(client: Any, gpus: bool) -> int:
+    """How many runs its workers can take at once: the threads of all, or the GPUs that they offer."""
+    if client.status == "closed":
+        raise ValueError(NO_SCHEDULER)
+    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    return int(sum(worker["resources"].get("GPU", 0) if gpus else worker["nthreads"] for worker in workers))
 
 
 def _losses(run: Run, store: Store, before: int, stamp: int) -> tuple[int, int]:
