@@ -20,14 +20,15 @@ from dlilib.tiles import TileSet
 
 PALETTE = sns.color_palette("colorblind", 10)
 METHOD_COLOURS = dict(zip(("baseline", "focal", "balanced", "wce", "dli"), PALETTE, strict=False))
+CLASS_PALETTE = sns.color_palette("colorblind", 255)  # its ten colours again and again
 Batch = tuple[Tensor, Tensor, Tensor]  # images (B, C, H, W), masks (B, H, W), labels (B,)
-CLASS_COLOURS = ListedColormap([(0, 0, 0, 0), *sns.color_palette("colorblind", 255)])  # background is transparent
+CLASS_COLOURS = ListedColormap([(0, 0, 0, 0), *CLASS_PALETTE])  # background is transparent
 
 
 def class_distribution(tiles: TileSet, ax: Axes | None = None) -> Axes:
     """Figure 2: images per class, free ones last."""
     counts = tiles.counts()
-    colours = dict(zip(counts, [*sns.color_palette("colorblind", tiles.num_classes), "0.6"], strict=True))
+    colours = dict(zip(counts, [*CLASS_PALETTE[: tiles.num_classes], "0.6"], strict=True))
     ax = ax or plt.subplots(figsize=(6, 3.5))[1]
     sns.barplot(x=list(counts), y=list(counts.values()), hue=list(counts), palette=colours, legend=False, ax=ax)
     for bars in ax.containers:
@@ -103,7 +104,9 @@ def overview(parts: dict[str, Batch], names: Sequence[str], side: int = 4) -> li
     parts: title -> images, masks and labels; the first side² images are shown, defects outlined, and the bars count
     all. names: of the labels.
     """
-    colours, bars = ["0.6", *sns.color_palette("colorblind", len(names))], []
+    colours, bars = ["0.6", *CLASS_PALETTE[: len(names) - 1]], []
+    counts = {title: np.bincount(labels, minlength=len(names)) for title, (_, _, labels) in parts.items()}
+    tallest = 1.3 * max(map(max, counts.values()))
     figure = plt.figure(figsize=(4 * len(parts), 5.6), layout="constrained")
     for panel, (title, (images, masks, labels)) in zip(figure.subfigures(1, len(parts)), parts.items(), strict=True):
         above, below = panel.subfigures(2, 1, height_ratios=(3, 1))
@@ -116,14 +119,11 @@ def overview(parts: dict[str, Batch], names: Sequence[str], side: int = 4) -> li
             ax.spines[:].set(color=colours[label], linewidth=2)
             if label:
                 ax.contour(mask.numpy() == label, [0.5], colors=[colours[label]], linewidths=1)
-        counts = np.bincount(labels, minlength=len(names))
         bars.append(below.subplots())
-        bars[-1].bar_label(bars[-1].bar(names, counts, color=colours[: len(names)]))
-        bars[-1].set(yticks=[], ylim=(0, 1.3 * max(1, *counts)))
+        bars[-1].bar_label(bars[-1].bar(names, counts[title], color=colours))
+        bars[-1].set(yticks=[], ylim=(0, tallest))
         bars[-1].tick_params(axis="x", labelsize="small", length=0)
         sns.despine(ax=bars[-1], left=True)
-    for ax in bars:
-        ax.set_ylim(0, max(other.get_ylim()[1] for other in bars))
     return bars
 
 

@@ -106,7 +106,7 @@ def _decode(files: Files, path: str, what: str) -> Image.Image:
         image = Image.open(io.BytesIO(content), formats=FORMATS)
         stored = str(image.tile[0][3]) if image.tile else ""
         image.load()
-        upright = ImageOps.exif_transpose(image)
+        ImageOps.exif_transpose(image, in_place=True)
     except UNDECODABLE as error:
         raise DataError(f"{path}: unreadable {what}: {error}") from None
     if getattr(image, "n_frames", 1) > 1:
@@ -116,8 +116,8 @@ def _decode(files: Files, path: str, what: str) -> Image.Image:
     if ";16" in stored and not image.mode.startswith("I"):  # those are refused for their mode
         raise DataError(f"{path}: {what} has 16 bits a value, not 8")
     if what == "mask" and stored in GREYS:  # PIL spreads them over 0..255
-        upright = upright.point(lambda value: value // GREYS[stored])
-    return upright
+        image = image.point(lambda value: value // GREYS[stored])
+    return image
 
 
 def digest_files(files: Files, paths: Iterable[str]) -> str:

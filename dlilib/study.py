@@ -134,14 +134,14 @@ def execute(
     with tqdm(total=len(todo), desc="runs", unit="run", disable=not progress or not todo) as bar:
         for run in todo:
             key = (run.data, run.size, run.threshold, run.resize)
-            if key not in data:
-                data[key] = load_tiles(run, root)
             name = f"{run.method} {run.encoder} seed {run.seed}"
 
             def show(epoch: int, last: float, name: str = name, epochs: int = run.epochs) -> None:
                 bar.set_postfix_str(f"{name}: epoch {epoch}/{epochs}, IoU {last:.3f}")
 
             with store.claim(run) as mine:
+                if mine and key not in data:
+                    data[key] = load_tiles(run, root)
                 if mine and fit(run, data[key], device, folder, deadline, show) is None:
                     break
             bar.update()
