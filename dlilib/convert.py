@@ -36,8 +36,9 @@ def convert(source: str, root: str | Path, out: str | Path) -> Path:
     """Write `out`/images, masks and classes.txt from `root`, a folder or zip, and return `out`.
 
     source: "labelme", images with a JSON file of the same name beside those that have defects, classes in alphabetical
-        order; "coco", one JSON file and the images that it lists, classes in the order of their ids. Where shapes
-        overlap, the later one stands. Images are copied as they are; "a/b.png" among others becomes "a_b.png".
+        order; "coco", one JSON file and the images that it lists, classes in the order of their ids, without those
+        of which there is nothing. Where shapes overlap, the later one stands. Images are copied as they are; "a/b.png"
+        among others becomes "a_b.png".
     Raises ValueError for another source or where `out` holds something, DataError naming a file that cannot be used.
     """
     if source not in SOURCES:
@@ -50,7 +51,7 @@ def convert(source: str, root: str | Path, out: str | Path) -> Path:
     files = open_files(Path(root))
     classes, shapes = SOURCES[source](files, root)
     if not 1 <= len(classes) <= 255:
-        raise DataError(f"{root}: names {len(classes)} classes; a mask can hold 1 to 255")
+        raise DataError(f"{root}: its shapes are of {len(classes)} classes; a mask can hold 1 to 255")
     if len({"Free", *(name.strip() for name in classes)}) <= len(classes):
         raise DataError(f"{root}: needs distinct class names, not Free; has {classes}")
     top = PurePosixPath(os.path.commonpath([PurePosixPath(path).parent for path in shapes] or [""]))
@@ -148,7 +149,8 @@ def _coco(files: Files, root: str | Path) -> Annotations:
         for item in listed["annotations"]:
             for points in _polygons(item, place):
                 shapes[paths[item["image_id"]]].append(Shape(classes[item["category_id"]], "polygon", points))
-    return list(classes.values()), shapes
+    used = {shape.label for found in shapes.values() for shape in found}
+    return [name for name in classes.values() if name in used], shapes
 
 
 def _listed(files: Files, name: str, place: str) -> str:

@@ -43,7 +43,7 @@ def coco(tmp_path):
     flat = [[x for point in points for x in point] for points in (TRIANGLE, SQUARE)]
     listed = {
         "images": [{"id": 7, "file_name": "b.png"}, {"id": 3, "file_name": "a.png"}],
-        "categories": [{"id": 9, "name": "burr"}, {"id": 2, "name": "dent"}],
+        "categories": [{"id": 9, "name": "burr"}, {"id": 0, "name": "defects"}, {"id": 2, "name": "dent"}],
         "annotations": [
             {"id": 1, "image_id": 3, "category_id": 2, "segmentation": [flat[0]]},
             {"id": 2, "image_id": 3, "category_id": 9, "segmentation": [flat[1]]},
@@ -70,7 +70,7 @@ def test_labelme_shapes_are_drawn(labelme, tmp_path):
     assert copied == (labelme / "line 1" / "a.png").read_bytes()
 
 
-def test_coco_polygons_are_drawn_with_classes_by_id(coco, tmp_path):
+def test_coco_polygons_are_drawn_with_the_classes_in_use_by_id(coco, tmp_path):
     tiles = from_folder(convert("coco", coco, tmp_path / "out"), size=None)
     assert (tiles.names, tiles.classes, tiles.labels.tolist()) == (("a", "b"), ("dent", "burr"), [1, 0])
     np.testing.assert_array_equal(tiles.masks[0], filled(TRIANGLE, 1) + filled(SQUARE, 2))
@@ -109,7 +109,7 @@ COCO = {
     "unknown class": (broken(lambda c: c["annotations"][0].update(category_id=1)), "not as COCO writes it .KeyError"),
     "unknown image": (broken(lambda c: c["annotations"][0].update(image_id=1)), "not as COCO writes it .KeyError"),
     "image is gone": (broken(lambda c: c["images"][0].update(file_name="q.png")), "lists the image 'q.png', of which"),
-    "no class": (broken(lambda c: c.update(categories=[], annotations=[])), "names 0 classes"),
+    "no class": (broken(lambda c: c.update(categories=[], annotations=[])), "shapes are of 0 classes"),
     "two lists": (lambda path: path.with_name("x.json").write_text("{}"), "needs one JSON file"),
 }
 
