@@ -11,6 +11,7 @@ import sys
 import time
 import types
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -224,13 +225,15 @@ def test_workers_with_several_threads_write_the_same_records(sweep, calm, comman
     assert kept(tmp_path / "results") == of_seed_0(calm)
 
 
-def test_a_run_that_kills_its_workers_is_given_up(tmp_path, monkeypatch, capsys):
+def test_a_run_that_kills_its_workers_is_given_up_alone(tmp_path, monkeypatch, capsys):
+    train, bad = cluster._train, replace(TINY, seed=1)
     monkeypatch.setattr(cluster, "LOSSES", 2)
-    monkeypatch.setattr(cluster, "_train", lambda *_, **__: os._exit(1))
-    with pytest.raises(ValueError, match=rf"1 runs failed.*{TINY.id}: KilledWorker"):
-        cluster.execute([TINY], tmp_path, device="cpu", workers=1, progress=False)
-    told = re.findall(rf"{TINY.id}: its worker was lost (.*)", capsys.readouterr().err)
-    assert told == ["(1 of 2); started again", "(2 of 2); started again"]
+    monkeypatch.setattr(cluster, "_train", lambda run, **how: os._exit(1) if run == bad else train(run, **how))
+    with pytest.raises(ValueError, match=rf"1 runs failed.*{bad.id}: KilledWorker"):
+        cluster.execute([bad, TINY], tmp_path, device="cpu", workers=1, progress=False)
+    told = re.findall(r"(\S+): its worker was lost (.*)", capsys.readouterr().err)
+    assert told == [(bad.id, "(1 of 2); started again"), (bad.id, "(2 of 2); started again")]
+    assert study.pending([bad, TINY], tmp_path) == [bad]
 
 
 def test_gpus_of_a_machine_are_dealt_in_turn(monkeypatch):
