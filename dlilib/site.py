@@ -7,6 +7,7 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 from nbconvert import HTMLExporter
+from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell, new_notebook
 from traitlets.config import Config
@@ -143,7 +144,8 @@ def _write(site: Path, name: str, notebook: NotebookNode, titles: dict[str, str]
     _describe_images(notebook)
     exporter = HTMLExporter(
         template_name="basic", template_file=str(HERE / "page.html.j2"), exclude_input_prompt=True,
-        exclude_output_prompt=True, config=Config({"ExtractOutputPreprocessor": {"enabled": True}}),
+        exclude_output_prompt=True, preprocessors=[CoalesceStreamsPreprocessor],
+        config=Config({"ExtractOutputPreprocessor": {"enabled": True}}),
     )
     resources = {"unique_key": Path(name).stem, "output_files_dir": "images", "page": name, "titles": titles}
     html, resources = exporter.from_notebook_node(notebook, resources)
@@ -162,13 +164,18 @@ def _whole_intervals(cell: re.Match) -> str:
 
 
 def _describe_images(notebook: NotebookNode) -> None:
-    """Alternative texts: the heading or bold line that an image stands under, numbered from its second image on."""
-    heading, count = "", 0
+    """Alternative texts: a cell's first line "#| fig-alt: …" (as in Quarto), else the heading or bold line above it.
+
+    From the second image on that one text describes, it is numbered.
+    """
+    text, count = "", 0
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
             for found in re.findall(r"^(?:#+ .+|\*\*[^*\n]+\*\*)$", cell.source, re.MULTILINE):
-                heading, count = found.strip("#* ."), 0
+                text, count = found.strip("#* ."), 0
+        elif found := re.match(r"#\| fig-alt: (.+)", cell.source):
+            text, count = found[1], 0
         for output in cell.get("outputs", []):
             if "image/png" in output.get("data", {}):
                 count += 1
-                output.metadata["image/png"] = {"alt": heading if count == 1 else f"{heading}, {count}"}
+                output.metadata["image/png"] = {"alt": text if count == 1 else f"{text}, {count}"}

@@ -1,3 +1,4 @@
+import base64
 import html
 import re
 import shutil
@@ -14,6 +15,7 @@ ROOT = Path(__file__).parents[1]
 PAPER = pd.read_csv(ROOT / "notebooks" / "paper.csv")
 INTERVALS = "\n\n| ours | paper |\n| --- | --- |\n| 0.472 [-0.178, 0.765] (n = 2) | 0.746 ± 0.018 |\n"
 VIEW = "application/vnd.jupyter.widget-view+json"
+PICTURE = base64.b64encode((ROOT / "results" / "pictures" / "site.png").read_bytes()).decode()
 
 
 def write(path, title, outputs=()):
@@ -32,11 +34,13 @@ def results(tmp_path_factory):
         shutil.copy(ROOT / "results" / "lite" / "figures" / f"{name}.png", results / "smoke" / "figures")
     (results / "README.md").write_text((ROOT / "results" / "README.md").read_text() + INTERVALS)
     (results / "notebooks").mkdir()
-    slider = {VIEW: {"model_id": "a1b2"}, "text/plain": "FloatSlider(value=0.5)"}
-    write(results / "smoke" / "notebooks" / "20_widget.ipynb", "A <widget>", [new_output("display_data", slider)])
+    slider = new_output("display_data", {VIEW: {"model_id": "a1b2"}, "text/plain": "FloatSlider(value=0.5)"})
+    said = [new_output("stream", name="stdout", text=text) for text in ("in two", " parts\n")]
+    write(results / "smoke" / "notebooks" / "20_widget.ipynb", "A <widget>", [slider, *said])
     write(results / "smoke" / "notebooks" / "21_broken.failed.ipynb", "It failed")
     write(results / "notebooks" / "09_speed.ipynb", "Of another preset")
-    write(results / "notebooks" / "22_common.ipynb", "Of all presets")
+    picture = new_output("display_data", {"image/png": PICTURE})
+    write(results / "notebooks" / "22_common.ipynb", "Of all presets", [picture, picture])
     return results
 
 
@@ -81,12 +85,20 @@ def test_nothing_is_loaded_from_elsewhere(results, pages):
         assert not re.search(r"<(?!a\b)[^>]+(?:https?:)?//|<script|<iframe|@import|url\(", text)
 
 
-def test_every_image_is_described_by_where_it_stands(pages):
+def test_every_image_is_described(pages):
     for text in pages.values():
         texts = re.findall(r'alt="([^"]*)"', text)
         assert len(texts) == len(set(texts)) == text.count("<img")
         assert all(len(text.split()) > 1 and text.strip("#* .") == text for text in texts)
-    assert 'alt="Figure 2 of the paper: class imbalance"' in pages["01_dataset_analysis.html"]
+    assert 'alt="Bars: images of each class; most are free"' in pages["01_dataset_analysis.html"]
+    assert re.findall('alt="(.+?)"', pages["22_common.html"]) == ["Of all presets", "Of all presets, 2"]  # its heading
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_every_figure_of_a_notebook_is_described_in_its_cell(path):
+    cells = nbformat.read(path, 4).cells
+    drawn = [cell for cell in cells if any("image/png" in output.get("data", {}) for output in cell.get("outputs", []))]
+    assert drawn and all(cell.source.startswith("#| fig-alt: ") for cell in drawn)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
@@ -112,7 +124,7 @@ def test_table_cells_break_around_intervals_not_within(pages):
 
 def test_a_widget_gives_way_to_a_line(pages):
     text = pages["20_widget.html"]
-    assert "live in JupyterLab" in text
+    assert "live in JupyterLab" in text and "in two parts" in text
     assert "a1b2" not in text and "FloatSlider" not in text
     assert "<title>A &lt;widget&gt;</title>" in text
 
