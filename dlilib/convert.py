@@ -44,8 +44,8 @@ def convert(source: str, root: str | Path, out: str | Path) -> Path:
     if source not in SOURCES:
         raise ValueError(f"source must be one of {tuple(SOURCES)}, got {source!r}")
     out = Path(out)
-    if out.exists() and any(out.iterdir()):
-        raise ValueError(f"{out}: holds something already; name a new folder")
+    if out.is_file() or (out.exists() and any(out.iterdir())):
+        raise ValueError(f"{out}: is a file or holds something already; name a new folder")
     if out.resolve().is_relative_to(Path(root).resolve()):
         raise ValueError(f"{out}: lies in {root}, where the next conversion would find it; name a folder elsewhere")
     files = open_files(Path(root))
@@ -101,13 +101,14 @@ def _drawn(files: Files, path: str, shapes: Sequence[Shape], classes: Sequence[s
     mask = _paletted(np.zeros((height, width), np.uint8))
     draw = ImageDraw.Draw(mask)
     for shape in shapes:
-        _draw(draw, shape, 1 + classes.index(shape.label), path)
-        if np.max(shape.points, axis=0).min() < 0 or (np.min(shape.points, axis=0) >= (width, height)).any():
+        points = _draw(draw, shape, 1 + classes.index(shape.label), path)
+        if points.max(axis=0).min() < 0 or (points.min(axis=0) >= (width, height)).any():
             raise DataError(f"{path}: a {shape.kind} of {shape.label} lies outside its {width}×{height} pixels")
     return _png(mask)
 
 
-def _draw(draw: ImageDraw.ImageDraw, shape: Shape, value: int, path: str) -> None:
+def _draw(draw: ImageDraw.ImageDraw, shape: Shape, value: int, path: str) -> np.ndarray:
+    """Fill the shape with the value; its points, (N, 2)."""
     with _expected("an annotation program", path):
         points = np.array(shape.points, float)
     if points.ndim != 2 or points.shape[1] != 2 or len(points) < LEAST[shape.kind] or not np.isfinite(points).all():
@@ -119,6 +120,7 @@ def _draw(draw: ImageDraw.ImageDraw, shape: Shape, value: int, path: str) -> Non
     else:
         radius = np.hypot(*(points[1] - points[0]))
         draw.ellipse([*(points[0] - radius), *(points[0] + radius)], fill=value)
+    return points
 
 
 def _labelme(files: Files, root: str | Path) -> Annotations:
@@ -128,8 +130,10 @@ def _labelme(files: Files, root: str | Path) -> Annotations:
         if (stem := path.removesuffix(".json")) not in images:
             raise DataError(f"{root}/{path}: there is no image of that name beside it")
         with _expected("LabelMe", f"{root}/{path}"):
-            for item in json.loads(read_text(files, root, path))["shapes"]:
-                shape = Shape(item["label"], item["shape_type"], item["points"])
+            listed = json.loads(read_text(files, root, path))
+            _same_size(files, images[stem], listed, "imageHeight", "imageWidth")
+            for item in listed["shapes"]:
+                shape = Shape(_name(item["label"]), item["shape_type"], item["points"])
                 if shape.kind not in LEAST:
                     raise DataError(f"{root}/{path}: holds a {shape.kind}: draw it as {', '.join(LEAST)}")
                 shapes[images[stem]].append(shape)
@@ -143,14 +147,32 @@ def _coco(files: Files, root: str | Path) -> Annotations:
     place = f"{root}/{lists[0]}"
     with _expected("COCO", place):
         listed = json.loads(read_text(files, root, lists[0]))
-        classes = {c["id"]: c["name"] for c in sorted(listed["categories"], key=lambda c: c["id"])}
+        classes = {c["id"]: _name(c["name"]) for c in sorted(listed["categories"], key=lambda c: c["id"])}
         paths = {image["id"]: _listed(files, image["file_name"], place) for image in listed["images"]}
+        if (len(classes), len(set(paths.values()))) != (len(listed["categories"]), len(listed["images"])):
+            raise DataError(f"{place}: an id of a category, or an id or a file of an image, is there twice")
+        for image in listed["images"]:
+            _same_size(files, paths[image["id"]], image, "height", "width")
         shapes: dict[str, list[Shape]] = {path: [] for path in paths.values()}
         for item in listed["annotations"]:
             for points in _polygons(item, place):
                 shapes[paths[item["image_id"]]].append(Shape(classes[item["category_id"]], "polygon", points))
     used = {shape.label for found in shapes.values() for shape in found}
     return [name for name in classes.values() if name in used], shapes
+
+
+def _name(label: str | int) -> str:
+    """The class's name; TypeError where it is none that stands on a line."""
+    if not isinstance(label, str | int) or not str(label).isprintable():
+        raise TypeError(f"the label {label!r}")
+    return str(label)
+
+
+def _same_size(files: Files, path: str, listed: dict[str, Any], *sides: str) -> None:
+    """DataError where the file says that its image had another size: its points would lie elsewhere."""
+    found, declared = read_image(files, path).shape[:2], tuple(listed.get(side) for side in sides)
+    if None not in declared and declared != found:
+        raise DataError(f"{path}: is {found[1]}×{found[0]} pixels, annotated as {declared[1]}×{declared[0]}")
 
 
 def _listed(files: Files, name: str, place: str) -> str:
@@ -176,7 +198,7 @@ def _expected(source: str, place: str) -> Iterator[None]:
         yield
     except DataError:
         raise
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise DataError(f"{place}: not as {source} writes it ({type(error).__name__}: {error})") from None
 
 

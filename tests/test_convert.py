@@ -101,6 +101,11 @@ LABELME = {
     "outside": (broken(lambda c: c["shapes"].append(shape("x", [[50, 1], [60, 1], [60, 9]]))), "x lies outside"),
     "a name twice": (broken(lambda c: c["shapes"].append(shape("dent ", SQUARE))), "distinct class names"),
     "Free": (broken(lambda c: c["shapes"].append(shape("Free", SQUARE))), "distinct class names, not Free"),
+    "a label of no line": (broken(lambda c: c["shapes"].append(shape("a\nb", SQUARE))), r"a\.json: not as .*'a\\nb'"),
+    "a null": (broken(lambda c: c["shapes"].append(shape(None, SQUARE))), r"a\.json: not as LabelMe .*None"),
+    "resized since": (broken(lambda c: c.update(imageHeight=48, imageWidth=80)), r"a\.png: is 40×24 pixels.*as 80×48"),
+    "far away": (broken(lambda c: c["shapes"].append(shape("x", [[10**400, 1]] * 3))), r"a\.png: not as.*Overflow"),
+    "a nest": (lambda path: path.write_text("[" * 100_000), r"a\.json: not as LabelMe writes it .RecursionError"),
     "no picture": (lambda path: path.with_suffix(".png").write_bytes(b"no"), r"a\.png: unreadable image"),
 }
 COCO = {
@@ -110,6 +115,11 @@ COCO = {
     "unknown image": (broken(lambda c: c["annotations"][0].update(image_id=1)), "not as COCO writes it .KeyError"),
     "image is gone": (broken(lambda c: c["images"][0].update(file_name="q.png")), "lists the image 'q.png', of which"),
     "no class": (broken(lambda c: c.update(categories=[], annotations=[])), "shapes are of 0 classes"),
+    "a class twice": (broken(lambda c: c["categories"].append({"id": 2, "name": "x"})), "an id of a category, or"),
+    "an image twice": (broken(lambda c: c["images"].append({"id": 3, "file_name": "b.png"})), "is there twice"),
+    "a file twice": (broken(lambda c: c["images"].append({"id": 4, "file_name": "b.png"})), "is there twice"),
+    "resized since": (broken(lambda c: c["images"][1].update(height=9, width=9)), r"a\.png: is 40×24 .* as 9×9"),
+    "words": (broken(lambda c: c["annotations"][0].update(segmentation=[["a"] * 6])), r"a\.png: not as an annot"),
     "two lists": (lambda path: path.with_name("x.json").write_text("{}"), "needs one JSON file"),
 }
 
@@ -132,6 +142,11 @@ def test_broken_coco_is_named_and_nothing_is_written(coco, tmp_path, case):
     assert not (tmp_path / "out").exists()
 
 
+def test_numbers_as_labels_are_names(labelme, tmp_path):
+    broken(lambda c: c["shapes"][0].update(label=3))(labelme / "line 1" / "a.json")
+    assert from_folder(convert("labelme", labelme, tmp_path / "out"), size=None).classes == ("3", "burr", "dent")
+
+
 def test_names_that_fall_together_and_folders_in_use_are_refused(labelme, tmp_path):
     photograph(labelme / "line 1_a.png", 5)
     with pytest.raises(DataError, match="more than one image would be called line 1_a"):
@@ -140,5 +155,7 @@ def test_names_that_fall_together_and_folders_in_use_are_refused(labelme, tmp_pa
         convert("labelme", labelme, labelme)
     with pytest.raises(ValueError, match=r"out: lies in .*labelme, where the next conversion would find it"):
         convert("labelme", labelme, labelme / "out")
+    with pytest.raises(ValueError, match=r"c\.json: is a file or holds something already"):
+        convert("labelme", labelme, labelme / "c.json")
     with pytest.raises(ValueError, match=r"source must be one of \('labelme', 'coco'\)"):
         convert("yolo", labelme, tmp_path / "out")
