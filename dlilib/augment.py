@@ -23,11 +23,7 @@ class Warp:
 FLIP_ONLY = Warp(affine=0.0)
 # as released; classes that are not named here take Warp()
 RELEASED_WARPS = {
-    "Blowhole": Warp(),
-    "Break": FLIP_ONLY,
-    "Crack": Warp(flip=0.0, rotate=5.0),
-    "Fray": FLIP_ONLY,
-    "Uneven": FLIP_ONLY,
+    "Blowhole": Warp(), "Crack": Warp(flip=0.0, rotate=5.0), **dict.fromkeys(("Break", "Fray", "Uneven"), FLIP_ONLY),
 }
 
 

@@ -14,15 +14,14 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image, ImageOps
 
-UNREADABLE = (
-    OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, RuntimeError, NotImplementedError,
-)
+UNREADABLE = (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, RuntimeError)
 UNDECODABLE = (OSError, ValueError, TypeError, SyntaxError, EOFError, zlib.error, Image.DecompressionBombError)
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
 Files = dict[str, Callable[[], bytes]]
 LARGEST = 256 * 2**20  # bytes of a file in a zip, unpacked
 GREYS = {"L;2": 85, "L;4": 17}  # PNGs of 2 and 4 bits a pixel: what PIL multiplies their values by
 SMALLEST = 8  # pixels, side of an image
+HIDDEN = re.compile(r"(^|/)\.")  # as macOS adds "._a.png"
 
 
 class DataError(ValueError):
@@ -30,14 +29,15 @@ class DataError(ValueError):
 
 
 def open_files(root: Path) -> Files:
-    """Every file below a folder or in a zip: relative path -> function that reads it. Nothing is unpacked."""
+    """Every file below a folder or in a zip, but hidden ones: relative path -> what reads it. Nothing is unpacked."""
     if root.is_dir():
         top = root.resolve()
         paths = [p for p in sorted(root.rglob("*")) if p.is_file() or p.is_symlink()]
         for p in paths:
             if not Path(os.path.realpath(p)).is_relative_to(top):  # Path.resolve raises on a loop
                 raise DataError(f"{p}: a link that leaves {root}")
-        return {name: _checked(p.read_bytes, name) for p in paths if (name := p.relative_to(root).as_posix())}
+        readers = {p.relative_to(root).as_posix(): p.read_bytes for p in paths}
+        return {name: _checked(read, name) for name, read in readers.items() if not HIDDEN.search(name)}
     if not root.exists():
         raise DataError(f"{root}: no such folder or zip")
     try:
@@ -54,7 +54,7 @@ def open_files(root: Path) -> Files:
     for entry in archive.infolist():
         if entry.file_size > LARGEST:
             raise DataError(f"{root}: entry {entry.filename!r} unpacks to {entry.file_size} bytes, over {LARGEST}")
-    names = [name for name in archive.namelist() if not name.endswith("/")]
+    names = [name for name in archive.namelist() if not name.endswith("/") and not HIDDEN.search(name)]
     return {name: _checked(partial(archive.read, name), name) for name in names}
 
 
@@ -106,11 +106,13 @@ def _decode(files: Files, path: str, what: str) -> Image.Image:
         image = Image.open(io.BytesIO(content), formats=FORMATS)
         stored = str(image.tile[0][3]) if image.tile else ""
         image.load()
+        frames = getattr(image, "n_frames", 1)
         ImageOps.exif_transpose(image, in_place=True)
     except UNDECODABLE as error:
-        raise DataError(f"{path}: unreadable {what}: {error}") from None
-    if getattr(image, "n_frames", 1) > 1:
-        raise DataError(f"{path}: holds {image.n_frames} frames, not one {what}")
+        why = str(error).partition(" <")[0]
+        raise DataError(f"{path}: unreadable {what} (PNG, JPEG, BMP and TIFF are read): {why}") from None
+    if frames > 1:
+        raise DataError(f"{path}: holds {frames} frames, not one {what}")
     if min(image.size) < SMALLEST:
         raise DataError(f"{path}: {what} is {image.width}×{image.height} pixels, {SMALLEST} a side are the least")
     if ";16" in stored and not image.mode.startswith("I"):  # those are refused for their mode

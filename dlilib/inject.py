@@ -203,6 +203,4 @@ def _check_batch(images: Tensor, masks: Tensor, labels: Tensor, tiles: TileSet) 
     if masks.device != images.device:
         raise ValueError(f"images are on {images.device}, masks on {masks.device}: they must be on one device")
     if images.shape[2:] != tiles.images.shape[2:] or tiles.images.shape[1] not in (1, images.shape[1]):
-        raise ValueError(
-            f"the donors' images are {tuple(tiles.images.shape[1:])}, the batch's {tuple(images.shape[1:])}"
-        )
+        raise ValueError(f"the donors' images are {(*tiles.images.shape[1:],)}, the batch's {(*images.shape[1:],)}")

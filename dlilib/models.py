@@ -11,9 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 # our name -> the encoder's name in segmentation-models-pytorch ("tu-": from timm)
-ENCODERS = {
-    "resnest50d": "tu-resnest50d", "resnet18": "resnet18", "mobileone_s1": "mobileone_s1", "resnet34": "resnet34",
-}
+ENCODERS = {"resnest50d": "tu-resnest50d", **{name: name for name in ("resnet18", "mobileone_s1", "resnet34")}}
 WHOLE = ("resnet34",)  # of the few-shot paper; the others keep DEPTH stages
 LIGHT = tuple(name for name in ENCODERS if name not in WHOLE)
 # safetensors on the model hub: repository and revision
@@ -118,6 +116,8 @@ def _fill(module: nn.Module, state: dict[str, Tensor | None], place: str | Path,
         if (tensor := state.get(name)) is None or tensor.shape != value.shape:
             what = "missing" if tensor is None else f"{tuple(tensor.shape)}, not {tuple(value.shape)}"
             raise WeightsError(f"{place}: {name} of {encoder} is {what}")
+        if tensor.is_floating_point() != value.is_floating_point() or not tensor.isfinite().all():
+            raise WeightsError(f"{place}: {name} of {encoder} holds {tensor.dtype} that are no weights, or not finite")
     module.load_state_dict({name: state[name] for name in wanted})
 
 

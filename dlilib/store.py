@@ -59,16 +59,18 @@ class Store:
         write_whole(self.checkpoint_path(run), buffer.getvalue())
 
     @contextmanager
-    def claim(self, run: Run, wait: bool = False) -> Iterator[bool]:
-        """Hold the run against other processes on this store; False where one of them has it, unless told to wait.
+    def claim(self, run: Run) -> Iterator[bool]:
+        """Hold the run against other processes on this store; False where one of them has it.
 
         The system lets go of the claim when its process ends, however it ends.
         """
         path = self.folder / "checkpoints" / f"{run.id}.lock"
-        lock = FileLock(path, timeout=-1 if wait else 0)
+        lock = FileLock(path, timeout=0)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             lock.acquire()
+            for part in self.folder.glob(f"*/.{run.id}.*"):  # of a process that was killed while it wrote
+                part.unlink()
         except Timeout:
             yield False
             return

@@ -193,11 +193,20 @@ def records(folder: str | Path) -> pd.DataFrame:
 def _row(path: Path) -> dict[str, Any]:
     record = read_record(path)
     best, classes = record["best"], record["data"]["classes"]
+    try:
+        for moment in (best, record["last"]):
+            if f"{iou(*map(sum, zip(*moment['classes'], strict=True))):.6f}" != f"{moment['iou']:.6f}":
+                raise ValueError(f"its IoU {moment['iou']} is not that of its counts")
+        if not (1 <= best["epoch"] <= Run(**record["run"]).epochs and record["seconds"] >= 0):
+            raise ValueError(f"epoch {best['epoch']}, {record['seconds']} seconds")
+        device = record["machine"]["device"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: a record that was changed ({error}); delete it to run it again") from None
     return {
         **asdict(Run(**record["run"])), "id": record["id"],
         "iou_best": best["iou"], "iou_last": record["last"]["iou"], "epoch_best": best["epoch"],
         **{f"iou_{name}": iou(*counts) for name, counts in zip(classes, best["classes"], strict=True)},
-        "seconds": record["seconds"], "device": record["machine"]["device"], "path": path.as_posix(),
+        "seconds": record["seconds"], "device": device, "path": path.as_posix(),
     }
 
 

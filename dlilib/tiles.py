@@ -70,6 +70,8 @@ def from_folder(root: str | Path, size: int | None = 256, resize: str = "nearest
     if size is not None:
         check_size(size, resize)
     files = open_files(Path(root))
+    if len(tops := {p.partition("/")[0] for p in files}) == 1 and not tops & {"images", "masks", "classes.txt"}:
+        files = {path.partition("/")[2]: read for path, read in files.items()}  # a zip of the folder itself
     classes = _class_names(files, root)
     pairs, marked = _folder_pairs(files, root, classes), set()
 
@@ -108,15 +110,15 @@ def check_size(size: int, resize: str) -> None:
 
 
 def _class_names(files: Files, root: str | Path) -> tuple[str, ...]:
-    folders = _class_folders(files)
-    if folders and "classes.txt" not in files:
-        return tuple(folders)
-    classes = tuple(line.strip() for line in read_text(files, root, "classes.txt").splitlines() if line.strip())
-    if not classes or len({*classes, "Free"}) <= len(classes):
-        raise DataError(f"{root}/classes.txt: needs one distinct class name a line, not Free; got {list(classes)}")
+    folders = classes = _class_folders(files)
+    place = "masks" if folders and "classes.txt" not in files else "classes.txt"
+    if place == "classes.txt":
+        classes = [line.strip() for line in read_text(files, root, place).splitlines() if line.strip()]
+    if not 1 <= len(classes) <= 255 or len({*classes, "Free"}) <= len(classes):
+        raise DataError(f"{root}/{place}: needs 1 to 255 distinct class names, not Free; got {classes}")
     if strange := set(folders) - set(classes):
-        raise DataError(f"{root}/masks/{min(strange)}: classes.txt does not name this class, but {list(classes)}")
-    return classes
+        raise DataError(f"{root}/masks/{min(strange)}: classes.txt does not name this class, but {classes}")
+    return tuple(classes)
 
 
 def _class_folders(files: Files) -> list[str]:
@@ -129,8 +131,10 @@ def _folder_pairs(files: Files, root: str | Path, classes: Sequence[str]) -> dic
     if not images:
         raise DataError(f"{root}/images: holds no image ({', '.join(IMAGE_SUFFIXES)})")
     folders = _class_folders(files)
-    if folders and (lone := [path for path in files if re.fullmatch(r"masks/[^/]+\.(?i:png)", path)]):
-        raise DataError(f"{root}/{min(lone)}: lies beside folders of classes ({', '.join(folders)}), not in one")
+    place = "masks/<class>/<name>.png" if folders else "masks/<name>.png"
+    drawn = [path for path in files if path.startswith("masks/") and path.lower().endswith(IMAGE_SUFFIXES)]
+    if lost := [p for p in drawn if p.count("/") != place.count("/") or not p.lower().endswith(".png")]:
+        raise DataError(f"{root}/{min(lost)}: not read where it lies; the masks of this folder are {place}")
     kinds = {f"masks/{name}/": 1 + classes.index(name) for name in folders} or {"masks/": 0}
     found: dict[str, dict[str, int]] = {stem: {} for stem in sorted(images)}
     for top, c in sorted(kinds.items(), key=lambda kind: kind[1]):

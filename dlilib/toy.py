@@ -35,11 +35,10 @@ def toy_tiles(seed: int = 0, size: int = 64) -> TileSet:
             labels.append(label)
             tile.append(tile[-1] + (k % exposures == 0) if tile else 0)
             exposure.append(k % exposures + 1)
-    groups = list(TOY_COUNTS)
     return TileSet(
         images=torch.from_numpy(np.stack(images))[:, None], masks=torch.from_numpy(np.stack(masks)),
         labels=torch.tensor(labels), tile=torch.tensor(tile),
-        names=tuple(f"{groups[c]}/exp{e}_tile_{t}" for c, e, t in zip(labels, exposure, tile, strict=True)),
+        names=tuple(f"{[*TOY_COUNTS][c]}/exp{e}_tile_{t}" for c, e, t in zip(labels, exposure, tile, strict=True)),
         classes=MT_CLASSES, source="toy", digest=f"seed {seed}", sizes=torch.full((len(labels), 2), size),
         exposure=torch.tensor(exposure),
     )

@@ -1,6 +1,7 @@
 """What is wrong is told by us, in words a person can act on: never a traceback from a library's inside."""
 
 import io
+import json
 import os
 import pickle
 import struct
@@ -20,6 +21,7 @@ from safetensors.torch import save_file
 
 import dlilib
 from dlilib.cluster import execute as over_workers
+from dlilib.files import DataError, read_image
 from dlilib.store import Store, StoreError
 from dlilib.study import execute, experiment, load_tiles
 
@@ -101,8 +103,8 @@ FILES = {
     "image without a mask": ("images/c.png", encoded(GREY), "images/c.png: no mask masks/c.png"),
     "mask without an image": ("masks/c.png", encoded(MASK), "masks/c.png: no image of that name"),
     "two images of one name": ("images/b.jpg", encoded(GREY, "JPEG"), "images/b.png: also present as images/b.jpg"),
-    "no class": ("classes.txt", b"\n", "classes.txt: needs one distinct class name a line"),
-    "a class twice": ("classes.txt", b"dent\ndent\n", "classes.txt: needs one distinct class name a line"),
+    "no class": ("classes.txt", b"\n", "classes.txt: needs 1 to 255 distinct class names"),
+    "a class twice": ("classes.txt", b"dent\ndent\n", "classes.txt: needs 1 to 255 distinct class names"),
     "classes not in UTF-8": ("classes.txt", b"kratzer\n\xff\xfe", "classes.txt: not UTF-8"),
     "tiles without columns": ("tiles.csv", b"a,b\n1,2\n", "tiles.csv: needs the columns image,tile"),
     "tiles without an image": ("tiles.csv", b"image,tile\nb,1\n", "tiles.csv: no row for image 'größe 1'"),
@@ -245,6 +247,20 @@ def test_run(name):
 
 
 VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
+
+
+@pytest.mark.filterwarnings("ignore")  # Pillow's, of corrupt metadata
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "TIFF"])
+@given(st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 255)), min_size=1, max_size=9))
+@settings(deadline=None)
+def test_damaged_images_are_read_or_refused_by_name(kind, changes):
+    content = bytearray(encoded(GREY, kind))
+    for place, value in changes:
+        content[place % len(content)] = value
+    try:
+        assert read_image({"a.img": lambda: bytes(content)}, "a.img").dtype == np.uint8
+    except DataError as error:
+        assert str(error).startswith("a.img: ")
 
 
 @given(st.dictionaries(st.sampled_from(sorted(FIELDS)), VALUES))
@@ -398,6 +414,45 @@ def test_weights_of_wrong_shapes(tmp_path, monkeypatch):
     refused(lambda: dlilib.models.build("resnet18", weights="imagenet"), r"conv1.weight of resnet18 is \(1,\), not")
 
 
+@pytest.mark.parametrize("spoil", [lambda t: t * torch.nan, lambda t: t.long()], ids=["NaN", "integers"])
+def test_weights_that_are_none(tmp_path, monkeypatch, spoil):
+    monkeypatch.setenv("DLILIB_WEIGHTS", str(tmp_path))
+    state = dlilib.models.build("resnet18").encoder.state_dict()
+    save_file({**state, "conv1.weight": spoil(state["conv1.weight"])}, tmp_path / "resnet18.safetensors")
+    refused(lambda: dlilib.models.build("resnet18", weights="imagenet"), "conv1.weight of resnet18 holds")
+
+
+CHANGES = {
+    "a better IoU": lambda r: r["best"].update(iou=0.99),
+    "NaN": lambda r: r["last"].update(iou=float("nan")),
+    "no IoU": lambda r: r["best"].pop("iou"),
+    "an epoch to come": lambda r: r["best"].update(epoch=9),
+    "words for seconds": lambda r: r.update(seconds="x"),
+    "no device": lambda r: r.update(machine=3),
+    "counts of one": lambda r: r["best"].update(classes=[[1]] * 5),
+}
+
+
+def test_records_that_were_changed(tiles, tmp_path):
+    dlilib.fit(TINY, tiles, folder=tmp_path)
+    path = Store(tmp_path).record_path(TINY)
+    whole = path.read_text()
+    for change in CHANGES.values():
+        record = json.loads(whole)
+        change(record)
+        path.write_text(json.dumps(record))
+        refused(lambda: dlilib.records(tmp_path), rf"{TINY.id}.json: a record that was changed .*delete it")
+
+
+def test_what_a_killed_process_was_writing_is_cleared_away(tmp_path):
+    parts = [Store(tmp_path).checkpoint_path(run).with_name(f".{run.id}.pt.7") for run in (TINY, replace(TINY, seed=1))]
+    parts[0].parent.mkdir()
+    for part in parts:
+        part.touch()
+    with Store(tmp_path).claim(TINY):
+        assert [part.exists() for part in parts] == [False, True]
+
+
 def test_record_cut_in_half(tiles, tmp_path):
     dlilib.fit(TINY, tiles, folder=tmp_path)
     path = Store(tmp_path).record_path(TINY)
@@ -437,7 +492,9 @@ def test_a_full_disk_keeps_what_is_finished(tiles, small_disk):
     store = Store(small_disk)
     store.finish(TINY, record)
     before = dlilib.records(small_disk)
-    refused(lambda: execute([replace(TINY, seed=1)], small_disk, progress=False), "cannot be written .No space left")
+    other = [replace(TINY, seed=1)]
+    refused(lambda: execute(other, small_disk, progress=False), "cannot be written .No space left")
+    refused(lambda: over_workers(other, small_disk, workers=1, progress=False), "cannot be written .No space left")
     assert dlilib.records(small_disk).equals(before)
     assert [path.name for path in small_disk.rglob("*") if path.is_file()] == [store.record_path(TINY).name]
 

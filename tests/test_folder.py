@@ -209,7 +209,7 @@ def no_classes(root):
 
 def empty_classes(root):
     (root / "classes.txt").write_text("\n \n")
-    return "classes.txt", "one distinct class name a line"
+    return "classes.txt", "needs 1 to 255 distinct class names"
 
 
 def duplicate_class(root):
@@ -388,8 +388,38 @@ def test_masks_of_classes_that_fit_nothing_are_named(binary):
     with pytest.raises(DataError, match=r"masks/dent/z\.png: no image of that name"):
         from_folder(binary, size=16)
     (binary / "masks" / "a.png").write_bytes(encoded(mask_of(1)))
-    with pytest.raises(DataError, match=r"masks/a\.png: lies beside folders of classes \(dent, scratch\)"):
+    with pytest.raises(DataError, match=r"masks/a\.png: not read where it lies; .* are masks/<class>/<name>\.png"):
         from_folder(binary, size=16)
+
+
+@pytest.mark.parametrize("path", ["masks/dent/b.bmp", "masks/dent/b.jpg", "masks/dent/deep/b.png", "masks/nick/b.tif"])
+def test_masks_that_would_not_be_read_are_named(binary, path):
+    (binary / path).parent.mkdir(exist_ok=True)
+    (binary / path).write_bytes(encoded(mask_of(1)))
+    with pytest.raises(DataError, match=rf"{path}: not read where it lies; .* masks/<class>/<name>\.png"):
+        from_folder(binary, size=16)
+
+
+def test_indices_that_are_no_png_are_named(folder):
+    (folder / "masks" / "b.png").rename(folder / "masks" / "b.jpg")
+    with pytest.raises(DataError, match=r"masks/b\.jpg: not read where it lies; .* are masks/<name>\.png"):
+        from_folder(folder, size=16)
+
+
+def test_a_folder_of_masks_called_free_is_refused(binary):
+    (binary / "masks" / "dent").rename(binary / "masks" / "Free")
+    with pytest.raises(DataError, match=r"masks: needs 1 to 255 distinct class names, not Free; got \['Free'"):
+        from_folder(binary, size=16)
+
+
+def test_a_zip_of_the_folder_itself_reads_and_what_macos_adds_is_no_image(binary, tmp_path):
+    with zipfile.ZipFile(tmp_path / "parts.zip", "w") as archive:
+        for path in binary.rglob("*.*"):
+            archive.write(path, f"my parts/{path.relative_to(binary)}")
+            archive.writestr(f"__MACOSX/my parts/{path.relative_to(binary).parent}/._{path.name}", b"Mac")
+    (binary / "images" / "._a.png").write_bytes(b"Mac")
+    zipped, tiles = from_folder(tmp_path / "parts.zip", size=16), from_folder(binary, size=16)
+    assert zipped.names == tiles.names == STEMS and zipped.classes == tiles.classes and zipped.digest == tiles.digest
 
 
 def test_own_size_is_kept_and_padded_to_the_largest(folder):
