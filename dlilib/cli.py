@@ -22,6 +22,7 @@ from dlilib.store import StoreError, machine, write_whole
 from dlilib.tiles import from_folder
 
 WAIT = 10  # seconds
+INTERRUPTED = 130  # exit code after Ctrl-C
 IN_ID = ("data", "encoder", "method", "split", "seed")
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 PresetName = Annotated[str, typer.Option("--preset", help=", ".join(study.PRESETS))]
@@ -198,6 +199,10 @@ def main() -> None:
     """Run the command; errors that the user can mend are one line, not a traceback."""
     try:
         app()
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            print("dli: what is finished is kept; the same command goes on there (study --failed)", file=sys.stderr)
+        raise
     except (ValueError, WeightsError, StoreError) as error:
         sys.exit(f"dli: {error}")
     except OSError as error:

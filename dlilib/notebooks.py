@@ -31,6 +31,9 @@ def execute(paths: Sequence[Path], folder: Path, values: dict[str, Any], jobs: i
         for name, end in tqdm(ends.items(), desc="notebooks", unit="notebook"):
             try:
                 end.result()
+            except KeyboardInterrupt:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
             except Exception as error:  # whatever a notebook or its kernel's death raises
                 lines = str(error).strip().splitlines() or [""]
                 failed[name] = f"{type(error).__name__}: {lines[-1]}"

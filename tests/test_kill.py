@@ -22,8 +22,8 @@ cli.main()
 """
 
 
-def start(folder):
-    return subprocess.Popen([sys.executable, "-c", SWEEP, str(folder)], stderr=subprocess.DEVNULL)
+def start(folder, errors=subprocess.DEVNULL):
+    return subprocess.Popen([sys.executable, "-c", SWEEP, str(folder)], stderr=errors, text=True)
 
 
 def kept(folder):
@@ -50,3 +50,13 @@ def test_ten_kills_at_random_moments_lose_no_record_and_change_none(tmp_path, se
     assert start(tmp_path / "rough").wait() == 0
     assert kept(tmp_path / "rough") == calm
     assert not list((tmp_path / "rough" / "tiny").rglob("*.pt"))
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path):
+    process = start(tmp_path, subprocess.PIPE)
+    while not list(tmp_path.rglob("*.pt")):
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, message = process.communicate(timeout=60)
+    assert process.returncode == 130 and message.endswith("the same command goes on there (study --failed)\n")
