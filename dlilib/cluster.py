@@ -7,8 +7,8 @@ import sys
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,15 @@ import torch
 from tqdm import tqdm
 
 from dlilib.run import Run
-from dlilib.store import Store, write_whole
+from dlilib.store import Store, StoreError, write_whole
 from dlilib.study import device_named, load_tiles, pending
 from dlilib.train import fit
 
 LOSSES = 10  # of workers in a row, that a run outlives without getting on
 RETRIES = 2  # of a run that fails on a worker: another one may have the data
 CONNECT = 10  # seconds
-POLL = 0.2  # seconds
+POLL = 1  # second, between looks at how many workers there are
+HELD = 1  # second, before a run that another process holds is asked for again
 START = 120  # seconds, for the first local worker
 NO_SCHEDULER = "the scheduler is lost; what is finished is kept: start it and the sweep again"
 
@@ -45,6 +46,7 @@ def execute(
     """
     if scheduler and workers:
         raise ValueError("either a scheduler's workers or so many here, not both")
+    device = device if scheduler else device_named(device)
     deadline = time.monotonic() + (float("inf") if budget is None else budget)
     store, todo = Store(folder), pending(runs, folder)
     token = store.folder.resolve() / f".sweep-{uuid.uuid4().hex}"
@@ -59,8 +61,7 @@ def execute(
                 print(f"no worker {what}. Waiting.", file=sys.stderr)
             submit = functools.partial(
                 client.submit, _train, token=str(token), root=None if root is None else str(Path(root).resolve()),
-                device=device if scheduler else device_named(device), threads=threads,
-                resources={"GPU": 1} if gpus else {}, retries=RETRIES, pure=False,
+                device=device, threads=threads, resources={"GPU": 1} if gpus else {}, retries=RETRIES, pure=False,
             )
             _collect(todo, submit, slots, store, deadline, progress)
     finally:
@@ -80,26 +81,51 @@ def _collect(
             for _ in range(min(len(waiting), slots() - len(futures))):  # what waits on a worker is lost with it
                 run = waiting.popleft()
                 futures[submit(run)] = run
-            time.sleep(POLL)
+            _pause(futures)
             for future in [future for future in futures if future.done()]:
-                run = futures.pop(future)
-                if future.status == "finished":
-                    if store.record(run) is None:
-                        store.finish(run, future.result())
-                    bar.update()
-                elif future.status != "error":
-                    raise ValueError(NO_SCHEDULER)
-                elif isinstance(error := future.exception(), KilledWorker) and lost[run][0] < LOSSES:
+                run, found = futures.pop(future), _result(future)
+                if isinstance(found, KilledWorker):
                     lost[run] = _losses(run, store, *lost[run])
+                if isinstance(found, StoreError):
+                    raise found
+                if found is None:  # another sweep is at it
+                    waiting.append(run)
+                elif isinstance(found, KilledWorker) and lost[run][0] < LOSSES:
                     bar.write(f"{run.id}: its worker was lost ({lost[run][0]} of {LOSSES}); started again", sys.stderr)
                     waiting.appendleft(run)
+                elif isinstance(found, Exception):
+                    failed[run] = found
                 else:
-                    failed[run] = error
+                    if store.record(run) is None:
+                        store.finish(run, found)
+                    bar.update()
     for future in futures:
         future.cancel()
     if failed:
         run, error = next(iter(failed.items()))
         raise ValueError(f"{len(failed)} runs failed, the others are kept. {run.id}: {type(error).__name__}: {error}")
+
+
+def _pause(futures: Collection[Any]) -> None:
+    """Until one of them ends, or a second."""
+    from distributed import CancelledError, wait
+
+    if not futures:
+        time.sleep(POLL)
+    with suppress(TimeoutError, CancelledError):
+        wait(list(futures), POLL, "FIRST_COMPLETED")
+
+
+def _result(future: Any) -> dict[str, Any] | Exception | None:
+    """What `_train` gave back, or the error that it ended with; ValueError where the scheduler is lost."""
+    from distributed import CancelledError
+
+    try:
+        return future.result()
+    except CancelledError:
+        raise ValueError(NO_SCHEDULER) from None
+    except Exception as error:  # whatever a run or its worker's death raises
+        return error
 
 
 def _slots(client: Any, gpus: bool) -> int:
@@ -117,8 +143,10 @@ def _losses(run: Run, store: Store, before: int, stamp: int) -> tuple[int, int]:
     return (before if now == stamp else 0) + 1, now
 
 
-def _train(run: Run, token: str, root: str | None, device: str | None, threads: int) -> dict[str, Any]:
-    """On a worker: the run's record."""
+def _train(
+    run: Run, token: str, root: str | None, device: str | None, threads: int
+) -> dict[str, Any] | StoreError | None:
+    """On a worker: the run's record; None where another process holds the run; what stands in the way of all runs."""
     if threads:  # a worker of this machine, one of several
         torch.set_num_threads(threads)
         device = _share(device)
@@ -127,8 +155,14 @@ def _train(run: Run, token: str, root: str | None, device: str | None, threads: 
     if not shared:
         return fit(run, tiles, device)
     store = Store(Path(token).parent)
-    with store.claim(run, wait=True):  # a worker that the scheduler has given up may still be at it
-        return fit(run, tiles, device, store.folder)
+    try:
+        with store.claim(run) as mine:
+            if mine:
+                return fit(run, tiles, device, store.folder)
+    except StoreError as error:
+        return error
+    time.sleep(HELD)
+    return None
 
 
 def _share(device: str) -> str:
@@ -179,6 +213,7 @@ def _client(scheduler: str, workers: int) -> Iterator[tuple[Any, int]]:
         "distributed.scheduler.allowed-failures": 0,  # each loss is told, and counted, here
         "distributed.deploy.lost-worker-timeout": "5s", "logging.distributed": "critical",
         "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None,  # Dask's makes training a quarter slower
+        "distributed.nanny.pre-spawn-environ.DASK_LOGGING__DISTRIBUTED": "critical",  # what fails is told here
         "distributed.worker.profile.enabled": False,
     }
     with dask.config.set(settings):
