@@ -53,7 +53,7 @@ def _apart(source: Path, target: Path, values: dict[str, Any]) -> None:
 
 def _execute(source: Path, target: Path, values: dict[str, Any]) -> None:
     known = {name: literal_eval(p["default"]) for name, p in papermill.inspect_notebook(source).items()}
-    changed = {name: values[name] for name in known.keys() & values if known[name] != values[name]}
+    changed = {name: values[name] for name in known if known[name] != values.get(name, known[name])}
     posix = os.name == "posix"
     with tempfile.TemporaryDirectory(dir="/tmp" if posix else None) as sockets:  # their names must be short
         # Kernels that start at once may be given one port twice; sockets in a folder of their own cannot clash.
