@@ -61,18 +61,21 @@ def _interval(values: pd.Series) -> tuple[float, float]:
     return found.low, found.high
 
 
-def data_fraction(summary: pd.DataFrame, axes: Sequence[Axes] | None = None) -> Sequence[Axes]:
+def data_fraction(
+    summary: pd.DataFrame, drop: pd.DataFrame, axes: Sequence[Axes] | None = None
+) -> Sequence[Axes]:
     """Figure 5: IoU against the share of training data, and its drop from all of it, of each method.
 
-    summary: method, fraction, mean, low, high, as `stats.summarise` gives them; pending points are left out.
+    summary: method, fraction, mean, low, high, as `stats.summarise` gives them; pending points are left out. drop: as
+    `stats.drop` gives it.
     """
     axes = plt.subplots(1, 2, figsize=(9, 3.5))[1] if axes is None else axes
     for method, found in summary.dropna(subset="mean").sort_values("fraction").groupby("method"):
         percent, colour = 100 * found["fraction"], METHOD_COLOURS[method]
         spread = np.nan_to_num([found["mean"] - found["low"], found["high"] - found["mean"]])
         axes[0].errorbar(percent, found["mean"], spread, color=colour, marker="o", label=method, capsize=3)
-        if (full := found.loc[found["fraction"] == 1, "mean"]).size:
-            axes[1].plot(percent, 100 * (found["mean"] / full.item() - 1), color=colour, marker="o", label=method)
+        change = drop[method].dropna()
+        axes[1].plot(100 * change.index, change, color=colour, marker="o", label=method)
     axes[0].set(xlabel="training data, %", ylabel="micro IoU", title=f"absolute, n ≤ {summary['n'].max()}")
     axes[1].set(xlabel="training data, %", ylabel="change from 100 %, %", title="relative drop")
     if axes[0].has_data():

@@ -108,3 +108,13 @@ def summarise(runs: Iterable, frame: pd.DataFrame, by: Sequence[str], value: str
         found.extend(values[values.index == run.id])
     rows = [(*key, *astuple(e := estimate(found, within=SHARE)), str(e)) for key, found in groups.items()]
     return pd.DataFrame(rows, columns=[*by, "mean", "low", "high", "n", "text"])
+
+
+def drop(frame: pd.DataFrame) -> pd.DataFrame:
+    """Change of `iou_best` from 100 % of the data, %: a row for each fraction, a column for each method.
+
+    Each seed against itself, and the mean over the seeds that have both; NaN where none has. frame: the records.
+    """
+    seeds = frame.pivot(index=["method", "seed"], columns="fraction", values="iou_best")
+    whole = seeds.reindex(columns=[1.0])[1.0]
+    return 100 * (seeds.div(whole, axis=0) - 1).groupby("method").mean().T

@@ -164,7 +164,7 @@ def test_runs_on_different_images_are_not_compared(tmp_path):
 def test_classes_that_nobody_finds_are_called_so(tmp_path):
     for seed in (0, 1):
         run = replace(BASE, method="dli", seed=seed)
-        Store(tmp_path).finish(run, record(run, [[1, 1, 0]] * 4, classes=[[0, 0, 4], *[[1, 1, 0]] * 4]))
+        Store(tmp_path).finish(run, record(run, [[1, 1, 1]] * 4, classes=[[0, 0, 4], *[[1, 1, 0]] * 4]))
     row = report.class_table("lite", study.records(tmp_path)).set_index("method").loc["dli"]
     assert (row["Blowhole"], row["Break"]) == ("never found (n = 2)", "0.500 [0.500, 0.500] (n = 2)")
     assert report.class_table("lite", study.records(tmp_path / "none")).shape == (5, 2)

@@ -6,7 +6,7 @@ import pytest
 from scipy.stats import ttest_1samp
 
 from dlilib import Run
-from dlilib.stats import Estimate, estimate, summarise
+from dlilib.stats import Estimate, drop, estimate, summarise
 
 
 def test_mean_and_interval_of_equal_values_are_that_value():
@@ -130,3 +130,12 @@ def test_summarise_of_no_records_is_pending():
     runs, frame = runs_and_frame()
     table = summarise(runs, frame[:0], ["method"])
     assert table.text.tolist() == ["pending"] * 3
+
+
+def test_drop_compares_each_seed_with_itself():
+    rows = [("dli", 0, 1.0, 0.8), ("dli", 1, 1.0, 0.2), ("dli", 0, 0.5, 0.6), ("dli", 2, 0.5, 0.9)]
+    frame = pd.DataFrame([*rows, ("wce", 0, 0.5, 0.4)], columns=["method", "seed", "fraction", "iou_best"])
+    found = drop(frame)
+    assert found.loc[0.5, "dli"] == pytest.approx(-25) and found.loc[1.0, "dli"] == 0  # seed 0 alone has both
+    assert found["wce"].isna().all()
+    assert drop(frame[:0]).empty
