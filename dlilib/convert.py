@@ -29,7 +29,8 @@ class Shape:
     points: list[tuple[float, float]]  # x, y in pixels; a rectangle's corners; a circle's centre and a point on it
 
 
-Annotations = tuple[list[str], dict[str, list[Shape]]]  # class names, and image path -> shapes
+# class names; image path -> shapes; image path -> height and width as annotated, None where they are not said
+Annotations = tuple[list[str], dict[str, list[Shape]], dict[str, tuple[int | None, int | None]]]
 
 
 def convert(source: str, root: str | Path, out: str | Path) -> Path:
@@ -49,7 +50,7 @@ def convert(source: str, root: str | Path, out: str | Path) -> Path:
     if out.resolve().is_relative_to(Path(root).resolve()):
         raise ValueError(f"{out}: lies in {root}, where the next conversion would find it; name a folder elsewhere")
     files = open_files(Path(root))
-    classes, shapes = SOURCES[source](files, root)
+    classes, shapes, sizes = SOURCES[source](files, root)
     if not 1 <= len(classes) <= 255:
         raise DataError(f"{root}: its shapes are of {len(classes)} classes; a mask can hold 1 to 255")
     if len({"Free", *(name.strip() for name in classes)}) <= len(classes):
@@ -59,7 +60,7 @@ def convert(source: str, root: str | Path, out: str | Path) -> Path:
     stems = [PurePosixPath(name).stem for name in names.values()]
     if twice := {stem for stem in stems if stems.count(stem) > 1}:
         raise DataError(f"{root}: more than one image would be called {min(twice)}")
-    masks = {path: _drawn(files, path, found, classes) for path, found in shapes.items()}
+    masks = {path: _drawn(files, path, found, classes, sizes.get(path)) for path, found in shapes.items()}
     for path, stem in zip(shapes, stems, strict=True):  # whatever is wrong was found before anything is written
         write_whole(out / "images" / names[path], files[path]())
         write_whole(out / "masks" / f"{stem}.png", masks[path])
@@ -95,9 +96,13 @@ def _png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def _drawn(files: Files, path: str, shapes: Sequence[Shape], classes: Sequence[str]) -> bytes:
-    """The PNG of class indices, of the size of the image at `path`."""
+def _drawn(
+    files: Files, path: str, shapes: Sequence[Shape], classes: Sequence[str], size: tuple[int | None, int | None] | None
+) -> bytes:
+    """The PNG of class indices, of the size of the image at `path`; size: that it had when it was annotated."""
     height, width = read_image(files, path).shape[:2]
+    if size and None not in size and size != (height, width):  # the points would lie elsewhere
+        raise DataError(f"{path}: is {width}×{height} pixels, annotated as {size[1]}×{size[0]}")
     mask = _paletted(np.zeros((height, width), np.uint8))
     draw = ImageDraw.Draw(mask)
     for shape in shapes:
@@ -126,18 +131,19 @@ def _draw(draw: ImageDraw.ImageDraw, shape: Shape, value: int, path: str) -> np.
 def _labelme(files: Files, root: str | Path) -> Annotations:
     images = {str(PurePosixPath(p).with_suffix("")): p for p in sorted(files) if p.lower().endswith(IMAGE_SUFFIXES)}
     shapes: dict[str, list[Shape]] = {path: [] for path in images.values()}
+    sizes = {}
     for path in sorted(p for p in files if p.endswith(".json")):
         if (stem := path.removesuffix(".json")) not in images:
             raise DataError(f"{root}/{path}: there is no image of that name beside it")
         with _expected("LabelMe", f"{root}/{path}"):
             listed = json.loads(read_text(files, root, path))
-            _same_size(files, images[stem], listed, "imageHeight", "imageWidth")
+            sizes[images[stem]] = listed.get("imageHeight"), listed.get("imageWidth")
             for item in listed["shapes"]:
                 shape = Shape(_name(item["label"]), item["shape_type"], item["points"])
                 if shape.kind not in LEAST:
                     raise DataError(f"{root}/{path}: holds a {shape.kind}: draw it as {', '.join(LEAST)}")
                 shapes[images[stem]].append(shape)
-    return sorted({shape.label for found in shapes.values() for shape in found}), shapes
+    return sorted({shape.label for found in shapes.values() for shape in found}), shapes, sizes
 
 
 def _coco(files: Files, root: str | Path) -> Annotations:
@@ -151,14 +157,13 @@ def _coco(files: Files, root: str | Path) -> Annotations:
         paths = {image["id"]: _listed(files, image["file_name"], place) for image in listed["images"]}
         if (len(classes), len(set(paths.values()))) != (len(listed["categories"]), len(listed["images"])):
             raise DataError(f"{place}: an id of a category, or an id or a file of an image, is there twice")
-        for image in listed["images"]:
-            _same_size(files, paths[image["id"]], image, "height", "width")
+        sizes = {paths[image["id"]]: (image.get("height"), image.get("width")) for image in listed["images"]}
         shapes: dict[str, list[Shape]] = {path: [] for path in paths.values()}
         for item in listed["annotations"]:
             for points in _polygons(item, place):
                 shapes[paths[item["image_id"]]].append(Shape(classes[item["category_id"]], "polygon", points))
     used = {shape.label for found in shapes.values() for shape in found}
-    return [name for name in classes.values() if name in used], shapes
+    return [name for name in classes.values() if name in used], shapes, sizes
 
 
 def _name(label: str | int) -> str:
@@ -166,13 +171,6 @@ def _name(label: str | int) -> str:
     if not isinstance(label, str | int) or not str(label).isprintable():
         raise TypeError(f"the label {label!r}")
     return str(label)
-
-
-def _same_size(files: Files, path: str, listed: dict[str, Any], *sides: str) -> None:
-    """DataError where the file says that its image had another size: its points would lie elsewhere."""
-    found, declared = read_image(files, path).shape[:2], tuple(listed.get(side) for side in sides)
-    if None not in declared and declared != found:
-        raise DataError(f"{path}: is {found[1]}×{found[0]} pixels, annotated as {declared[1]}×{declared[0]}")
 
 
 def _listed(files: Files, name: str, place: str) -> str:

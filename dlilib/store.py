@@ -62,7 +62,7 @@ class Store:
     def claim(self, run: Run) -> Iterator[bool]:
         """Hold the run against other processes on this store; False where one of them has it.
 
-        The system lets go of the claim when its process ends, however it ends.
+        The system lets go of it when its process ends, however it ends; what that was writing is cleared away here.
         """
         path = self.folder / "checkpoints" / f"{run.id}.lock"
         lock = FileLock(path, timeout=0)
