@@ -7,19 +7,22 @@ import numpy as np
 import pandas as pd
 
 from dlilib.claims import class_iou, pair
-from dlilib.stats import SHARE, Estimate, clustered_difference, estimate
+from dlilib.stats import SHARE, Estimate, Pair, clustered_difference, estimate
 from dlilib.store import Store
 from dlilib.study import FEW_SHOT, experiment
 
 EPOCH = "last"  # nothing is chosen on the validation images, which are all that is left
-# what a way is compared with
-OVER = {
-    "crop-and-paste": "plain",
-    "crop-and-paste, weighted BCE": "crop-and-paste",
-    "crop-and-paste, NBR": "crop-and-paste",
-    "crop-and-paste, weighted BCE, NBR": "crop-and-paste",
-    "DLI": "crop-and-paste",
-    "DLI, NBR": "DLI",
+CLAIMED = ["crop-and-paste, weighted BCE, NBR"]  # the few-shot paper's method as a whole
+# ways that have a part, and the same ways without it
+PARTS: dict[str, tuple[list[str], list[str]]] = {
+    "crop-and-paste": (["crop-and-paste"], ["plain"]),
+    "weighted BCE": (["crop-and-paste, weighted BCE", *CLAIMED], ["crop-and-paste", "crop-and-paste, NBR"]),
+    "NBR": (
+        ["crop-and-paste, NBR", *CLAIMED, "DLI, NBR"], ["crop-and-paste", "crop-and-paste, weighted BCE", "DLI"]
+    ),
+    "all three": (CLAIMED, ["plain"]),
+    "DLI, less crop-and-paste": (["DLI", "DLI, NBR"], ["crop-and-paste", "crop-and-paste, NBR"]),
+    "DLI, less all three": (["DLI"], CLAIMED),
 }
 
 
@@ -47,29 +50,46 @@ def runs(
 
 
 def table(frame: pd.DataFrame) -> pd.DataFrame:
-    """A row for each encoder, number of shots and way of `runs`: its figures, and its gain over another way.
+    """The figures of each encoder, number of shots and way of `runs`, a row each, over the seeds."""
+    figures = {"micro IoU": "iou", "mean class IoU": "class_iou", "AUROC of features": "auroc"}
+    by = ["encoder", "shots", "way"]
+    rows = [
+        (*key, *(str(estimate(group[name].dropna(), within=SHARE)) for name in figures.values()))
+        for key, group in frame.groupby(by, sort=False)
+    ]
+    return pd.DataFrame(rows, columns=[*by, *figures])
 
-    "gain in micro IoU" is paired by seed, with the interval of `stats.clustered_difference`; "helps", "hurts" or
-    "undecided" is what that interval says.
+
+def gains(frame: pd.DataFrame) -> pd.DataFrame:
+    """What each of `PARTS` adds: a row for each encoder, number of shots and part of `runs`.
+
+    Seeds are paired, and a part's ways taken together: their counts of pixels are summed for the micro IoU, whose
+    interval is that of `stats.clustered_difference`; the other two gains are means over the ways, with Student's t over
+    the seeds alone. Each says "helps", "hurts" or "undecided", as its interval leaves 0 out or not.
     """
     rows = []
     for (encoder, shots), group in frame.groupby(["encoder", "shots"], sort=False):
-        by = {way: g.dropna(subset="record").set_index("seed") for way, g in group.groupby("way", sort=False)}
-        for way, found in by.items():
-            texts = [str(estimate(found[name], within=SHARE)) for name in ("iou", "class_iou", "auroc")]
-            over = OVER.get(way, "")
-            gain = _gain(found["record"], by[over]["record"]) if over else None
-            change = [over, str(gain), _word(gain)] if gain else ["", "", ""]
-            rows.append((encoder, shots, way, *texts, *change))
-    columns = ["encoder", "shots", "way", "micro IoU", "mean class IoU", "AUROC of features"]
-    return pd.DataFrame(rows, columns=[*columns, "over", "gain in micro IoU", "so it"])
+        by_seed = [found.set_index("way") for _, found in group.dropna(subset="record").groupby("seed")]
+        for part, (ours, theirs) in PARTS.items():
+            whole = [found for found in by_seed if {*ours, *theirs} <= set(found.index)]
+            gain = clustered_difference([_pair(found["record"], ours, theirs) for found in whole])
+            means = [estimate([_mean_gain(f[name], ours, theirs) for f in whole]) for name in ("class_iou", "auroc")]
+            rows.append((encoder, shots, part, *map(_words, (gain, *means))))
+    columns = ["encoder", "shots", "part", "gain in micro IoU", "gain in mean class IoU", "gain in AUROC"]
+    return pd.DataFrame(rows, columns=columns)
 
 
-def _gain(ours: pd.Series, theirs: pd.Series) -> Estimate:
-    return clustered_difference([pair(ours[s], theirs[s], EPOCH) for s in ours.index.intersection(theirs.index)])
+def _pair(records: pd.Series, ours: Sequence[str], theirs: Sequence[str]) -> Pair:
+    """All of ours against all of theirs, which differ in one part, on one seed's images."""
+    pairs = [pair(records[a], records[b], EPOCH) for a, b in zip(ours, theirs, strict=True)]
+    return Pair(*(np.concatenate([getattr(p, name) for p in pairs]) for name in ("ours", "theirs", "tiles")))
 
 
-def _word(gain: Estimate) -> str:
+def _mean_gain(values: pd.Series, ours: Sequence[str], theirs: Sequence[str]) -> float:
+    return values[ours].mean() - values[theirs].mean()
+
+
+def _words(gain: Estimate) -> str:
     if gain.n == 0:
-        return "pending"
-    return "helps" if gain.low > 0 else "hurts" if gain.high < 0 else "undecided"
+        return str(gain)
+    return f"{gain}: " + ("helps" if gain.low > 0 else "hurts" if gain.high < 0 else "undecided")

@@ -35,6 +35,7 @@ class Preset:
     shots: tuple[int, ...] = (1, 5)  # of the few-shot experiment
     few_shot: tuple[tuple[str, Any], ...] = ()  # what its runs change of the base
     few_shot_encoders: tuple[str, ...] = ("resnet18", "resnet34")  # the second is the few-shot paper's
+    few_shot_seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
 
 
 LITTLE = {"encoders": ("resnet18",), "fraction_encoder": "resnet18", "few_shot_encoders": ("resnet18",)}
@@ -43,7 +44,7 @@ PRESETS = {
         "toy tiles, 64 px, random start, 15 epochs: shows that everything runs; about 20 s a run on 2 cores",
         Run(data="toy", size=64, weights=None, epochs=15, batch=16, lr=2e-3, free_share=0.2), **LITTLE,
         folder="smoke", seeds=(0,), fractions=(0.25, 0.5, 1.0), splits=("image",), audits=False,
-        shots=(1,), few_shot=(("epochs", 5),),
+        shots=(1,), few_shot=(("epochs", 5),), few_shot_seeds=(0,),
     ),
     "lite": Preset(
         "Magnetic Tiles, 128 px, ImageNet start, 20 epochs that each see a fifth of the free images: "

@@ -75,7 +75,8 @@ def experiment(
     if name not in cases:
         raise ValueError(f"experiment must be one of {tuple(cases)}, got {name!r}")
     own = {"weakly_supervised": (p.fraction_encoder,), "few_shot": p.few_shot_encoders}
-    grid = itertools.product(seeds or p.seeds, encoders or own.get(name, p.encoders), cases[name])
+    own_seeds = p.few_shot_seeds if name == "few_shot" else p.seeds
+    grid = itertools.product(seeds or own_seeds, encoders or own.get(name, p.encoders), cases[name])
     base = replace(p.base, split=split, data=data or p.base.data)
     return [replace(base, seed=seed, encoder=encoder, **case) for seed, encoder, case in grid]
 

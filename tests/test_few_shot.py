@@ -10,9 +10,9 @@ from dlilib.store import Store
 @pytest.fixture
 def folder(tmp_path):
     """Seeds 0 and 1 with one shot: crop-and-paste 0.3 over plain, NBR 0.1 below that; everything else pending."""
-    found = {"plain": 4, "crop-and-paste": 7, "crop-and-paste, NBR": 6}
+    found = {"plain": 4, "crop-and-paste": 7, "crop-and-paste, NBR": 6, "DLI": 8, "DLI, NBR": 7}
     for way, right in found.items():
-        for run in study.experiment("few_shot", "lite", shots=[1], ways=[way]):
+        for run in study.experiment("few_shot", "lite", seeds=[0, 1], shots=[1], ways=[way]):
             counts = [[right * 10 + run.seed, 100 - right * 10 - run.seed, 0]] * 4
             made = record(run, counts) | {"features": {"auroc": 0.9, "normal": [[0, 1]] * 5, "defect": [[1, 0]] * 3}}
             Store(tmp_path).finish(run, made)
@@ -21,33 +21,61 @@ def folder(tmp_path):
 
 def test_every_planned_run_has_a_row_and_finished_ones_their_last_epoch(folder):
     frame = few_shot.runs("lite", folder)
-    assert len(frame) == len(study.experiment("few_shot", "lite")) == 28
-    assert frame["record"].notna().sum() == 6
+    assert len(frame) == len(study.experiment("few_shot", "lite")) == 70
+    assert frame["record"].notna().sum() == 10
     row = frame[(frame["way"] == "plain") & (frame["shots"] == 1) & (frame["seed"] == 1)].squeeze()
     assert row["iou"] == pytest.approx(0.41) and row["class_iou"] == pytest.approx(0.41 / 5) and row["auroc"] == 0.9
     assert row["run"].shots == 1 and row["run"].method == "baseline"
 
 
-def test_table_compares_each_way_with_the_one_without_its_last_part(folder):
-    table = few_shot.table(few_shot.runs("lite", folder)).set_index(["shots", "way"])
+def test_table_has_a_row_for_each_way_and_pending_ones_say_so(folder):
+    table = few_shot.table(few_shot.runs("lite", folder)).set_index(["shots", "way"]).drop(columns="encoder")
     assert len(table) == 14 and list(table.index[:7]) == [(1, way) for way in study.FEW_SHOT]
-    pasted, nbr = table.loc[(1, "crop-and-paste")], table.loc[(1, "crop-and-paste, NBR")]
-    assert (pasted["over"], pasted["so it"]) == ("plain", "helps") and pasted["gain in micro IoU"].startswith("0.300 [")
-    assert (nbr["over"], nbr["so it"]) == ("crop-and-paste", "hurts") and nbr["gain in micro IoU"].startswith("-0.100")
-    assert table.loc[(1, "plain")]["over"] == "" and table.loc[(1, "DLI")]["so it"] == "pending"
-    assert (table.loc[5]["micro IoU"] == "pending").all()
+    assert table.loc[(1, "plain"), "micro IoU"].startswith("0.405 [0.341, 0.469] (n = 2)")
+    assert table.loc[(1, "plain"), "mean class IoU"].startswith("0.081 [")
+    assert (table.loc[5] == "pending").all(axis=None)
 
 
-def test_every_way_but_plain_adds_to_one_that_is_run():
-    assert set(few_shot.OVER) == set(study.FEW_SHOT) - {"plain"} and set(few_shot.OVER.values()) <= set(study.FEW_SHOT)
+def test_each_part_is_what_its_ways_gain_over_the_same_ones_without_it(folder):
+    table = few_shot.gains(few_shot.runs("lite", folder)).set_index(["shots", "part"]).drop(columns="encoder")
+    assert list(table.loc[1].index) == list(table.loc[5].index) == list(few_shot.PARTS)
+    pasted, dli = table.loc[(1, "crop-and-paste")], table.loc[(1, "DLI, less crop-and-paste")]
+    assert pasted["gain in micro IoU"] == "0.300 [0.300, 0.300] (n = 2): helps"
+    assert dli["gain in micro IoU"] == "0.100 [0.100, 0.100] (n = 2): helps"
+    assert pasted["gain in mean class IoU"].startswith("0.060 [") and pasted["gain in AUROC"].startswith("0.000 [")
+    assert (table.loc[[(1, "NBR"), (1, "all three"), (5, "NBR")]] == "pending").all(axis=None)
+
+
+def test_a_parts_ways_are_pooled(folder):
+    for run in study.experiment("few_shot", "lite", seeds=[0, 1], shots=[1], ways=list(study.FEW_SHOT)[2::2]):
+        if Store(folder).record(run) is None:  # with the weighted BCE, without and with NBR
+            counts = [[40, 60, 0]] * 4 if run.nbr else [[50, 150, 0]] * 4
+            made = record(run, counts) | {"features": {"auroc": 1.0 if run.nbr else 0.7, "normal": [], "defect": []}}
+            Store(folder).finish(run, made)
+    table = few_shot.gains(few_shot.runs("lite", folder)).set_index(["shots", "part"]).drop(columns="encoder")
+    # seed 0 with NBR (60 + 40 + 70) / 300, without (70 + 50 + 80) / 400; seed 1 one pixel more in two ways of three
+    by_seed = [170 / 300 - 200 / 400, 172 / 300 - 202 / 400]
+    assert table.loc[(1, "NBR"), "gain in micro IoU"].startswith(f"{np.mean(by_seed):.3f} [")
+    assert table.loc[(1, "NBR"), "gain in AUROC"] == "0.100 [0.100, 0.100] (n = 2): helps"
+    weighted, whole = (table.loc[(1, part), "gain in micro IoU"] for part in ("weighted BCE", "all three"))
+    assert weighted.startswith("-0.355 [") and weighted.endswith("hurts")  # 90 / 300 less 130 / 200, or 132 / 200
+    assert whole.startswith("-0.005 [") and whole.endswith("undecided")
+
+
+def test_parts_pair_ways_that_are_run_and_differ_in_that_part_alone():
+    for part, (ours, theirs) in few_shot.PARTS.items():
+        assert {*ours, *theirs} <= set(study.FEW_SHOT)
+        if part in ("weighted BCE", "NBR"):
+            assert [way.replace(f", {part}", "") for way in ours] == theirs
 
 
 def test_figures_show_every_run(folder):
     frame = few_shot.runs("lite", folder)
     ax = figures.few_shot(frame)
     dots = np.concatenate([c.get_offsets() for c in ax.collections])
-    assert sorted(dots[~np.isnan(dots[:, 0]), 0]) == pytest.approx([0.4, 0.41, 0.6, 0.61, 0.7, 0.71])
+    shown = sorted(dots[~np.isnan(dots[:, 0]), 0])
+    assert shown == pytest.approx([0.4, 0.41, 0.6, 0.61, 0.7, 0.7, 0.71, 0.71, 0.8, 0.81])
     records = frame.dropna(subset="record").drop_duplicates("way").set_index("way")["record"]
     axes = figures.feature_planes(records.to_dict())
-    assert len(axes) == 3 and "0.900" in axes[0].get_title()
+    assert len(axes) == 5 and "0.900" in axes[0].get_title()
     plt.close("all")

@@ -46,7 +46,7 @@ def test_run_says_what_its_fields_need():
 def test_few_shot_compares_each_part_and_comes_last_of_its_encoder(preset):
     p, runs = study.PRESETS[preset], study.all_runs(preset)
     few = study.experiment("few_shot", preset)
-    assert len(few) == len(study.FEW_SHOT) * len(p.shots) * len(p.few_shot_encoders) * len(p.seeds)
+    assert len(few) == len(study.FEW_SHOT) * len(p.shots) * len(p.few_shot_encoders) * len(p.few_shot_seeds)
     assert {run.split for run in few} == {"tile"} and {run.shots for run in few} == set(p.shots)
     for encoder in p.few_shot_encoders:
         own = [run.shots > 0 for run in runs if run.encoder == encoder]
