@@ -7,11 +7,9 @@ Of the few-shot paper (Lin et al., ICME 2021, arXiv 2007.09438) only the abstrac
 from collections.abc import Callable
 
 import numpy as np
-import segmentation_models_pytorch as smp
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.ops import sigmoid_focal_loss
 
 from dlilib.tiles import TileSet
 
@@ -22,8 +20,6 @@ BETA = 0.9999  # of the class-balanced loss, as released
 GAMMA = 2.0  # of the focal loss, as released
 MARGIN = 0.5  # cosine: features of defects stay 60° or more from the normal prototype
 TEMPERATURE = 0.1  # of the composites' weights, in cosine
-
-_dice = smp.losses.DiceLoss("binary", from_logits=True)
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -60,7 +56,9 @@ def with_dice(first: Loss) -> Loss:
 
 def dice(logits: Tensor, target: Tensor) -> Tensor:
     """Dice loss over the flattened batch: all classes and pixels at once, as released. 0 without defects."""
-    return _dice(logits.reshape(1, 1, -1), target.reshape(1, 1, -1))
+    from segmentation_models_pytorch.losses import DiceLoss
+
+    return DiceLoss("binary", from_logits=True)(logits.reshape(1, 1, -1), target.reshape(1, 1, -1))
 
 
 def class_bce(logits: Tensor, target: Tensor) -> Tensor:
@@ -81,6 +79,8 @@ def focal_released(logits: Tensor, target: Tensor) -> Tensor:
 
 def focal_published(logits: Tensor, target: Tensor) -> Tensor:
     """Focal loss (Lin et al., ICCV 2017, eq. 4): every pixel modulated, then the mean; without alpha."""
+    from torchvision.ops import sigmoid_focal_loss
+
     return sigmoid_focal_loss(logits, target, alpha=-1, gamma=GAMMA, reduction="mean")
 
 

@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 
@@ -59,6 +58,8 @@ def separation(features: np.ndarray, defect: np.ndarray, shown: int = 100) -> di
     "auroc": of the angle to the mean direction of the normal features; "normal", "defect": the first two principal
     components of up to `shown` evenly spaced rows of each, whose directions they are fitted to.
     """
+    from sklearn.metrics import roc_auc_score
+
     directions = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
     cosine = directions @ directions[~defect].mean(axis=0)
     groups = [directions[rows] for rows in (~defect, defect)]

@@ -4,7 +4,6 @@ import os
 import threading
 from pathlib import Path
 
-import segmentation_models_pytorch as smp
 import torch
 from huggingface_hub import hf_hub_download
 from safetensors.torch import load_file
@@ -45,6 +44,8 @@ def build(encoder: str, num_classes: int = 5, weights: str | None = None, seed: 
         raise ValueError(f"num_classes must be at least 1, got {num_classes}")
     if weights not in (None, "imagenet"):
         raise ValueError(f'weights must be None or "imagenet", got {weights!r}')
+    import segmentation_models_pytorch as smp  # here, as elsewhere: it takes seconds, which the transform is spared
+
     with SEEDED, torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would also reseed CUDA
         channels = WHOLE_CHANNELS if encoder in WHOLE else DECODER_CHANNELS

@@ -1,7 +1,6 @@
 """Who may be seen: which images train and which validate."""
 
 import numpy as np
-from sklearn.model_selection import StratifiedGroupKFold
 
 from dlilib.tiles import TileSet
 
@@ -66,6 +65,8 @@ def _image_level(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _tile_level(labels: np.ndarray, tile: np.ndarray, seed: int) -> np.ndarray:
+    from sklearn.model_selection import StratifiedGroupKFold
+
     distinct = [len(np.unique(tile[labels == label])) for label in np.unique(labels)]
     if max(distinct) < FOLDS:
         raise ValueError(f'protocol "tile" needs a class of {FOLDS} or more tiles (parts), not {max(distinct)}')

@@ -5,7 +5,7 @@ from dataclasses import astuple, dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.stats import t
+from scipy.special import stdtrit  # scipy.stats takes a second to import
 
 LEVEL = 0.95
 SHARE = (0.0, 1.0)  # what an IoU lies in
@@ -50,7 +50,7 @@ def estimate(
     mean = float(values.mean())
     if n == 1:
         return Estimate(mean, np.nan, np.nan, 1)
-    half = float(t.ppf((1 + level) / 2, n - 1) * values.std(ddof=1) / np.sqrt(n))
+    half = float(stdtrit(n - 1, (1 + level) / 2) * values.std(ddof=1) / np.sqrt(n))
     return Estimate(mean, max(within[0], mean - half), min(within[1], mean + half), n)
 
 

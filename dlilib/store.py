@@ -7,12 +7,11 @@ import platform
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-import segmentation_models_pytorch as smp
-import timm
 import torch
 from filelock import FileLock, Timeout
 from torch import nn
@@ -127,7 +126,7 @@ def machine(device: torch.device) -> dict[str, str]:
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu, "dlilib": __version__,
         "python": platform.python_version(), "torch": torch.__version__,
-        "segmentation-models-pytorch": smp.__version__, "timm": timm.__version__,
+        **{name: version(name) for name in ("segmentation-models-pytorch", "timm")},
     }
 
 

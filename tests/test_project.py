@@ -1,6 +1,8 @@
 """The files around the code agree with each other and with what the README says."""
 
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -61,6 +63,13 @@ def test_library_stays_thin_and_knows_nothing_of_the_study():
     for name, text in library.items():
         imported = set(re.findall(r"^from dlilib(?:\.(\w+))? import", text, re.MULTILINE))
         assert not imported & STUDY, name
+
+
+def test_the_transform_does_not_wait_for_a_model_zoo():
+    slow = ["segmentation_models_pytorch", "timm", "torchvision", "sklearn", "scipy.stats", "matplotlib"]
+    code = f"import sys, dlilib.cli; print([name for name in {slow} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 def test_readme_links_and_commands_exist():
