@@ -84,13 +84,13 @@ def _collect(
             _pause(futures)
             for future in [future for future in futures if future.done()]:
                 run, found = futures.pop(future), _result(future)
-                if isinstance(found, KilledWorker):
-                    lost[run] = _losses(run, store, *lost[run])
                 if isinstance(found, StoreError):
                     raise found
+                if killed := isinstance(found, KilledWorker):
+                    lost[run] = _losses(run, store, *lost[run])
                 if found is None:  # another sweep is at it
                     waiting.append(run)
-                elif isinstance(found, KilledWorker) and lost[run][0] < LOSSES:
+                elif killed and lost[run][0] < LOSSES:
                     bar.write(f"{run.id}: its worker was lost ({lost[run][0]} of {LOSSES}); started again", sys.stderr)
                     waiting.appendleft(run)
                 elif isinstance(found, Exception):
@@ -151,14 +151,14 @@ def _train(
         torch.set_num_threads(threads)
         device = _share(device)
     shared, device = Path(token).exists(), device_named(device)
-    tiles = _tiles(run.data, run.size, run.threshold, run.resize, root)
+    tiles = functools.partial(_tiles, run.data, run.size, run.threshold, run.resize, root)
     if not shared:
-        return fit(run, tiles, device)
+        return fit(run, tiles(), device)
     store = Store(Path(token).parent)
     try:
         with store.claim(run) as mine:
             if mine:
-                return fit(run, tiles, device, store.folder)
+                return fit(run, tiles(), device, store.folder)
     except StoreError as error:
         return error
     time.sleep(HELD)

@@ -24,6 +24,7 @@ from dlilib.tiles import TileSet
 from dlilib.toy import toy_tiles
 from dlilib.train import fit
 
+SAME_DATA = ("data", "size", "threshold", "resize")  # runs alike in these are of one data set
 ENDS = ("dli", "baseline")  # the two methods that single audits compare
 
 
@@ -134,7 +135,7 @@ def execute(
     data: dict[tuple, TileSet] = {}
     with tqdm(total=len(todo), desc="runs", unit="run", disable=not progress or not todo) as bar:
         for run in todo:
-            key = (run.data, run.size, run.threshold, run.resize)
+            key = tuple(getattr(run, name) for name in SAME_DATA)
             name = f"{run.method} {run.encoder} seed {run.seed}"
 
             def show(epoch: int, last: float, name: str = name, epochs: int = run.epochs) -> None:
@@ -183,11 +184,18 @@ def records(folder: str | Path) -> pd.DataFrame:
     """One row a finished run: the fields of its Run, `iou_best`, `iou_last`, `epoch_best`, `seconds`, `device`, `path`.
 
     folder: that of the records, or the one above it. `iou_best` is the paper's figure, at the epoch with the best
-    validation IoU; `iou_<class>` is per class at that epoch. Raises ValueError naming a file that is not a record.
+    validation IoU; `iou_<class>` is per class at that epoch. Raises ValueError naming a file that is not a record, or
+    that is of other data than another one of that name.
     """
     folder = Path(folder, "records") if Path(folder, "records").is_dir() else Path(folder)
-    rows = [_row(path) for path in sorted(folder.glob("*.json"))]
-    columns = [*asdict(Run()), "id", "iou_best", "iou_last", "epoch_best", "seconds", "device", "path"]
+    paths = sorted(folder.glob("*.json"))
+    rows = [_row(path) for path in paths]
+    data: dict[tuple, tuple[str, Path]] = {}
+    for row, path in zip(rows, paths, strict=True):
+        digest, first = data.setdefault(tuple(row[name] for name in SAME_DATA), (row["digest"], path))
+        if row["digest"] != digest:
+            raise ValueError(f"{path}: of other data than {first.name}, though both say {row['data']}: keep them apart")
+    columns = [*asdict(Run()), "id", "iou_best", "iou_last", "epoch_best", "digest", "seconds", "device", "path"]
     return pd.DataFrame(rows, columns=None if rows else columns)
 
 
@@ -207,7 +215,7 @@ def _row(path: Path) -> dict[str, Any]:
         **asdict(Run(**record["run"])), "id": record["id"],
         "iou_best": best["iou"], "iou_last": record["last"]["iou"], "epoch_best": best["epoch"],
         **{f"iou_{name}": iou(*counts) for name, counts in zip(classes, best["classes"], strict=True)},
-        "seconds": record["seconds"], "device": device, "path": path.as_posix(),
+        "digest": record["data"].get("digest"), "seconds": record["seconds"], "device": device, "path": path.as_posix(),
     }
 
 

@@ -72,6 +72,8 @@ def from_folder(root: str | Path, size: int | None = 256, resize: str = "nearest
     files = open_files(Path(root))
     if len(tops := {p.partition("/")[0] for p in files}) == 1 and not tops & {"images", "masks", "classes.txt"}:
         files = {path.partition("/")[2]: read for path, read in files.items()}  # a zip of the folder itself
+    if missing := {"images", "masks"} - {path.partition("/")[0] for path in files}:
+        raise DataError(f"{root}/{min(missing)}: holds no image or is not there, but: {', '.join(sorted(tops)[:5])}")
     classes = _class_names(files, root)
     pairs, marked = _folder_pairs(files, root, classes), set()
 
@@ -172,7 +174,7 @@ def _listed_tiles(files: Files, root: str | Path, names: tuple[str, ...]) -> Ten
         if not row["tile"] or listed.setdefault(row["image"], row["tile"]) != row["tile"]:
             raise DataError(f"{root}/tiles.csv: image {row['image']!r} needs one tile, got {row['tile']!r}")
     if missing := [name for name in names if name not in listed]:
-        raise DataError(f"{root}/tiles.csv: no row for image {missing[0]!r} (and {len(missing) - 1} more)")
+        raise DataError(f"{root}/tiles.csv: no row for image {missing[0]!r} (its stem; {len(missing) - 1} more)")
     return torch.from_numpy(np.unique([listed[name] for name in names], return_inverse=True)[1])
 
 

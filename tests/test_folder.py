@@ -202,6 +202,11 @@ def no_images(root):
     return "images", "holds no image"
 
 
+def misspelt_folder(root):
+    (root / "masks").rename(root / "Masks")
+    return "masks", "masks: holds no image or is not there, but: Masks, classes.txt, images"
+
+
 def no_classes(root):
     (root / "classes.txt").unlink()
     return "classes.txt", "missing"
@@ -280,7 +285,7 @@ def tiles_empty(root):
 
 def tiles_without_a_row(root):
     (root / "tiles.csv").write_text("image,tile\na,1\nc,1\n")
-    return "tiles.csv", "no row for image 'b'"
+    return "tiles.csv", "no row for image 'b' .its stem; 0 more"
 
 
 def tiles_with_a_short_row(root):
@@ -304,6 +309,7 @@ def tiles_that_contradict(root):
         no_mask,
         no_image,
         no_images,
+        misspelt_folder,
         no_classes,
         empty_classes,
         duplicate_class,

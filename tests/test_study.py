@@ -150,6 +150,19 @@ REST = {
 }
 
 
+def test_records_of_two_data_sets_of_one_name_are_not_pooled(tmp_path):
+    runs = [Run(), Run(seed=1), Run(size=128)]
+    for run, digest in zip(runs, ("aa", "aa", "bb"), strict=True):  # another size is other data
+        kept = {"id": run.id, "run": asdict(run), **REST, "data": {"classes": ["scratch"], "digest": digest}}
+        Store(tmp_path).finish(run, kept)
+    assert sorted(study.records(tmp_path)["digest"]) == ["aa", "aa", "bb"]
+    other = Run(seed=2)
+    Store(tmp_path).finish(other, kept | {"id": other.id, "run": asdict(other)})
+    with pytest.raises(ValueError, match="of other data than") as caught:
+        study.records(tmp_path)
+    assert other.id in str(caught.value)
+
+
 def test_a_copy_of_a_record_is_no_second_seed(tmp_path):
     store = Store(tmp_path)
     store.finish(Run(), {"id": Run().id, "run": asdict(Run()), **REST})
