@@ -10,6 +10,7 @@ NBR = 0.1  # weight of the normal background regularisation in the study; not tu
 PASTED = {"method": "dli", "p_poisson": 0.0}
 FEW_SHOT: dict[str, dict[str, Any]] = {  # "NBR" and the weights: our reading
     "plain": {"method": "baseline"},
+    "NBR": {"method": "baseline", "nbr": NBR},
     "crop-and-paste": PASTED,
     "crop-and-paste, weighted BCE": PASTED | {"similarity": True},
     "crop-and-paste, NBR": PASTED | {"nbr": NBR},
@@ -50,7 +51,7 @@ PRESETS = {
         "Magnetic Tiles, 128 px, ImageNet start, 20 epochs that each see a fifth of the free images: "
         "3 min a run on 2 otherwise idle cores that multiply in bfloat16 (AMX); several times as long without",
         Run(size=128, epochs=20, batch=16, lr=1e-3, free_share=0.2, precision="bf16"), **LITTLE,
-        folder="lite", seeds=(0, 1), few_shot=(("epochs", 10), ("free_share", 0.4)),
+        folder="lite", seeds=(0, 1, 2), few_shot=(("epochs", 10), ("free_share", 0.4)),
     ),
     "short": Preset("the paper's protocol at 100 epochs instead of 1000: one GPU", Run(epochs=100)),
     "paper": Preset("the paper's protocol: Magnetic Tiles, 256 px, 1000 epochs", Run(), folder="paper"),

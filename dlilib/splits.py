@@ -20,9 +20,10 @@ def split(
     fraction: share of each class's training images, free ones included, that is kept (0 < fraction <= 1).
     free_in_val: free images validate too, split as the defect classes. Without it (as released) all free images
         train, but for those of validation tiles under "tile", which are left out.
-    shots: 0, or few-shot: so many annotated images of each class train, of as many tiles, with the free images of all
-        tiles that do not validate; the defects of all other tiles validate. Needs "tile" and all of the data. Seeds
-        take disjoint tiles for as long as a class has them. ValueError naming a class with no tile left to validate.
+    shots: 0, or few-shot: so many images of each class, not of an empty mask, train, of as many tiles, with the free
+        images of all tiles that do not validate; the defects of all other tiles validate, and with free_in_val their
+        free images. Needs "tile" and all of the data. Seeds take disjoint tiles for as long as a class has them.
+        ValueError naming a class with no tile left to validate.
     """
     if protocol not in PROTOCOLS:
         raise ValueError(f'protocol must be "image" or "tile", got {protocol!r}')
@@ -32,11 +33,13 @@ def split(
         raise ValueError("there are no images to split")
     if not 0 < fraction <= 1:
         raise ValueError(f"fraction must lie in (0, 1], got {fraction}")
-    labels = np.asarray(tiles.labels)
+    if not isinstance(shots, int | np.integer):
+        raise ValueError(f"shots must be an integer, got {shots!r}")
     if shots:
         if shots < 0 or protocol != "tile" or fraction != 1:
             raise ValueError(f'shots must be 0, or more with "tile" and fraction 1: {shots}, {protocol!r}, {fraction}')
-        return _few_shot(labels, np.asarray(tiles.tile), tiles.classes, shots, seed, free_in_val)
+        return _few_shot(tiles, shots, seed, free_in_val)
+    labels = np.asarray(tiles.labels)
     rng = np.random.default_rng(seed)
     in_val = _image_level(labels, rng) if protocol == "image" else _tile_level(labels, np.asarray(tiles.tile), seed)
     if free_in_val:
@@ -75,20 +78,21 @@ def _tile_level(labels: np.ndarray, tile: np.ndarray, seed: int) -> np.ndarray:
     return np.isin(np.arange(len(labels)), val)
 
 
-def _few_shot(
-    labels: np.ndarray, tile: np.ndarray, classes: tuple[str, ...], shots: int, seed: int, free_in_val: bool
-) -> tuple[np.ndarray, np.ndarray]:
+def _few_shot(tiles: TileSet, shots: int, seed: int, free_in_val: bool) -> tuple[np.ndarray, np.ndarray]:
+    labels, tile = np.asarray(tiles.labels), np.asarray(tiles.tile)
+    annotated = tiles.masks.flatten(1).amax(1).cpu().numpy() > 0
     support = []
-    for label, name in enumerate(classes, start=1):
-        distinct = np.unique(tile[labels == label])
-        if len(distinct) <= shots:
-            raise ValueError(f"{shots} shots need more than {shots} tiles of class {name}, it has {len(distinct)}")
-        order = np.random.default_rng(label).permutation(distinct)  # the seeds' common one, which they go through
+    for label, name in enumerate(tiles.classes, start=1):
+        shown = annotated & (labels == label)
+        order = np.unique(tile[shown])
+        if len(order) <= shots:
+            raise ValueError(f"{shots} shots need more than {shots} tiles of class {name}, it has {len(order)}")
+        order = np.random.default_rng(label).permutation(order)  # the seeds' common one, which they go through
         for chosen in order[(seed * shots + np.arange(shots)) % len(order)]:
-            support.append(np.random.default_rng(seed).choice(np.flatnonzero((tile == chosen) & (labels == label))))
+            support.append(np.random.default_rng(seed).choice(np.flatnonzero((tile == chosen) & shown)))
     in_val = (labels > 0) & ~np.isin(tile, tile[support])
-    if missing := set(range(1, len(classes) + 1)) - set(labels[in_val]):
-        raise ValueError(f"{shots} shots, seed {seed}: no tile is left to validate {classes[min(missing) - 1]}")
+    if missing := set(range(1, tiles.num_classes + 1)) - set(labels[in_val]):
+        raise ValueError(f"{shots} shots, seed {seed}: no tile is left to validate {tiles.classes[min(missing) - 1]}")
     aside = (labels == 0) & np.isin(tile, tile[in_val])
     train = np.sort(np.r_[support, np.flatnonzero((labels == 0) & ~aside)])
     return train, np.flatnonzero(in_val | aside if free_in_val else in_val)

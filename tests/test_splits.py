@@ -15,10 +15,10 @@ PROTOCOLS = ("image", "tile")
 
 def tiles_of(labels, tile=None):
     n = len(labels)
-    empty = torch.zeros(n, 8, 8, dtype=torch.uint8)
+    masks = torch.tensor(labels, dtype=torch.uint8)[:, None, None].expand(n, 8, 8).contiguous()
     return TileSet(
-        images=empty[:, None],
-        masks=empty,
+        images=torch.zeros_like(masks)[:, None],
+        masks=masks,
         labels=torch.tensor(labels),
         tile=torch.arange(n) if tile is None else torch.tensor(tile),
         names=tuple(map(str, range(n))),
@@ -248,6 +248,22 @@ def test_few_shot_repeats_itself_and_free_images_of_validation_tiles_stay_apart(
     assert {i for i in train if labels[i] == 0} == {i for i in free if tile[i] in support | {6, 7}}
     _, scored = few_shot(tiles, 1, free_in_val=True)
     assert set(scored) - set(val) == free - set(train)
+
+
+def test_few_shot_takes_no_image_of_an_empty_mask():
+    tiles = tiles_of([1, 1, 1, 1, 2, 2, 2, 2, 0], [0, 0, 1, 2, 3, 4, 5, 6, 7])
+    tiles.masks[[0, 2, 4]] = 0  # of tile 0 one image, of tiles 1 and 3 all
+    for seed in range(6):
+        train, val = few_shot(tiles, 1, seed)
+        assert per_class(tiles, train).tolist() == [1, 1, 1] and not {0, 2, 4} & set(train)
+    with pytest.raises(ValueError, match="2 shots need more than 2 tiles of class a, it has 2"):
+        few_shot(tiles, 2)
+
+
+@pytest.mark.parametrize("shots", [1.5, "1", None])
+def test_shots_that_are_no_number_are_refused(toy, shots):
+    with pytest.raises(ValueError, match="shots must be an integer, got"):
+        few_shot(toy, shots)
 
 
 @pytest.mark.parametrize("options", [{"protocol": "image"}, {"fraction": 0.5}, {"shots": -1}])
