@@ -12,8 +12,8 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 from scipy.sparse.csgraph import connected_components
 
-from dlilib.files import DataError, Files, digest_files, open_files
-from dlilib.tiles import TileSet, check_size, read_pair, stack
+from dlilib.files import DataError, Files, digest_files, open_files, read_image, read_mask
+from dlilib.tiles import TileSet, check_size, stack
 
 MT_CLASSES = ("Blowhole", "Break", "Crack", "Fray", "Uneven")
 MT_COUNTS = {"Blowhole": 115, "Break": 85, "Crack": 57, "Fray": 32, "Uneven": 103, "Free": 952}
@@ -52,13 +52,14 @@ def magnetic_tiles(
 
     def read(pair: tuple[str, str, str]) -> tuple[np.ndarray, np.ndarray]:
         folder, image_path, mask_path = pair
-        image, mask = read_pair(files, image_path, mask_path)
+        image = read_image(files, image_path)
+        mask = read_mask(files, mask_path, like=image)
         if folder == "Free" and mask.max() > threshold:
             raise DataError(f"{mask_path}: marks a defect, but lies in MT_Free")
         thumbnails[image_path] = Image.fromarray(image).resize((32, 32), Image.Resampling.BICUBIC).convert("L")
         return image, mask > threshold
 
-    images, marked, sizes = stack(read, pairs, size, resize)
+    images, marked, sizes, _ = stack(read, pairs, size, resize)
     stems = [PurePosixPath(image).stem for _, image, _ in pairs]
     exposure, number = np.array([[int(n) for n in MT_NAME.match(stem).groups()] for stem in stems]).T
     tile = _tile_ids(labels, exposure, number, np.stack([thumbnails[image] for _, image, _ in pairs]))

@@ -33,11 +33,10 @@ def split(
         raise ValueError("there are no images to split")
     if not 0 < fraction <= 1:
         raise ValueError(f"fraction must lie in (0, 1], got {fraction}")
-    if not isinstance(shots, int | np.integer):
-        raise ValueError(f"shots must be an integer, got {shots!r}")
+    whole = isinstance(shots, int | np.integer) and shots >= 0
+    if not whole or (shots and (protocol, fraction) != ("tile", 1)):
+        raise ValueError(f'shots must be 0, or more with "tile" and fraction 1: {shots!r}, {protocol!r}, {fraction}')
     if shots:
-        if shots < 0 or protocol != "tile" or fraction != 1:
-            raise ValueError(f'shots must be 0, or more with "tile" and fraction 1: {shots}, {protocol!r}, {fraction}')
         return _few_shot(tiles, shots, seed, free_in_val)
     labels = np.asarray(tiles.labels)
     rng = np.random.default_rng(seed)

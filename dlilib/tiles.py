@@ -75,7 +75,7 @@ def from_folder(root: str | Path, size: int | None = 256, resize: str = "nearest
     if missing := {"images", "masks"} - {path.partition("/")[0] for path in files}:
         raise DataError(f"{root}/{min(missing)}: holds no image or is not there, but: {', '.join(sorted(tops)[:5])}")
     classes = _class_names(files, root)
-    pairs, marked = _folder_pairs(files, root, classes), set()
+    pairs = _folder_pairs(files, root, classes)
 
     def read(pair: tuple[str, dict[str, int]]) -> tuple[np.ndarray, np.ndarray]:
         image = read_image(files, pair[0])
@@ -85,13 +85,11 @@ def from_folder(root: str | Path, size: int | None = 256, resize: str = "nearest
             if not c and found.max() > len(classes):
                 raise DataError(f"{path}: holds class index {found.max()}, classes.txt names {len(classes)} classes")
             mask = np.where(found > 0, c or found, mask)
-        marked.update({pair[0]} if mask.any() else ())
         return image, mask
 
-    images, masks, sizes = stack(read, list(pairs.values()), size, resize)
+    images, masks, sizes, marked = stack(read, list(pairs.values()), size, resize)
     names = tuple(pairs)
-    if lost := marked - {path for (path, _), mask in zip(pairs.values(), masks, strict=True) if mask.any()}:
-        raise DataError(f"{root}/{min(lost)}: its defect vanishes at size {size} ({len(lost)} do): enlarge it")
+    check_kept([f"{root}/{path}" for path, _ in pairs.values()], marked, masks)
     pixels = torch.stack([(masks == c).sum((1, 2)) for c in range(1, len(classes) + 1)], dim=1)
     pictures = [path for image, marks in pairs.values() for path in (image, *marks)]
     return TileSet(
@@ -109,6 +107,12 @@ def check_size(size: int, resize: str) -> None:
         raise ValueError(f"size must be a positive multiple of 8 (the encoders' stride), at most 8192, got {size!r}")
     if resize not in RESIZES:
         raise ValueError(f'resize must be "nearest" or "bilinear", got {resize!r}')
+
+
+def check_kept(paths: Sequence[str], marked: Sequence[bool], masks: Tensor) -> None:
+    """DataError naming an image with a defect that its mask (N, H, W) at the size asked for no longer shows."""
+    if lost := [p for p, was, mask in zip(paths, marked, masks, strict=True) if was and not mask.any()]:
+        raise DataError(f"{lost[0]}: its defect vanishes at size {masks.shape[-1]} ({len(lost)} do): enlarge it")
 
 
 def _class_names(files: Files, root: str | Path) -> tuple[str, ...]:
@@ -178,26 +182,21 @@ def _listed_tiles(files: Files, root: str | Path, names: tuple[str, ...]) -> Ten
     return torch.from_numpy(np.unique([listed[name] for name in names], return_inverse=True)[1])
 
 
-def read_pair(files: Files, image_path: str, mask_path: str) -> tuple[np.ndarray, np.ndarray]:
-    """An image, (H, W) or (H, W, 3), and its mask (H, W), both uint8."""
-    image = read_image(files, image_path)
-    return image, read_mask(files, mask_path, like=image)
-
-
-def stack(read: Callable, pairs: list, size: int | None, resize: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Images uint8 (N, C, H, W), masks (N, H, W) and the sizes (N, 2) they had; `read` gives one pair.
+def stack(read: Callable, pairs: list, size: int | None, resize: str) -> tuple[Tensor, Tensor, Tensor, tuple[bool]]:
+    """Images uint8 (N, C, H, W), masks (N, H, W), sizes (N, 2) and defects they had; `read` gives one pair.
 
     H = W = size; None: nothing is resized but padded, see `from_folder`.
     """
 
-    def load(pair: tuple) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
+    def load(pair: tuple) -> tuple[np.ndarray, np.ndarray, tuple[int, int], bool]:
         image, mask = read(pair)
+        had = image.shape[:2], bool(mask.any())
         if size is None:
-            return image, mask, image.shape[:2]
-        return _resize(image, size, resize), _resize(mask, size, "nearest"), image.shape[:2]
+            return image, mask, *had
+        return _resize(image, size, resize), _resize(mask, size, "nearest"), *had
 
     with ThreadPoolExecutor() as pool:
-        images, masks, sizes = zip(*pool.map(load, pairs), strict=True)
+        images, masks, sizes, marked = zip(*pool.map(load, pairs), strict=True)
     if size is None:
         height, width = (-(-side // 8) * 8 for side in np.max(sizes, axis=0))
         images = [_pad(image, height, width, "edge") for image in images]
@@ -206,7 +205,7 @@ def stack(read: Callable, pairs: list, size: int | None, resize: str) -> tuple[T
     channels = 3 if any(image.ndim == 3 for image in images) else 1
     images = [np.broadcast_to(image.reshape(*shape, -1), (*shape, channels)) for image in images]
     stacked = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
-    return stacked, torch.from_numpy(np.stack(masks)), torch.tensor(sizes)
+    return stacked, torch.from_numpy(np.stack(masks)), torch.tensor(sizes), marked
 
 
 def _pad(pixels: np.ndarray, height: int, width: int, mode: str) -> np.ndarray:

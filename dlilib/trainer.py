@@ -177,26 +177,27 @@ class Trainer:
             features, logits = models.features(self.model, x)
         return features, logits.float()
 
+    def _outputs(self, indices: np.ndarray) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Masks, features and logits of images in batches, by the model in evaluation mode."""
+        self.model.eval()
+        for rows in torch.from_numpy(indices).split(self.run.batch):
+            images, masks, _ = self._gather(rows)
+            yield masks, *self._forward(images)
+
     @torch.no_grad()
     def _prototypes(self) -> Tensor:
         """The mean feature of each class's real training defects, as a direction: (K, D)."""
-        self.model.eval()
         total = 0
-        for rows in torch.from_numpy(self.train)[self.tiles.labels[self.train] > 0].split(self.run.batch):
-            images, masks, _ = self._gather(rows)
+        for masks, features, _ in self._outputs(self.train[self.tiles.labels[self.train] > 0]):
             defects = metrics.one_hot(masks, self.tiles.num_classes)
-            features = self._forward(images)[0]
             total += torch.stack([losses.region_features(features, d).sum(dim=0) for d in defects.unbind(dim=1)])
         return total
 
     @torch.inference_mode()
     def _features(self) -> dict[str, Any]:
         """How far the validation images' defects lie from their normal regions in the encoder's features."""
-        self.model.eval()
         found, defect = [], []
-        for rows in torch.from_numpy(self.val).split(self.run.batch):
-            images, masks, _ = self._gather(rows)
-            features = self._forward(images)[0]
+        for masks, features, _ in self._outputs(self.val):
             found.append(features.float().movedim(1, -1).flatten(0, 2).cpu())
             defect.append(losses.cells(masks, features).flatten().cpu())
         return metrics.separation(torch.cat(found).numpy(), torch.cat(defect).numpy())
@@ -204,11 +205,8 @@ class Trainer:
     @torch.inference_mode()
     def _validate(self) -> tuple[Tensor, dict[str, str]]:
         """Counts (V, K, 3) over the validation images, and the predicted class map of one image a class."""
-        self.model.eval()
         counts, maps = [], []
-        for rows in torch.from_numpy(self.val).split(self.run.batch):
-            images, masks, _ = self._gather(rows)
-            logits = self._forward(images)[1]
+        for masks, _, logits in self._outputs(self.val):
             counts.append(metrics.count(logits, masks))
             maps.append(metrics.class_map(logits))
         maps = torch.cat(maps)

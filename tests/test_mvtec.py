@@ -1,4 +1,5 @@
 import io
+import shutil
 import zipfile
 from dataclasses import replace
 
@@ -10,6 +11,8 @@ from dlilib import DataError, mvtec_ad, study
 from dlilib.run import Run
 
 RNG = np.random.default_rng(0)
+DOT = np.zeros((24, 16), np.uint8)
+DOT[2, 1] = 255  # which is not among the pixels that 16 of 24 rows keep
 
 
 @pytest.fixture
@@ -79,6 +82,9 @@ def write(path, pixels):
         (write("bottle/train/cracked/000.png", np.zeros((24, 16), np.uint8)), "cracked/000.png: images lie in"),
         (write("bottle/test/contamination/more/000.png", np.zeros((24, 16), np.uint8)), "more/000.png: images lie in"),
         (lambda root: (root / "bottle/test/good/000.png").write_bytes(b"no"), "good/000.png: unreadable image"),
+        (write("bottle/ground_truth/contamination/001_mask.png", 0 * DOT), "001_mask.png: marks no defect"),
+        (write("bottle/ground_truth/contamination/001_mask.png", DOT), "contamination/001.png: its defect vanishes at"),
+        (lambda root: shutil.copytree(root / "bottle", root / "more" / "bottle"), "more than one category 'bottle'"),
     ],
 )
 def test_what_is_wrong_is_named(root, change, message):
@@ -90,14 +96,19 @@ def test_what_is_wrong_is_named(root, change, message):
 def test_absent_category_lists_those_present(root):
     with pytest.raises(DataError, match=r"no category 'botle'; with a folder train/good there are \['bottle'\]"):
         mvtec_ad(root, "botle")
+    (root / "bottle").rename(root / "bottle2")
+    (root / "bottle2" / "train").rename(root / "bottle2" / "mytrain")
+    with pytest.raises(DataError, match=r"there are \[\]"):
+        mvtec_ad(root, "bottle2")
     with pytest.raises(DataError, match="no such folder"):
         mvtec_ad(root / "nothing", "bottle")
 
 
-def test_category_lies_at_any_depth_and_other_files_do_not_matter(root, tmp_path):
+def test_category_lies_at_any_depth_and_other_files_do_not_matter(root, monkeypatch):
     (root / "bottle/ground_truth/contamination/.DS_Store").write_text("")
     direct = mvtec_ad(root, "bottle", 16)
-    for place in (root.parent, root / "bottle"):
+    monkeypatch.chdir(root / "bottle")
+    for place in (root.parent, root / "bottle", "."):
         assert (mvtec_ad(place, "bottle", 16).images == direct.images).all()
 
 

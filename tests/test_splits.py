@@ -254,7 +254,7 @@ def test_few_shot_takes_no_image_of_an_empty_mask():
     tiles = tiles_of([1, 1, 1, 1, 2, 2, 2, 2, 0], [0, 0, 1, 2, 3, 4, 5, 6, 7])
     tiles.masks[[0, 2, 4]] = 0  # of tile 0 one image, of tiles 1 and 3 all
     for seed in range(6):
-        train, val = few_shot(tiles, 1, seed)
+        train = few_shot(tiles, 1, seed)[0]
         assert per_class(tiles, train).tolist() == [1, 1, 1] and not {0, 2, 4} & set(train)
     with pytest.raises(ValueError, match="2 shots need more than 2 tiles of class a, it has 2"):
         few_shot(tiles, 2)
@@ -262,7 +262,7 @@ def test_few_shot_takes_no_image_of_an_empty_mask():
 
 @pytest.mark.parametrize("shots", [1.5, "1", None])
 def test_shots_that_are_no_number_are_refused(toy, shots):
-    with pytest.raises(ValueError, match="shots must be an integer, got"):
+    with pytest.raises(ValueError, match="shots must be 0, or more"):
         few_shot(toy, shots)
 
 
