@@ -89,7 +89,8 @@ def status(
     costs = {r: study.estimate_seconds(r, timed, here) for r in study.pending(runs, folder)}
     for r in runs:
         if r not in costs:
-            text = f"IoU {frame.iou_best[r.id]:.3f}, {frame.seconds[r.id] / 60:.1f} min"
+            best, last, minutes = frame.iou_best[r.id], frame.iou_last[r.id], frame.seconds[r.id] / 60
+            text = f"IoU {best:.3f}, last {last:.3f}, {minutes:.1f} min"
         else:
             text = f"pending, about {costs[r][0] / 60:.1f} min" if costs[r] else "pending"
         changed = r.changed.items() - study.PRESETS[preset].base.changed.items()

@@ -1,28 +1,33 @@
 """What each part of the few-shot method does, read from the records of the study's few-shot runs."""
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from dlilib.claims import class_iou, pair
+from dlilib.claims import FLOOR, class_iou, pair
 from dlilib.stats import SHARE, Estimate, Pair, clustered_difference, estimate
 from dlilib.store import Store
 from dlilib.study import FEW_SHOT, experiment
 
 EPOCH = "last"  # nothing is chosen on the validation images, which are all that is left
+READING = "NBR, weighted BCE: our reading"  # of the few-shot paper's abstract; stands in every table
+MEASURES = {"iou": "micro IoU", "class_iou": "mean class IoU", "auroc": "AUROC of features"}
 CLAIMED = ["crop-and-paste, weighted BCE, NBR"]  # the few-shot paper's method as a whole
-# ways that have a part, and the same ways without it
+# what a gain is about -> ways with it, and the same ways without it
 PARTS: dict[str, tuple[list[str], list[str]]] = {
     "crop-and-paste": (["crop-and-paste"], ["plain"]),
     "weighted BCE": (["crop-and-paste, weighted BCE", *CLAIMED], ["crop-and-paste", "crop-and-paste, NBR"]),
     "NBR": (
-        ["crop-and-paste, NBR", *CLAIMED, "DLI, NBR"], ["crop-and-paste", "crop-and-paste, weighted BCE", "DLI"]
+        ["NBR", "crop-and-paste, NBR", *CLAIMED, "DLI, NBR"],
+        ["plain", "crop-and-paste", "crop-and-paste, weighted BCE", "DLI"],
     ),
     "all three": (CLAIMED, ["plain"]),
-    "DLI, less crop-and-paste": (["DLI", "DLI, NBR"], ["crop-and-paste", "crop-and-paste, NBR"]),
-    "DLI, less all three": (["DLI"], CLAIMED),
+    "DLI": (["DLI"], ["plain"]),
+    "DLI instead of crop-and-paste": (["DLI", "DLI, NBR"], ["crop-and-paste", "crop-and-paste, NBR"]),
+    "DLI instead of all three": (["DLI"], CLAIMED),
 }
 
 
@@ -51,13 +56,11 @@ def runs(
 
 def table(frame: pd.DataFrame) -> pd.DataFrame:
     """The figures of each encoder, number of shots and way of `runs`, a row each, over the seeds."""
-    figures = {"micro IoU": "iou", "mean class IoU": "class_iou", "AUROC of features": "auroc"}
-    by = ["encoder", "shots", "way"]
     rows = [
-        (*key, *(str(estimate(group[name].dropna(), within=SHARE)) for name in figures.values()))
-        for key, group in frame.groupby(by, sort=False)
+        (*key, *(str(estimate(group[name].dropna(), within=SHARE)) for name in MEASURES))
+        for key, group in frame.groupby(["encoder", "shots", "way"], sort=False)
     ]
-    return pd.DataFrame(rows, columns=[*by, *figures])
+    return pd.DataFrame(rows, columns=["encoder", "shots", f"way ({READING})", *MEASURES.values()])
 
 
 def gains(frame: pd.DataFrame) -> pd.DataFrame:
@@ -65,17 +68,23 @@ def gains(frame: pd.DataFrame) -> pd.DataFrame:
 
     Seeds are paired, and a part's ways taken together: their counts of pixels are summed for the micro IoU, whose
     interval is that of `stats.clustered_difference`; the other two gains are means over the ways, with Student's t over
-    the seeds alone. Each says "helps", "hurts" or "undecided", as its interval leaves 0 out or not.
+    the seeds alone. Each says "helps", "hurts" or "undecided", as its interval leaves 0 out or not, but for IoUs that
+    are on average below `claims.FLOOR` with the part and without it.
     """
     rows = []
     for (encoder, shots), group in frame.groupby(["encoder", "shots"], sort=False):
         by_seed = [found.set_index("way") for _, found in group.dropna(subset="record").groupby("seed")]
-        for part, (ours, theirs) in PARTS.items():
-            whole = [found for found in by_seed if {*ours, *theirs} <= set(found.index)]
-            gain = clustered_difference([_pair(found["record"], ours, theirs) for found in whole])
-            means = [estimate([_mean_gain(f[name], ours, theirs) for f in whole]) for name in ("class_iou", "auroc")]
-            rows.append((encoder, shots, part, *map(_words, (gain, *means))))
-    columns = ["encoder", "shots", "part", "gain in micro IoU", "gain in mean class IoU", "gain in AUROC"]
+        for part, sides in PARTS.items():
+            whole = [found for found in by_seed if set(itertools.chain(*sides)) <= set(found.index)]
+            row = [encoder, shots, part]
+            for name in MEASURES:
+                means = np.array([[found.loc[ways, name].mean() for ways in sides] for found in whole]).reshape(-1, 2)
+                gain = estimate(means[:, 0] - means[:, 1])
+                if name == "iou":
+                    gain = clustered_difference([_pair(found["record"], *sides) for found in whole])
+                row.append(_words(gain, means))
+            rows.append(row)
+    columns = ["encoder", "shots", f"part ({READING})", *(f"gain in {name}" for name in MEASURES.values())]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -85,11 +94,10 @@ def _pair(records: pd.Series, ours: Sequence[str], theirs: Sequence[str]) -> Pai
     return Pair(*(np.concatenate([getattr(p, name) for p in pairs]) for name in ("ours", "theirs", "tiles")))
 
 
-def _mean_gain(values: pd.Series, ours: Sequence[str], theirs: Sequence[str]) -> float:
-    return values[ours].mean() - values[theirs].mean()
-
-
-def _words(gain: Estimate) -> str:
+def _words(gain: Estimate, means: np.ndarray) -> str:
+    """The gain and what it says; means (num_seeds, 2): with the part, and without it."""
     if gain.n == 0:
         return str(gain)
+    if means.mean(axis=0).max() < FLOOR:
+        return f"{gain}: not measurable (IoU below {FLOOR})"
     return f"{gain}: " + ("helps" if gain.low > 0 else "hurts" if gain.high < 0 else "undecided")

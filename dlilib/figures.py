@@ -168,7 +168,8 @@ def few_shot(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     sns.barplot(frame, errorbar=None, alpha=0.4, ax=ax, **style)
     sns.stripplot(frame, dodge=True, jitter=False, legend=False, ax=ax, **style)
     found = frame.dropna(subset="iou")
-    title = f"{', '.join(frame['encoder'].unique())}: last epoch, n ≤ {found['seed'].nunique()} seeds"
+    runs, of = f"{frame['run'].iloc[0].data}, {', '.join(frame['encoder'].unique())}", found["seed"].nunique()
+    title = f"{runs}: last epoch, n ≤ {of} seeds\nNBR and weighted BCE in our reading"
     ax.set(xlabel="micro IoU of the tiles that are left", ylabel="", title=title)
     ax.legend(title="annotated images a class", frameon=False, bbox_to_anchor=(1, 1), loc="upper left")
     sns.despine(ax=ax)
@@ -180,14 +181,15 @@ def feature_planes(records: dict[str, dict]) -> np.ndarray:
 
     records: title -> record of a few-shot run. Returns the Axes, one for each.
     """
-    axes = plt.subplots(1, len(records), figsize=(3.2 * len(records), 3.4), squeeze=False, layout="constrained")[1]
+    size = {"figsize": (3.2 * len(records), 3.4), "layout": "constrained"}
+    figure, axes = plt.subplots(1, len(records), squeeze=False, sharex=True, sharey=True, **size)
     for ax, (title, record) in zip(axes[0], records.items(), strict=True):
         for name, colour in (("normal", "0.6"), ("defect", PALETTE[3])):
             points = np.transpose(record["features"][name])
             ax.scatter(*points, s=8, color=colour, label=f"{name}, n = {points.shape[1]}")
         ax.set(xticks=[], yticks=[], aspect="equal", xlabel="first principal direction", ylabel="second")
         ax.set_title(f"{title}\nAUROC {record['features']['auroc']:.3f}", fontsize="medium")
-    axes[0, 0].legend(frameon=False, fontsize="small")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
     return axes[0]
 
 

@@ -66,5 +66,5 @@ def separation(features: np.ndarray, defect: np.ndarray, shown: int = 100) -> di
     groups = [g[np.linspace(0, len(g) - 1, min(shown, len(g))).astype(int)] for g in groups]
     centre = np.concatenate(groups).mean(axis=0)
     axes = np.linalg.svd(np.concatenate(groups) - centre, full_matrices=False)[2][:2]
-    normal, marked = (((g - centre) @ axes.T).round(3).tolist() for g in groups)
+    normal, marked = (((g - centre) @ axes.T).astype(float).round(3).tolist() for g in groups)
     return {"auroc": round(float(roc_auc_score(defect, -cosine)), 4), "normal": normal, "defect": marked}

@@ -13,10 +13,12 @@ SPLITS = {"image": "the paper's split", "tile": "tile-disjoint"}
 EPOCHS = ("paper's protocol", "last epoch")
 FEW_SHOT = (
     "Annotated images a class (shots); the last epoch's figures on the defects of all other tiles. The few-shot paper "
-    "gives no formulas: see notebook 6 for what was chosen in their place.\n"
+    "gives no formulas: see notebook 6 for what was chosen in their place. AUROC of features: how well the encoder's "
+    "features tell defect cells from normal ones, by their angle to the mean direction of these.\n"
 )
 GAINS = (
-    "What each part adds: the ways with it less the same ways without it, seed by seed. Intervals for the micro IoU as "
+    "What each part adds: the ways with it less the same ways without it, seed by seed; \"all three\" and \"DLI\" less "
+    "plain training. Intervals for the micro IoU as "
     "under \"What survives\", for the other two Student's t over seeds alone. Nothing is corrected for how many they "
     "are: of 20 intervals one leaves out 0 by chance.\n"
 )

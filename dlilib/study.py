@@ -73,6 +73,8 @@ def experiment(
             for c in (FEW_SHOT[way] for way in ways or FEW_SHOT)
         ],
     }
+    if min(shots, default=1) < 1:
+        raise ValueError(f"shots must be 1 or more, got {list(shots)}")
     if name not in cases:
         raise ValueError(f"experiment must be one of {tuple(cases)}, got {name!r}")
     own = {"weakly_supervised": (p.fraction_encoder,), "few_shot": p.few_shot_encoders}

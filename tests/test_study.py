@@ -42,6 +42,11 @@ def test_run_says_what_its_fields_need():
         Run(encoder="resnet34", size=40)
 
 
+def test_few_shot_without_shots_is_refused():
+    with pytest.raises(ValueError, match=r"shots must be 1 or more, got \[1, 0\]"):
+        study.experiment("few_shot", "lite", shots=[1, 0])
+
+
 @pytest.mark.parametrize("preset", study.PRESETS)
 def test_few_shot_compares_each_part_and_comes_last_of_its_encoder(preset):
     p, runs = study.PRESETS[preset], study.all_runs(preset)
