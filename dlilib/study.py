@@ -190,13 +190,12 @@ def records(folder: str | Path) -> pd.DataFrame:
     that is of other data than another one of that name.
     """
     folder = Path(folder, "records") if Path(folder, "records").is_dir() else Path(folder)
-    paths = sorted(folder.glob("*.json"))
-    rows = [_row(path) for path in paths]
-    data: dict[tuple, tuple[str, Path]] = {}
-    for row, path in zip(rows, paths, strict=True):
-        digest, first = data.setdefault(tuple(row[name] for name in SAME_DATA), (row["digest"], path))
-        if row["digest"] != digest:
-            raise ValueError(f"{path}: of other data than {first.name}, though both say {row['data']}: keep them apart")
+    rows = [_row(path) for path in sorted(folder.glob("*.json"))]
+    data: dict[tuple, dict[str, Any]] = {}
+    for row in rows:
+        first = data.setdefault(tuple(row[name] for name in SAME_DATA), row)
+        if row["digest"] != first["digest"]:
+            raise ValueError(f"{row['path']}: of other data than {first['path']}, though of one name; keep them apart")
     columns = [*asdict(Run()), "id", "iou_best", "iou_last", "epoch_best", "digest", "seconds", "device", "path"]
     return pd.DataFrame(rows, columns=None if rows else columns)
 
