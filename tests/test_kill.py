@@ -1,5 +1,6 @@
 """A sweep that is killed again and again ends as if nothing had happened."""
 
+import functools
 import json
 import random
 import signal
@@ -23,7 +24,8 @@ cli.main()
 
 
 def start(folder, errors=subprocess.DEVNULL):
-    return subprocess.Popen([sys.executable, "-c", SWEEP, str(folder)], stderr=errors, text=True)
+    heard = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background job ignores Ctrl-C
+    return subprocess.Popen([sys.executable, "-c", SWEEP, str(folder)], stderr=errors, text=True, preexec_fn=heard)
 
 
 def kept(folder):
