@@ -68,8 +68,8 @@ def gains(frame: pd.DataFrame) -> pd.DataFrame:
 
     Seeds are paired, and a part's ways taken together: their counts of pixels are summed for the micro IoU, whose
     interval is that of `stats.clustered_difference`; the other two gains are means over the ways, with Student's t over
-    the seeds alone. Each says "helps", "hurts" or "undecided", as its interval leaves 0 out or not, but for IoUs that
-    are on average below `claims.FLOOR` with the part and without it.
+    the seeds alone. Each says "helps", "hurts" or "undecided", as its interval leaves 0 out or not, or "not measurable"
+    of IoUs that are on average below `claims.FLOOR` with the part and without it.
     """
     rows = []
     for (encoder, shots), group in frame.groupby(["encoder", "shots"], sort=False):
@@ -99,5 +99,5 @@ def _words(gain: Estimate, means: np.ndarray) -> str:
     if gain.n == 0:
         return str(gain)
     if means.mean(axis=0).max() < FLOOR:
-        return f"{gain}: not measurable (IoU below {FLOOR})"
+        return f"{gain}: not measurable"
     return f"{gain}: " + ("helps" if gain.low > 0 else "hurts" if gain.high < 0 else "undecided")
