@@ -19,8 +19,8 @@ FEW_SHOT = (
 GAINS = (
     "What each part adds: the ways with it less the same ways without it, seed by seed; \"all three\" and \"DLI\" less "
     "plain training. Intervals for the micro IoU as under \"What survives\", for the other two Student's t over seeds "
-    "alone. Nothing is corrected for how many they are: of 20 intervals one leaves out 0 by chance. Not measurable: IoUs "
-    "below 0.05 on average with the part and without it.\n"
+    "alone. Nothing is corrected for how many they are: of 20 intervals one leaves out 0 by chance. Not measurable: "
+    "IoUs below 0.05 on average with the part and without it.\n"
 )
 VERDICTS = (
     "Differences in micro IoU over n seeds; 95 % intervals: the wider of Student's t over seeds and a bootstrap "
