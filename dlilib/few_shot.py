@@ -79,9 +79,10 @@ def gains(frame: pd.DataFrame) -> pd.DataFrame:
             row = [encoder, shots, part]
             for name in MEASURES:
                 means = np.array([[found.loc[ways, name].mean() for ways in sides] for found in whole]).reshape(-1, 2)
-                gain = estimate(means[:, 0] - means[:, 1])
                 if name == "iou":
                     gain = clustered_difference([_pair(found["record"], *sides) for found in whole])
+                else:
+                    gain = estimate(means[:, 0] - means[:, 1])
                 row.append(_words(gain, means))
             rows.append(row)
     columns = ["encoder", "shots", f"part ({READING})", *(f"gain in {name}" for name in MEASURES.values())]
