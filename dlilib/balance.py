@@ -11,41 +11,62 @@ from dlilib.augment import RELEASED_WARPS, Warp, draw_warps
 from dlilib.tiles import TileSet
 
 UNTIL = ("filled", "uniform")
+TIES = ("lowest", "random")
 
 
-def plan_classes(labels: np.ndarray | Tensor, num_classes: int, until: str = "filled") -> np.ndarray | Tensor:
+def plan_classes(
+    labels: np.ndarray | Tensor, num_classes: int, until: str = "filled", ties: str = "lowest",
+    generator: Generator | None = None,
+) -> np.ndarray | Tensor:
     """Algorithm 1: the class to inject into each image of a batch, (B,) int64, 0 = leave alone.
 
     labels: (B,) int, 0 free, else the defect class 1..num_classes. Free images are taken in order; each gets the class
-    with the fewest images in the batch so far (ties: the lowest).
+    with the fewest images in the batch so far.
     until: "filled", as released, fills every free image; "uniform", as the paper's text, stops as soon as all classes
-    are equally frequent. Returns an array for an array, a tensor on the same device for a tensor.
+    are equally frequent.
+    ties: which of several rarest classes is taken: "lowest", as released, which gives the high classes too few
+    injections in small batches; "random", each alike, drawn from `generator` (None: torch's default one).
+    Returns an array for an array, a tensor on the same device for a tensor.
     """
-    checked = _check_labels(labels, num_classes, until)
-    planned = _fill(checked, [len(checked)], num_classes, until)
+    checked = _check_labels(labels, num_classes, until, ties)
+    planned = _fill(checked, [len(checked)], num_classes, until, ties, generator)
     return torch.from_numpy(planned).to(labels.device) if isinstance(labels, Tensor) else planned
 
 
-def _fill(labels: np.ndarray, sizes: Sequence[int], num_classes: int, until: str) -> np.ndarray:
+def _fill(
+    labels: np.ndarray, sizes: Sequence[int], num_classes: int, until: str, ties: str, generator: Generator | None
+) -> np.ndarray:
     """`plan_classes` of several batches, one after the other in labels (N,), of `sizes` images each."""
-    batch, free = np.repeat(np.arange(len(sizes)), sizes), labels == 0
-    count = np.bincount(batch * (num_classes + 1) + labels, minlength=len(sizes) * (num_classes + 1))
-    count = count.reshape(len(sizes), -1)[:, 1:]  # (S, K)
-    before = np.cumsum(np.bincount(batch, free, len(sizes)).astype(int)[:-1])  # free images in earlier batches
-    turn = np.cumsum(free) - 1 - np.repeat([0, *before], sizes)  # of an image among its batch's free ones
-    # A class with n images takes the places n, n + 1, ...; places are given away from the lowest, then by class.
-    places = count[:, :, None] + np.arange(turn.max(initial=0) + 1)
-    order = np.sort((places * num_classes + np.arange(num_classes)[:, None]).reshape(len(sizes), -1))
-    if until == "uniform":
-        free = free & (turn < (num_classes * count.max(axis=1) - count.sum(axis=1))[batch])
     planned = np.zeros(len(labels), np.int64)
-    planned[free] = order[batch, turn][free] % num_classes + 1
+    start = 0
+    for size in sizes:
+        batch = labels[start : start + size]
+        count = np.bincount(batch, minlength=num_classes + 1)[1:]  # (K,), images of each class so far
+        free = np.flatnonzero(batch == 0)
+        order = _tie_order(len(free), num_classes, ties, generator)
+        for row, image in enumerate(free):
+            if until == "uniform" and count.min() == count.max():
+                break
+            rarest = np.flatnonzero(count == count.min())
+            chosen = rarest[order[row, rarest].argmin()]
+            planned[start + image] = chosen + 1
+            count[chosen] += 1
+        start += size
     return planned
 
 
-def _check_labels(labels: np.ndarray | Tensor, num_classes: int, until: str) -> np.ndarray:
+def _tie_order(rows: int, num_classes: int, ties: str, generator: Generator | None) -> np.ndarray:
+    """For each of `rows` free images what decides among equally rare classes, (rows, K): the smallest is taken."""
+    if ties == "random":
+        return torch.rand(rows, num_classes, generator=generator).numpy()
+    return np.broadcast_to(np.arange(num_classes), (rows, num_classes))
+
+
+def _check_labels(labels: np.ndarray | Tensor, num_classes: int, until: str, ties: str) -> np.ndarray:
     if until not in UNTIL:
         raise ValueError(f"until must be one of {UNTIL}, got {until!r}")
+    if ties not in TIES:
+        raise ValueError(f"ties must be one of {TIES}, got {ties!r}")
     labels = labels.cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
     if labels.ndim != 1 or (len(labels) and not np.issubdtype(labels.dtype, np.integer)):
         raise ValueError(f"labels must be integers of shape (B,), got {labels.dtype} {labels.shape}")
@@ -113,19 +134,19 @@ class DonorBank:
 
 def plan(
     labels: np.ndarray | Tensor, bank: DonorBank, p_poisson: float = 0.5, until: str = "filled",
-    replacement: bool = False, generator: Generator | None = None,
+    replacement: bool = False, generator: Generator | None = None, ties: str = "lowest",
 ) -> Plan:
-    """Draw every random choice of balancing a batch with `labels` (B,).
+    """Draw every random choice of balancing a batch with `labels` (B,); until, ties: as in `plan_classes`.
 
     Donors of a class are drawn without replacement within the batch (replacement=True: with, as released for data
     fractions), but (differs: the released code stops with an error) with it where a class has too few.
     """
-    return plan_batches(labels, [len(labels)], bank, p_poisson, until, replacement, generator)[0]
+    return plan_batches(labels, [len(labels)], bank, p_poisson, until, replacement, generator, ties)[0]
 
 
 def plan_batches(
     labels: np.ndarray | Tensor, sizes: Sequence[int], bank: DonorBank, p_poisson: float = 0.5, until: str = "filled",
-    replacement: bool = False, generator: Generator | None = None,
+    replacement: bool = False, generator: Generator | None = None, ties: str = "lowest",
 ) -> list[Plan]:
     """A `plan` for each of several batches, drawn together, as for a whole epoch.
 
@@ -136,7 +157,8 @@ def plan_batches(
     if sum(sizes) != len(labels):
         raise ValueError(f"the batches have {sum(sizes)} images, the labels {len(labels)}")
     num_classes = len(bank.members)
-    classes = torch.from_numpy(_fill(_check_labels(labels, num_classes, until), sizes, num_classes, until))
+    checked = _check_labels(labels, num_classes, until, ties)
+    classes = torch.from_numpy(_fill(checked, sizes, num_classes, until, ties, generator))
     batch = torch.repeat_interleave(torch.arange(len(sizes)), torch.as_tensor(sizes))
     target = classes.nonzero()[:, 0]
     label, batch = classes[target], batch[target]

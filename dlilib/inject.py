@@ -7,7 +7,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from dlilib.augment import Warp, flip_, mirrors, warp
-from dlilib.balance import UNTIL, DonorBank, Plan, plan_batches
+from dlilib.balance import TIES, UNTIL, DonorBank, Plan, plan_batches
 from dlilib.poisson import GUIDANCES, REGIONS, correction, cut_paste, surroundings, without_ring
 from dlilib.tiles import TileSet
 
@@ -112,23 +112,25 @@ class DynamicLabelInjection(nn.Module):
     tiles: where the donors come from; size as the batches'. donors: indices into tiles, usually the training split;
         None: all. Only defective ones are used.
     p_poisson: probability of Poisson blending rather than cut-paste, per injection.
-    until, replacement: as in `balance.plan`. region, guidance, label: as in `inject`. warps: class name -> Warp.
+    until, replacement, ties: as in `balance.plan`. region, guidance, label: as in `inject`. warps: class name -> Warp.
     """
 
     def __init__(
         self, tiles: TileSet, donors: np.ndarray | Tensor | None = None, p_poisson: float = 0.5,
         until: str = "filled", region: str = "rectangle", guidance: str = "mixed", label: str = "dilated",
         replacement: bool = False, warps: dict[str, Warp] | None = None, generator: Generator | None = None,
+        ties: str = "lowest",
     ) -> None:
         super().__init__()
         if not 0 <= p_poisson <= 1:
             raise ValueError(f"p_poisson must lie in [0, 1], got {p_poisson}")
-        options = {"until": UNTIL, "region": REGIONS, "guidance": GUIDANCES, "label": LABELS}
-        for name, value in {"until": until, "region": region, "guidance": guidance, "label": label}.items():
+        options = {"until": UNTIL, "ties": TIES, "region": REGIONS, "guidance": GUIDANCES, "label": LABELS}
+        given = {"until": until, "ties": ties, "region": region, "guidance": guidance, "label": label}
+        for name, value in given.items():
             if value not in options[name]:
                 raise ValueError(f"{name} must be one of {options[name]}, got {value!r}")
         self.tiles, self.bank, self.generator = tiles, DonorBank.of(tiles, donors, warps), generator
-        self.p_poisson, self.until, self.replacement = p_poisson, until, replacement
+        self.p_poisson, self.until, self.ties, self.replacement = p_poisson, until, ties, replacement
         self.region, self.guidance, self.label = region, guidance, label
 
     def plan(self, labels: Tensor) -> Plan:
@@ -137,7 +139,9 @@ class DynamicLabelInjection(nn.Module):
 
     def plan_batches(self, labels: Tensor, sizes: Sequence[int]) -> list[Plan]:
         """A plan for each of several batches, whose labels (N,) follow one another, drawn together; see `balance`."""
-        return plan_batches(labels, sizes, self.bank, self.p_poisson, self.until, self.replacement, self.generator)
+        return plan_batches(
+            labels, sizes, self.bank, self.p_poisson, self.until, self.replacement, self.generator, self.ties
+        )
 
     def apply_plan(self, plan: Plan, images: Tensor, masks: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The pixels of a plan, without randomness; arguments and results as `forward`. ValueError on other shapes."""
@@ -156,7 +160,8 @@ class DynamicLabelInjection(nn.Module):
         return self.apply_plan(self.plan(labels), images, masks, labels)
 
     def extra_repr(self) -> str:
-        return f"p_poisson={self.p_poisson}, until={self.until!r}, region={self.region!r}, guidance={self.guidance!r}"
+        names = ("p_poisson", "until", "ties", "region", "guidance")
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
 
 
 def _donors(plan: Plan, tiles: TileSet, like: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,11 +5,12 @@ import json
 import re
 from dataclasses import dataclass, fields
 
-from dlilib.balance import UNTIL
+from dlilib.balance import TIES, UNTIL
 from dlilib.inject import LABELS
 from dlilib.losses import METHODS, VARIANTS
 from dlilib.models import ENCODERS, stride
 from dlilib.poisson import GUIDANCES, REGIONS
+from dlilib.precision import PRECISIONS
 from dlilib.splits import PROTOCOLS
 from dlilib.tiles import RESIZES
 
@@ -19,12 +20,13 @@ CHOICES = {
     "method": METHODS,
     "losses": VARIANTS,
     "until": UNTIL,
+    "ties": TIES,
     "region": REGIONS,
     "guidance": GUIDANCES,
     "label": LABELS,
     "encoder": tuple(ENCODERS),
     "weights": (None, "imagenet"),
-    "precision": ("fp32", "bf16"),
+    "precision": PRECISIONS,
 }
 
 
@@ -53,10 +55,11 @@ class Run:
     batch: int = 64  # images
     lr: float = 5e-4  # AdamW without weight decay, cosine to 0 over the epochs
     seed: int = 0  # of the split, the model and every draw
-    precision: str = "fp32"  # or "bf16", autocast
+    precision: str = "fp32"  # or "bf16", autocast; "auto": bf16 where the hardware multiplies in it, else fp32
     shots: int = 0  # few-shot: annotated images a class that train; 0: as the split says
     nbr: float = 0.0  # weight of the normal background regularisation (our reading)
     similarity: bool = False  # DLI: composites weighted by their likeness to real defects (our reading)
+    ties: str = "lowest"  # DLI: which of several rarest classes is injected, the "lowest" or a "random" one
 
     def __post_init__(self) -> None:
         for f in fields(self):

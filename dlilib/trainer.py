@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Generator, Tensor
 
-from dlilib import augment, losses, metrics, models
+from dlilib import augment, losses, metrics, models, precision
 from dlilib.balance import Plan
 from dlilib.inject import DynamicLabelInjection
 from dlilib.run import Run
@@ -21,6 +21,7 @@ from dlilib.splits import split
 from dlilib.store import machine
 from dlilib.tiles import TileSet
 
+CURVE_POINTS = 15  # of a record's curve of each class
 PROGRESS = ("epoch", "seconds", "history", "best", "last")  # what a Trainer has gathered so far
 
 
@@ -29,6 +30,7 @@ class Trainer:
 
     def __init__(self, run: Run, tiles: TileSet, device: torch.device) -> None:
         self.run, self.device, self.tiles = run, device, tiles.to(device)
+        self.precision = precision.resolve(run.precision, device)
         self.train, self.val = split(tiles, run.split, run.seed, run.fraction, run.free_in_val, run.shots)
         self.layout = models.memory_format(run.encoder, device)
         model = models.build(run.encoder, tiles.num_classes, run.weights, run.seed)
@@ -37,12 +39,13 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=run.lr, weight_decay=0, fused=fused)
         self.criterion = losses.criterion(run.method, tiles, self.train, run.losses)
         self.prototypes: Tensor | None = None  # (K, D) of real defects, where composites are weighted
-        options = {name: getattr(run, name) for name in ("p_poisson", "until", "region", "guidance", "label")}
+        names = ("p_poisson", "until", "ties", "region", "guidance", "label")
+        options = {name: getattr(run, name) for name in names}
         self.injection = None
         if run.method == "dli":
             self.injection = DynamicLabelInjection(self.tiles, self.train, **options, replacement=run.fraction < 1)
         self.epoch, self.seconds = 0, 0.0
-        self.history: dict[str, list] = {"loss": [], "tp": [], "fp": []}
+        self.history: dict[str, list] = {"loss": [], "tp": [], "fp": [], "classes": []}
         self.best, self.last = {}, {}
 
     def step(self) -> None:
@@ -51,7 +54,8 @@ class Trainer:
         loss = self._train_epoch()
         counts, examples = self._validate()
         tp, fp, _ = counts.sum(dim=(0, 1)).tolist()
-        for name, value in {"loss": float(f"{loss:.4g}"), "tp": tp, "fp": fp}.items():
+        classes = counts.sum(dim=0)[:, :2].tolist()  # K rows of TP, FP
+        for name, value in {"loss": float(f"{loss:.4g}"), "tp": tp, "fp": fp, "classes": classes}.items():
             self.history[name].append(value)
         self.epoch += 1
         self.last = metrics.summary(self.epoch, counts, self.tiles.labels[self.val])
@@ -70,6 +74,8 @@ class Trainer:
         try:
             if (state["run"], state.get("digest")) != (asdict(self.run), self.tiles.digest):
                 raise ValueError
+            if state["history"].keys() != self.history.keys():
+                raise ValueError
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
             for name in PROGRESS:
@@ -81,12 +87,15 @@ class Trainer:
         """What is kept of the finished run."""
         tiles = self.tiles
         train, val = (np.bincount(tiles.labels[k], minlength=tiles.num_classes + 1) for k in (self.train, self.val))
+        points = {"loss": 100, "classes": CURVE_POINTS}  # at most, so that a record stays small
+        thinned = {name: self.history[name][:: math.ceil(self.run.epochs / n)] for name, n in points.items()}
         return {
-            "id": self.run.id, "run": asdict(self.run), "machine": machine(self.device),
+            "id": self.run.id, "run": asdict(self.run),
+            "machine": {**machine(self.device), "precision": self.precision},
             "seconds": round(self.seconds, 1), "encoder_parameters": models.parameters(self.model.encoder),
             "data": {"digest": tiles.digest, "classes": tiles.classes, "train": train.tolist(), "val": val.tolist()},
             "positives": sum(tp + fn for tp, _, fn in self.last["classes"]),
-            "history": {**self.history, "loss": self.history["loss"][:: max(1, self.run.epochs // 100)]},
+            "history": {**self.history, **thinned},
             "val_images": self.val.tolist(), "val_tiles": tiles.tile[self.val].tolist(),
             "best": self.best, "last": self.last, **({"features": self._features()} if self.run.shots else {}),
         }
@@ -173,7 +182,7 @@ class Trainer:
     def _forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """The encoder's features and float32 logits (B, K, H, W) of images (B, C, H, W) in [0, 1], grey or RGB."""
         x = models.normalised(images).contiguous(memory_format=self.layout)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.run.precision == "bf16"):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             features, logits = models.features(self.model, x)
         return features, logits.float()
 

