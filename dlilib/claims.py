@@ -25,6 +25,7 @@ PROTOCOLS = {
     "last epoch": ({}, {}, "last"),
     "published losses": ({}, PUBLISHED, "best"),
     "free tiles validate": ({"free_in_val": True}, {}, "best"),
+    "free tiles validate, published losses": ({"free_in_val": True}, PUBLISHED, "best"),
     "solid masks": ({"threshold": 127}, {}, "best"),
     "tile-disjoint": ({"split": "tile"}, {}, "best"),
     "tile-disjoint, last epoch": ({"split": "tile"}, {}, "last"),

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 import typer
 
-from dlilib import cluster, study
+from dlilib import background, cluster, precision, study
 from dlilib import convert as convert_
 from dlilib import report as report_
 from dlilib.magnetic import magnetic_tiles
@@ -66,10 +66,20 @@ def run(
     results: Results = Path("results"),
     workers: Annotated[int, typer.Option(help="spread the runs over so many processes on this machine", min=0)] = 0,
     scheduler: Annotated[str, typer.Option(help="spread them over the workers of a Dask scheduler, tcp://…")] = "",
+    in_background: Annotated[
+        bool, typer.Option("--background", help="disturb nobody: lowest priority, one thread a run, a run a core")
+    ] = False,
 ) -> None:
     """Train the preset's pending runs for at most --budget (90s, 9m, 2h); the next call goes on there."""
     runs, folder = _matching(preset, match), study.results_folder(preset, results)
-    if scheduler or workers:
+    if in_background:
+        if scheduler or (device or "cpu") != "cpu":
+            raise typer.BadParameter("--background trains on this machine's CPU: no --scheduler, no other --device")
+        _seconds(budget)
+        options = {"preset": preset, "match": match, "budget": budget, "results": results, "root": root}
+        given = [word for name, value in options.items() if value for word in (f"--{name}", str(value))]
+        left = background.execute(runs, folder, given, workers)
+    elif scheduler or workers:
         left = cluster.execute(runs, folder, root, device, _seconds(budget), scheduler, workers)
     else:
         left = study.execute(runs, folder, root, device, _seconds(budget))
@@ -83,24 +93,26 @@ def status(
     """List the preset's runs, finished and pending, and the time that the pending ones will take."""
     runs = _matching(preset, match)
     folder = study.results_folder(preset, results)
-    here = machine(torch.device(study.device_named(device)))["device"]
-    known = {name: study.records(study.results_folder(name, results) / "records") for name in study.PRESETS}
+    here = torch.device(study.device_named(device))
+    name = machine(here)["device"]
+    known = {p: study.records(study.results_folder(p, results) / "records") for p in study.PRESETS}
     frame, timed = known[preset].set_index("id"), pd.concat(known.values())
-    costs = {r: study.estimate_seconds(r, timed, here) for r in study.pending(runs, folder)}
+    left = study.pending(runs, folder)
+    costs = {r: study.estimate_seconds(r, timed, name, precision.resolve(r.precision, here)) for r in left}
     for r in runs:
         if r not in costs:
             best, last, minutes = frame.iou_best[r.id], frame.iou_last[r.id], frame.seconds[r.id] / 60
             text = f"IoU {best:.3f}, last {last:.3f}, {minutes:.1f} min"
         else:
-            text = f"pending, about {costs[r][0] / 60:.1f} min" if costs[r] else "pending"
+            text = f"pending, about {_in_words(costs[r][0])}" if costs[r] else "pending"
         changed = r.changed.items() - study.PRESETS[preset].base.changed.items()
         print(f"{r.id:62} {text:28} {' '.join(f'{k}={v}' for k, v in sorted(changed) if k not in IN_ID)}".rstrip())
     print(f"{preset}: {len(runs) - len(costs)} of {len(runs)} runs finished, {len(costs)} pending")
     for basis in dict.fromkeys(cost[1] for cost in costs.values() if cost):
-        minutes = [cost[0] / 60 for cost in costs.values() if cost and cost[1] == basis]
-        print(f"  {len(minutes)} of them: about {sum(minutes):.0f} min on {here}, by {basis}")
+        seconds = [cost[0] for cost in costs.values() if cost and cost[1] == basis]
+        print(f"  {len(seconds)} of them: about {_in_words(sum(seconds))}, one after the other, by {basis}")
     if unknown := sum(cost is None for cost in costs.values()):
-        print(f"  {unknown} of them: duration unknown, nothing is finished anywhere")
+        print(f"  {unknown} of them: duration unknown, no run that is finished tells")
 
 
 @app.command()
@@ -194,6 +206,10 @@ def _seconds(budget: str) -> float | None:
     if not (match := re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", budget)):
         raise typer.BadParameter(f"budget is a number and s, m or h, as 90s, 9m, 2h; got {budget!r}")
     return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+def _in_words(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds < 2 * 3600 else f"{seconds / 3600:.1f} hours"
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ import pandas as pd
 from dlilib.claims import FLOOR, class_iou, pair
 from dlilib.stats import SHARE, Estimate, Pair, clustered_difference, estimate
 from dlilib.store import Store
-from dlilib.study import FEW_SHOT, experiment
+from dlilib.study import experiment, preset_named
 
 EPOCH = "last"  # nothing is chosen on the validation images, which are all that is left
 READING = "NBR, weighted BCE: our reading"  # of the few-shot paper's abstract; stands in every table
@@ -35,7 +35,7 @@ def runs(
     preset: str, folder: str | Path, encoders: Sequence[str] = (), seeds: Sequence[int] = (),
     shots: Sequence[int] = (), data: str = "",
 ) -> pd.DataFrame:
-    """A row for each planned few-shot run: encoder, shots, way (of `study.FEW_SHOT`), seed, run and record.
+    """A row for each planned few-shot run: encoder, shots, way (of the preset's), seed, run and record.
 
     record is None where the run is not finished; else there are its figures at the last epoch: iou, micro; class_iou,
     the mean over the classes; auroc, of telling defects from normal ground by the encoder's features. data: instead of
@@ -44,7 +44,7 @@ def runs(
     store = Store(folder)
     columns = ["encoder", "shots", "way", "seed", "run", "iou", "class_iou", "auroc", "record"]
     rows = []
-    for way in FEW_SHOT:
+    for way in preset_named(preset).few_shot_ways:
         for run in experiment("few_shot", preset, encoders, seeds, shots=shots, ways=[way], data=data):
             row = {"encoder": run.encoder, "shots": run.shots, "way": way, "seed": run.seed, "run": run}
             if record := store.record(run):
@@ -64,7 +64,7 @@ def table(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def gains(frame: pd.DataFrame) -> pd.DataFrame:
-    """What each of `PARTS` adds: a row for each encoder, number of shots and part of `runs`.
+    """What each of `PARTS` adds: a row for each encoder, number of shots and part that the ways of `runs` can tell.
 
     Seeds are paired, and a part's ways taken together: their counts of pixels are summed for the micro IoU, whose
     interval is that of `stats.clustered_difference`; the other two gains are means over the ways, with Student's t over
@@ -74,7 +74,7 @@ def gains(frame: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for (encoder, shots), group in frame.groupby(["encoder", "shots"], sort=False):
         by_seed = [found.set_index("way") for _, found in group.dropna(subset="record").groupby("seed")]
-        for part, sides in PARTS.items():
+        for part, sides in _told_apart(set(group["way"])).items():
             whole = [found for found in by_seed if set(itertools.chain(*sides)) <= set(found.index)]
             row = [encoder, shots, part]
             for name in MEASURES:
@@ -87,6 +87,15 @@ def gains(frame: pd.DataFrame) -> pd.DataFrame:
             rows.append(row)
     columns = ["encoder", "shots", f"part ({READING})", *(f"gain in {name}" for name in MEASURES.values())]
     return pd.DataFrame(rows, columns=columns)
+
+
+def _told_apart(ways: set[str]) -> dict[str, tuple[list[str], ...]]:
+    """Of `PARTS` the pairs whose both ways are among `ways`; parts without one are left out."""
+    found = {}
+    for name, sides in PARTS.items():
+        if pairs := [pair for pair in zip(*sides, strict=True) if ways.issuperset(pair)]:
+            found[name] = tuple(list(side) for side in zip(*pairs, strict=True))
+    return found
 
 
 def _pair(records: pd.Series, ours: Sequence[str], theirs: Sequence[str]) -> Pair:

@@ -2,6 +2,8 @@
 
 import base64
 import io
+import itertools
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from matplotlib.colors import ListedColormap
 from PIL import Image
 from torch import Tensor
 
+from dlilib.report import PAPER_IMAGES, learning_curve
 from dlilib.stats import SHARE, estimate
 from dlilib.tiles import TileSet
 
@@ -158,6 +161,30 @@ def predicted_masks(tiles: TileSet, records: dict[str, dict | None]) -> np.ndarr
     index = [tiles.names.index(name) for name in next(iter(maps.values()))]
     rows = [[tiles.images[i], tiles.masks[i], *[m[tiles.names[i]] for m in maps.values()]] for i in index]
     return image_grid(rows, ["image", "truth", *maps], [tiles.classes[tiles.labels[i] - 1] for i in index])
+
+
+def learning_curves(records: dict[str, dict]) -> np.ndarray:
+    """IoU of the validation images against training images seen: a panel for all classes, one for each; the Axes.
+
+    records: title -> record; a line each. In the first panel the paper's number of images is marked.
+    """
+    classes = next(iter(records.values()))["data"]["classes"]
+    size = {"figsize": (12, 6.5), "sharex": True, "sharey": True, "layout": "constrained"}
+    figure, axes = plt.subplots(2, math.ceil((len(classes) + 1) / 2), squeeze=False, **size)
+    places = axes.flat
+    for (title, record), colour in zip(records.items(), itertools.cycle(PALETTE)):
+        curves = learning_curve(record)
+        for ax, (name, found) in zip(places, curves.groupby("what", sort=False), strict=False):
+            ax.plot(found["images"], found["IoU"], color=colour, label=title, linewidth=1.2)
+            ax.set(title=name, xscale="log", ylim=(0, 1))
+    places[0].axvline(PAPER_IMAGES, color="0.4", linestyle=":", label="images in the paper: 1.26 million")
+    for ax in places[len(classes) + 1 :]:
+        ax.set_axis_off()
+    figure.supxlabel("training images seen")
+    figure.supylabel("IoU of the validation images")
+    figure.legend(*places[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+    sns.despine(figure)
+    return axes
 
 
 def few_shot(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:

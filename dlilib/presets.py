@@ -20,6 +20,24 @@ FEW_SHOT: dict[str, dict[str, Any]] = {  # "NBR" and the weights: our reading
 }
 
 
+# One stage after the other, each a whole seed before the next: (experiment, split), see `study.experiment`.
+Stages = tuple[tuple[tuple[str, str], ...], ...]
+COMPARISON = (("comparison", "image"), ("comparison", "tile"))
+ABLATION = (("ablation", "image"), ("ablation", "tile"))
+FEW_SHOT_STAGE = (("few_shot", "tile"),)
+PAPER_STAGES: Stages = (
+    COMPARISON, ABLATION, (("weakly_supervised", "image"),), (("audits", "image"),), (("mended", "tile"),),
+    (("half_data", "tile"),), FEW_SHOT_STAGE,
+)
+LITE_STAGES: Stages = (
+    COMPARISON, ABLATION, (("half_data", "image"), ("half_data", "tile")), (("mended", "image"), ("mended", "tile")),
+    (("choices", "image"),), FEW_SHOT_STAGE,
+)
+SMOKE_STAGES: Stages = (
+    (("comparison", "image"),), (("ablation", "image"),), (("weakly_supervised", "image"),), FEW_SHOT_STAGE,
+)
+
+
 @dataclass(frozen=True)
 class Preset:
     """A size at which the whole study runs."""
@@ -27,32 +45,38 @@ class Preset:
     about: str  # what it is for and what it costs
     base: Run  # every run is this one with some fields changed
     folder: str = "."  # under the results folder
+    stages: Stages = PAPER_STAGES  # which runs there are, in their order
     encoders: tuple[str, ...] = LIGHT_ENCODERS
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     fractions: tuple[float, ...] = (0.1, 0.25, 0.5, 0.75, 1.0)  # of the weakly supervised experiment
     fraction_encoder: str = "mobileone_s1"  # its encoder, the paper's
-    splits: tuple[str, ...] = ("image", "tile")  # the paper's protocol, and no part on both sides
-    audits: bool = True  # with the runs in which one thing is mended, and those in which all are
     shots: tuple[int, ...] = (1, 5)  # of the few-shot experiment
     few_shot: tuple[tuple[str, Any], ...] = ()  # what its runs change of the base
+    few_shot_ways: tuple[str, ...] = tuple(FEW_SHOT)
     few_shot_encoders: tuple[str, ...] = ("resnet18", "resnet34")  # the second is the few-shot paper's
     few_shot_seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    pilot: tuple[dict[str, Any], ...] = ()  # what the runs that its size and schedule were chosen by change of the base
 
 
 LITTLE = {"encoders": ("resnet18",), "fraction_encoder": "resnet18", "few_shot_encoders": ("resnet18",)}
 PRESETS = {
     "smoke": Preset(
-        "toy tiles, 64 px, random start, 15 epochs: shows that everything runs; about 20 s a run on 2 cores",
-        Run(data="toy", size=64, weights=None, epochs=15, batch=16, lr=2e-3, free_share=0.2), **LITTLE,
-        folder="smoke", seeds=(0,), fractions=(0.25, 0.5, 1.0), splits=("image",), audits=False,
-        shots=(1,), few_shot=(("epochs", 5),), few_shot_seeds=(0,),
+        "toy tiles, 48 px, random start, 10 epochs: shows that everything runs; about 20 s a run on 2 cores",
+        Run(data="toy", size=48, weights=None, epochs=10, batch=16, lr=2e-3, free_share=0.2), **LITTLE,
+        folder="smoke", stages=SMOKE_STAGES, seeds=(0,), fractions=(0.5, 1.0), shots=(1,), few_shot=(("epochs", 5),),
+        few_shot_ways=("plain", "NBR", "crop-and-paste", "crop-and-paste, weighted BCE, NBR", "DLI"),
+        few_shot_seeds=(0,),
     ),
     "lite": Preset(
         "Magnetic Tiles, 128 px, ImageNet start, 20 epochs that each see a fifth of the free images: "
         "3 min a run on 2 otherwise idle cores that multiply in bfloat16 (AMX); several times as long without",
-        Run(size=128, epochs=20, batch=16, lr=1e-3, free_share=0.2, precision="bf16"), **LITTLE,
-        folder="lite", seeds=(0, 1, 2), few_shot=(("epochs", 10), ("free_share", 0.4)),
+        Run(size=128, epochs=20, batch=16, lr=1e-3, free_share=0.2, precision="auto"), **LITTLE,
+        folder="lite", stages=LITE_STAGES, fractions=(0.5, 1.0), few_shot=(("epochs", 10), ("free_share", 0.4)),
     ),
-    "short": Preset("the paper's protocol at 100 epochs instead of 1000: one GPU", Run(epochs=100)),
-    "paper": Preset("the paper's protocol: Magnetic Tiles, 256 px, 1000 epochs", Run(), folder="paper"),
+    "short": Preset(
+        "the paper's protocol at 100 epochs instead of 1000: one GPU", Run(epochs=100, precision="auto")
+    ),
+    "paper": Preset(
+        "the paper's protocol: Magnetic Tiles, 256 px, 1000 epochs", Run(precision="auto"), folder="paper"
+    ),
 }

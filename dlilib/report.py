@@ -1,16 +1,23 @@
 """results/README.md, written from the records by one command and from nothing else."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from dlilib import claims, few_shot, study
 from dlilib.losses import METHODS
+from dlilib.metrics import iou
+from dlilib.run import Run
 from dlilib.stats import SHARE, estimate, summarise
+from dlilib.store import Store
 
 SPLITS = {"image": "the paper's split", "tile": "tile-disjoint"}
 EPOCHS = ("paper's protocol", "last epoch")
+PAPER_IMAGES = 1000 * (313 + 952)  # training images seen: epochs × those of an epoch
 FEW_SHOT = (
     "Annotated images a class (shots); the last epoch's figures on the defects of all other tiles. The few-shot paper "
     "gives no formulas: see notebook 6 for what was chosen in their place. AUROC of features: how well the encoder's "
@@ -26,6 +33,10 @@ VERDICTS = (
     "Differences in micro IoU over n seeds; 95 % intervals: the wider of Student's t over seeds and a bootstrap "
     "over seeds and parts (not over images). The last two claims are other differences, with Student's t alone: in "
     "the share of the IoU kept at half the data, and in the mean IoU gained by small classes less large ones.\n"
+)
+PILOT = (
+    "Runs by which the preset's size and schedule were chosen, seed 0; notebook 3 draws their curves. Figures of the "
+    "best epoch; `last`: the last one's micro IoU.\n"
 )
 INTRODUCTION = """# Results
 
@@ -46,8 +57,13 @@ def report(results: str | Path, paper: pd.DataFrame) -> str:
         folder = study.results_folder(preset, results)
         frame = study.records(folder / "records")
         frame = study.select(frame, study.all_runs(preset))
+        piloted = any(Store(folder).record(run) for run in study.experiment("pilot", preset))
         if len(frame):
             parts += _preset(preset, frame, folder, paper)
+        elif piloted:
+            parts += [f"## `{preset}`\n", f"{study.PRESETS[preset].about}. No run of its grid is finished.\n"]
+        if piloted:
+            parts += ["### Pilot\n", PILOT, markdown(pilot_table(preset, folder)), ""]
     if len(parts) == 1:
         raise ValueError(f"no records of paper, short or lite in {results}")
     return "\n".join(parts)
@@ -92,6 +108,61 @@ def class_table(
     return table
 
 
+def learning_curve(record: dict[str, Any]) -> pd.DataFrame:
+    """IoU on the validation images against training images seen: columns what ("all classes" or a class), images, IoU.
+
+    All classes at every epoch, each class at the epochs that the record keeps, the last one among them.
+    """
+    run, history, last = Run(**record["run"]), record["history"], record["last"]["classes"]
+    every = math.ceil(run.epochs / len(history["classes"]))  # epochs between two points of a class
+    epochs, seen = np.arange(1, run.epochs + 1), images_seen(record)
+    rows = [
+        ("all classes", seen * epoch, iou(tp, fp, record["positives"] - tp))
+        for epoch, tp, fp in zip(epochs, history["tp"], history["fp"], strict=True)
+    ]
+    for c, name in enumerate(record["data"]["classes"]):
+        positives = last[c][0] + last[c][2]
+        kept = [counts[c] for counts in history["classes"]]
+        points = [*zip(epochs[::every], kept, strict=True), (run.epochs, last[c][:2])]
+        rows += [(name, seen * epoch, iou(tp, fp, positives - tp)) for epoch, (tp, fp) in points]
+    return pd.DataFrame(rows, columns=["what", "images", "IoU"])
+
+
+def schedule(run: Run) -> str:
+    """What sets a pilot's run apart from the others, for a legend."""
+    return f"{run.method}, {run.split} split, {run.size} px, batch {run.batch}, lr {run.lr:g}, {run.epochs} epochs"
+
+
+def images_seen(record: dict[str, Any]) -> int:
+    """Training images of one epoch of a run that is not few-shot: its defective ones and its share of the free ones."""
+    free, *defective = record["data"]["train"]
+    return round(free * record["run"]["free_share"]) + sum(defective)
+
+
+def pilot_table(preset: str, folder: str | Path) -> pd.DataFrame:
+    """The pilot's runs, by which the preset's size and schedule were chosen: a row each, "pending" where not finished.
+
+    Figures are those of the best epoch, as in Table 1, but for `last`; minutes on the machine that is named.
+    """
+    rows = []
+    for run in study.experiment("pilot", preset):
+        row = {"method": run.method, "split": run.split, "size": run.size, "batch": run.batch, "lr": f"{run.lr:g}"}
+        row["epochs"] = run.epochs
+        record = Store(folder).record(run)
+        if record is None:
+            rows.append({**row, "micro IoU": "pending"})
+            continue
+        images = images_seen(record)
+        row |= {"images": images * run.epochs, "steps": math.ceil(images / run.batch) * run.epochs}
+        row |= {"minutes": round(record["seconds"] / 60), "micro IoU": f"{record['best']['iou']:.3f}"}
+        row["last"] = f"{record['last']['iou']:.3f}"
+        classes = zip(record["data"]["classes"], record["best"]["classes"], strict=True)
+        row |= {name: f"{iou(*counts):.3f}" for name, counts in classes}
+        row["machine"] = f"{record['machine']['device']}, {record['machine']['precision']}"
+        rows.append(row)
+    return pd.DataFrame(rows).fillna("")
+
+
 def verdict_table(preset: str, folder: Path, paper: pd.DataFrame, encoders: Sequence[str] = ()) -> pd.DataFrame:
     """What survives: `claims.verdicts`, with words where the paper prints no number."""
     found = claims.verdicts(claims.claims(preset, folder, paper, encoders))
@@ -111,7 +182,7 @@ def _preset(preset: str, frame: pd.DataFrame, folder: Path, paper: pd.DataFrame)
     weights = ", ".join(sorted({w or "random" for w in frame["weights"].replace({float("nan"): None})}))
     parts = [
         f"## `{preset}`\n",
-        f"{about.about}. Start: {weights}; precision: {', '.join(frame['precision'].unique())}. {len(frame)} of "
+        f"{about.about}. Start: {weights}; precision: {', '.join(frame['precision_used'].unique())}. {len(frame)} of "
         f"{len(study.all_runs(preset))} planned runs ({devices}), {frame['seconds'].sum() / 60:.0f} minutes in all.\n",
     ]
     for number, title in ((1, "Table 1: methods"), (2, "Table 2: DLI by cut-paste (0), Poisson (1) and both (0.5)")):

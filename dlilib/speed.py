@@ -62,7 +62,7 @@ def timings(
     if released_src:
         peers.check_released(released_src, root)
     shares = (0.0, 0.5, 1.0)
-    run = Run(precision="bf16", batch=64 if torch.device(device).type == "cuda" else 8)
+    run = Run(precision="auto", batch=64 if torch.device(device).type == "cuda" else 8)
     yield "blending", blending(device=device)
     yield "scaling", scaling(device=device)
     source = {"released_src": released_src, "root": root}
@@ -207,7 +207,7 @@ def roofline(run: Run, tiles: TileSet, device: str = "cpu", repeats: int = 5) ->
     with FlopCounterMode(display=False) as counter, Traffic() as traffic:
         trainer.update(x, masks)
     side = 8192 if device.type == "cuda" else 2048
-    dtype = torch.bfloat16 if run.precision == "bf16" else torch.float32
+    dtype = torch.bfloat16 if trainer.precision == "bf16" else torch.float32
     square, block = torch.randn(side, side, device=device).to(dtype), torch.randn(2**26, device=device)
     times = compare(
         {"step": lambda: trainer.update(x, masks), "product": lambda: square @ square, "copy": lambda: block.clone()},

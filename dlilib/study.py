@@ -25,6 +25,7 @@ from dlilib.toy import toy_tiles
 from dlilib.train import fit
 
 SAME_DATA = ("data", "size", "threshold", "resize")  # runs alike in these are of one data set
+WORK = ("epochs", "size", "fraction", "free_share")  # what a run's time grows with
 ENDS = ("dli", "baseline")  # the two methods that single audits compare
 
 
@@ -44,40 +45,48 @@ def experiment(
     name: str, preset: str, encoders: Sequence[str] = (), seeds: Sequence[int] = (), fractions: Sequence[float] = (),
     split: str = "image", shots: Sequence[int] = (), ways: Sequence[str] = (), data: str = "",
 ) -> list[Run]:
-    """The runs of one experiment at a preset; no encoders, seeds, fractions or shots: the preset's.
+    """The runs of one experiment at a preset; no encoders, seeds, fractions, shots or ways: the preset's.
 
     name: "comparison", every method (Table 1, Figure 3); "ablation", DLI by cut-paste, Poisson and both (Table 2);
-        "weakly_supervised", DLI and WCE on fractions of the training data, on one encoder (Figure 5); "audits", one
-        thing changed at a time: competitors as published, free images in validation, the masks' threshold, and what DLI
-        leaves open; "mended", every method with competitors as published and free images in validation; "few_shot",
-        the `ways` of `FEW_SHOT` (default all) with so many annotated images a class, always split by tile.
+        "weakly_supervised", DLI and WCE on fractions of the training data, on one encoder (Figure 5); "half_data", the
+        same at half the data; "choices", DLI with each of its open choices made the other way; "audits", these and one
+        thing changed at a time: competitors as published, free images in validation, the masks' threshold; "mended",
+        every method with competitors as published and free images in validation; "few_shot", the `ways` of `FEW_SHOT`
+        with so many annotated images a class, always split by tile; "pilot", by which the preset's size and schedule
+        were chosen: each run as it is, whatever encoders, seeds and split are asked for.
     data: instead of the preset's, as "mvtec_ad-bottle".
     """
     p = preset_named(preset)
+    if name == "pilot":
+        return [replace(p.base, **changed) for changed in p.pilot]
     split = "tile" if name == "few_shot" else split
-    fractions = sorted(fractions or p.fractions, reverse=True)
+    fractions = [0.5] if name == "half_data" else sorted(fractions or p.fractions, reverse=True)
     published = {method: {"losses": "published"} if method in VARIED else {} for method in METHODS}
-    variants = [{"until": "uniform"}, {"region": "mask"}, {"guidance": "donor"}, {"label": "tight"}]
+    choices = [{"until": "uniform"}, {"region": "mask"}, {"guidance": "donor"}, {"label": "tight"}]
+    less_data = [{"fraction": f, "method": m} for f in fractions for m in ("dli", "wce")]
     cases = {
         "comparison": [{"method": method} for method in METHODS],
         "ablation": [{"p_poisson": share} for share in (0.0, 1.0, 0.5)],
-        "weakly_supervised": [{"fraction": f, "method": m} for f in fractions for m in ("dli", "wce")],
+        "weakly_supervised": less_data,
+        "half_data": less_data,
+        "choices": choices,
         "audits": [
             *({"method": m, **published[m]} for m in VARIED),
             *({"method": m, **change} for change in ({"free_in_val": True}, {"threshold": 127}) for m in ENDS),
-            *variants,
+            *choices,
         ],
         "mended": [{"method": m, "free_in_val": True, **published[m]} for m in METHODS],
         "few_shot": [
             {**dict(p.few_shot), "shots": k, **c} for k in shots or p.shots
-            for c in (FEW_SHOT[way] for way in ways or FEW_SHOT)
+            for c in (FEW_SHOT[way] for way in ways or p.few_shot_ways)
         ],
     }
     if min(shots, default=1) < 1:
         raise ValueError(f"shots must be 1 or more, got {list(shots)}")
     if name not in cases:
-        raise ValueError(f"experiment must be one of {tuple(cases)}, got {name!r}")
-    own = {"weakly_supervised": (p.fraction_encoder,), "few_shot": p.few_shot_encoders}
+        raise ValueError(f"experiment must be one of {(*cases, 'pilot')}, got {name!r}")
+    one_encoder = (p.fraction_encoder,)
+    own = {"weakly_supervised": one_encoder, "half_data": one_encoder, "few_shot": p.few_shot_encoders}
     own_seeds = p.few_shot_seeds if name == "few_shot" else p.seeds
     grid = itertools.product(seeds or own_seeds, encoders or own.get(name, p.encoders), cases[name])
     base = replace(p.base, split=split, data=data or p.base.data)
@@ -87,19 +96,21 @@ def experiment(
 def all_runs(preset: str, match: str = "") -> list[Run]:
     """Every run of the study, once, so ordered that what is finished at any moment is the most useful part.
 
-    The cheapest encoder first; for each the claims that matter most first; for each claim a whole seed before the next.
+    The cheapest encoder first; for each the preset's stages; for each stage a whole seed, on both splits, before the
+    next one. The pilot's runs, which chose the preset, are not among them.
     match: only runs with every one of these words in their id or among their fields, as "dli fraction=0.5".
     """
-    p = preset_named(preset)
-    plan = [*itertools.product(("comparison", "ablation"), p.splits), ("weakly_supervised", "image")]
-    plan += [("audits", "image"), ("mended", "tile"), ("weakly_supervised", "tile")] if p.audits else []
-    plan += [("few_shot", "tile")]
-    half = {("weakly_supervised", "tile"): [0.5]}  # all that the claim about it needs
-    runs = [r for name, split in plan for r in experiment(name, preset, (), (), half.get((name, split), ()), split)]
+    runs = [run for stage in preset_named(preset).stages for run in _stage(preset, stage)]
     cheapest_first = (*LIGHT_ENCODERS, "resnet34")
     runs = sorted(dict.fromkeys(runs), key=lambda run: cheapest_first.index(run.encoder))
     text = {run: " ".join([run.id, *(f"{k}={v}" for k, v in asdict(run).items())]) for run in runs}
     return [run for run in runs if all(word in text[run] for word in match.split())]
+
+
+def _stage(preset: str, stage: Sequence[tuple[str, str]]) -> list[Run]:
+    """The runs of a stage's experiments, a whole seed before the next."""
+    runs = [run for name, split in stage for run in experiment(name, preset, split=split)]
+    return sorted(runs, key=lambda run: run.seed)
 
 
 def load_tiles(run: Run, root: str | Path | None = None) -> TileSet:
@@ -162,20 +173,39 @@ def device_named(device: str | None) -> str:
     return device
 
 
-def estimate_seconds(run: Run, frame: pd.DataFrame, device: str) -> tuple[float, str] | None:
-    """What the run will take on `device` by the finished runs in `frame`, and which they are; None where it is empty.
+def estimate_seconds(
+    run: Run, frame: pd.DataFrame, device: str, precision: str
+) -> tuple[float, str] | None:
+    """What the run will take by the finished runs in `frame`, and by which; None where nothing in it tells.
 
-    Time is taken to grow with epochs, pixels and training images.
+    device: as records name it, as "CPU x86_64 AVX2, 2 threads"; precision: what the run will be computed in there, as
+    `precision.resolve` gives it. Time is taken to grow with epochs, pixels and training images. Runs of the same
+    encoder are preferred to others, this number of threads to another one. Without a run of this kind of device in this
+    precision the time is that of another device, which is named: no promise about this one.
     """
-    here = frame["device"] == device
-    alike = here & (frame["encoder"] == run.encoder) & (frame["precision"] == run.precision)
-    bases = {"finished runs like it": alike, "other runs there, roughly": here, "other devices' runs, roughly": ~here}
-    names = ("epochs", "size", "fraction", "free_share")
-    for basis, rows in bases.items():
-        if rows.any():
-            rates = frame["seconds"][rows] / _work(*(frame[name][rows] for name in names))
-            return float(rates.mean() * _work(*(getattr(run, name) for name in names))), basis
+    kinds = frame["device"].map(_kind)
+    same = (kinds == _kind(device)) & (frame["precision_used"] == precision)
+    bases = (
+        (same & (frame["device"] == device), ""),
+        (same, ""),
+        (kinds != _kind(device), "; none is finished on this kind of machine"),
+    )
+    for rows, warning in bases:
+        alike = rows & (frame["encoder"] == run.encoder)
+        found = frame[alike if alike.any() else rows]
+        if len(found):
+            name = found["device"].mode()[0]
+            found = found[found["device"] == name]  # one device's runs, not a mixture
+            rates = found["seconds"] / _work(*(found[field] for field in WORK))
+            what = "runs like it" if alike.any() else "other encoders' runs"
+            basis = f"{what} on {name}, {found['precision_used'].mode()[0]}{warning}"
+            return float(rates.mean() * _work(*(getattr(run, field) for field in WORK))), basis
     return None
+
+
+def _kind(device: str) -> str:
+    """A device without its number of threads."""
+    return device.partition(",")[0]
 
 
 def _work(epochs: int, size: int, fraction: float, free_share: float) -> float:
@@ -183,7 +213,8 @@ def _work(epochs: int, size: int, fraction: float, free_share: float) -> float:
 
 
 def records(folder: str | Path) -> pd.DataFrame:
-    """One row a finished run: the fields of its Run, `iou_best`, `iou_last`, `epoch_best`, `seconds`, `device`, `path`.
+    """One row a finished run: the fields of its Run, `iou_best`, `iou_last`, `epoch_best`, `seconds`, `device`,
+    `precision_used` and `path`.
 
     folder: that of the records, or the one above it. `iou_best` is the paper's figure, at the epoch with the best
     validation IoU; `iou_<class>` is per class at that epoch. Raises ValueError naming a file that is not a record, or
@@ -196,7 +227,8 @@ def records(folder: str | Path) -> pd.DataFrame:
         first = data.setdefault(tuple(row[name] for name in SAME_DATA), row)
         if row["digest"] != first["digest"]:
             raise ValueError(f"{row['path']}: of other data than {first['path']}, though of one name; keep them apart")
-    columns = [*asdict(Run()), "id", "iou_best", "iou_last", "epoch_best", "digest", "seconds", "device", "path"]
+    columns = [*asdict(Run()), "id", "iou_best", "iou_last", "epoch_best", "digest", "seconds", "device"]
+    columns += ["precision_used", "path"]
     return pd.DataFrame(rows, columns=None if rows else columns)
 
 
@@ -210,13 +242,15 @@ def _row(path: Path) -> dict[str, Any]:
         if not (1 <= best["epoch"] <= Run(**record["run"]).epochs and record["seconds"] >= 0):
             raise ValueError(f"epoch {best['epoch']}, {record['seconds']} seconds")
         device = record["machine"]["device"]
+        used = record["machine"].get("precision", record["run"].get("precision", "fp32"))
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: a record that was changed ({error}); delete it to run it again") from None
     return {
         **asdict(Run(**record["run"])), "id": record["id"],
         "iou_best": best["iou"], "iou_last": record["last"]["iou"], "epoch_best": best["epoch"],
         **{f"iou_{name}": iou(*counts) for name, counts in zip(classes, best["classes"], strict=True)},
-        "digest": record["data"].get("digest"), "seconds": record["seconds"], "device": device, "path": path.as_posix(),
+        "digest": record["data"].get("digest"), "seconds": record["seconds"], "device": device,
+        "precision_used": used, "path": path.as_posix(),
     }
 
 

@@ -123,7 +123,7 @@ def test_gains_among_defects_that_nobody_finds_are_no_gains(tmp_path):
 
 
 def test_what_no_run_feeds_is_not_planned_and_the_rest_pending(tmp_path):
-    frame = claims.claims("lite", tmp_path, PAPER).set_index(["claim", "protocol"])["text"]
+    frame = claims.claims("short", tmp_path, PAPER, ["resnet18"]).set_index(["claim", "protocol"])["text"]
     assert frame["DLI beats baseline", "solid masks"] == frame["DLI beats wce", "tile-disjoint"] == "pending"
     assert frame["DLI beats wce", "solid masks"] == "not planned"
     assert frame["DLI drops less than WCE at half the data", "tile-disjoint"] == "pending"

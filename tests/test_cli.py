@@ -10,7 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from dlilib import cli, study
-from dlilib.cli import _seconds, app
+from dlilib.cli import _in_words, _seconds, app
+from dlilib.presets import SMOKE_STAGES
 from dlilib.run import Run
 from dlilib.store import Store
 
@@ -22,7 +23,10 @@ def dli(*words):
 @pytest.fixture
 def tiny_study(monkeypatch):
     base = Run(data="toy", size=32, weights=None, epochs=2, batch=16, free_share=0.0)
-    tiny = study.Preset("tiny", base, "tiny", ("resnet18",), (0,), (1.0,), "resnet18", ("image",), False, ())
+    tiny = study.Preset(
+        "tiny", base, "tiny", SMOKE_STAGES, ("resnet18",), seeds=(0,), fractions=(1.0,), fraction_encoder="resnet18",
+        shots=(),
+    )
     monkeypatch.setitem(study.PRESETS, "tiny", tiny)
 
 
@@ -41,13 +45,18 @@ def test_run_stops_at_the_budget_and_status_tells(tiny_study, tmp_path):
     assert "1 of 1 runs finished, 0 pending" in one.output
     status = dli("status", "--preset", "tiny", "--results", tmp_path).output
     left = len(runs) - 1
-    assert re.search(rf"1 of {len(runs)} runs finished, {left} pending\n  {left} of them: about \d+ min on", status)
+    assert re.search(rf"1 of {len(runs)} runs finished, {left} pending\n  {left} of them: about \d+ min, one", status)
     assert status.count("pending") == len(runs)  # a line each, and the sum
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("", None), ("90s", 90), ("9m", 540), ("1.5h", 5400), ("20", 20)])
 def test_budget_in_words(text, seconds):
     assert _seconds(text) == seconds
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(80, "1 min"), (7000, "117 min"), (33000, "9.2 hours")])
+def test_durations_are_told_in_units_that_fit(seconds, text):
+    assert _in_words(seconds) == text
 
 
 @pytest.mark.parametrize(

@@ -25,10 +25,11 @@ README = (Path(__file__).parents[1] / "README.md").read_text()
 SWEEP = """
 import sys
 from dlilib import cli, study
+from dlilib.presets import SMOKE_STAGES
 if __name__ == "__main__":
     base = study.Run(data="toy", size=32, weights=None, epochs=3, batch=16, free_share=0.05)
-    few = ("resnet18",), (0, 1, 2), (1.0,), "resnet18", ("image",), False, ()
-    study.PRESETS["tiny"] = study.Preset("tiny", base, "tiny", *few)
+    few = {"encoders": ("resnet18",), "fraction_encoder": "resnet18", "fractions": (1.0,), "shots": ()}
+    study.PRESETS["tiny"] = study.Preset("tiny", base, "tiny", SMOKE_STAGES, seeds=(0, 1, 2), **few)
     sys.argv[1:] = ["run", "--preset", "tiny", "--device", "cpu", *sys.argv[1:]]
     cli.main()
 """

@@ -15,9 +15,10 @@ from dlilib.store import read_record
 SWEEP = """
 import sys
 from dlilib import cli, study
+from dlilib.presets import SMOKE_STAGES
 base = study.Run(data="toy", size=32, weights=None, epochs=6, batch=16, free_share=0.05)
-few = ("resnet18",), (0,), (1.0,), "resnet18", ("image",), False, ()
-study.PRESETS["tiny"] = study.Preset("tiny", base, "tiny", *few)
+few = {"encoders": ("resnet18",), "fraction_encoder": "resnet18", "fractions": (1.0,), "shots": ()}
+study.PRESETS["tiny"] = study.Preset("tiny", base, "tiny", SMOKE_STAGES, seeds=(0,), **few)
 sys.argv[1:] = ["run", "--preset", "tiny", "--match", "p_poisson=0.5", "--device", "cpu", "--results", sys.argv[1]]
 cli.main()
 """

@@ -50,8 +50,8 @@ def test_customer_packages_are_dependencies():
 
 
 STUDY = {  # around the library
-    "claims", "cli", "cluster", "convert", "explorer", "export", "few_shot", "figures", "notebooks", "peers", "presets",
-    "report", "site", "speed", "stats", "study",
+    "background", "claims", "cli", "cluster", "convert", "explorer", "export", "few_shot", "figures", "notebooks",
+    "peers", "presets", "report", "site", "speed", "stats", "study",
 }
 
 

@@ -1,6 +1,7 @@
 import json
 from dataclasses import asdict, replace
 
+import pandas as pd
 import pytest
 import torch
 
@@ -51,7 +52,8 @@ def test_few_shot_without_shots_is_refused():
 def test_few_shot_compares_each_part_and_comes_last_of_its_encoder(preset):
     p, runs = study.PRESETS[preset], study.all_runs(preset)
     few = study.experiment("few_shot", preset)
-    assert len(few) == len(study.FEW_SHOT) * len(p.shots) * len(p.few_shot_encoders) * len(p.few_shot_seeds)
+    assert len(few) == len(p.few_shot_ways) * len(p.shots) * len(p.few_shot_encoders) * len(p.few_shot_seeds)
+    assert set(p.few_shot_ways) <= set(study.FEW_SHOT)
     assert {run.split for run in few} == {"tile"} and {run.shots for run in few} == set(p.shots)
     for encoder in p.few_shot_encoders:
         own = [run.shots > 0 for run in runs if run.encoder == encoder]
@@ -68,13 +70,26 @@ def test_grid_is_the_papers(preset):
     assert len(set(runs)) == len(runs) == len({run.id for run in runs})
     encoders = [(*study.LIGHT_ENCODERS, "resnet34").index(run.encoder) for run in runs]
     assert encoders == sorted(encoders)  # the cheapest first
-    # a whole comparison on one seed comes before the next seed, and the paper's split before the other
-    k = 5 * len(p.seeds)
-    assert [run.method for run in runs[:5]] == ["baseline", "focal", "balanced", "wce", "dli"]
-    assert [run.seed for run in runs[:k]] == sorted(run.seed for run in runs[:k])
-    assert {run.split for run in runs[:k]} == {"image"}
-    if "tile" in p.splits:
-        assert {(run.split, run.fraction, run.p_poisson) for run in runs[k : 2 * k]} == {("tile", 1.0, 0.5)}
+    # the whole comparison comes first, a seed after the other, on the paper's split and then on the other
+    splits = ["image"] if preset == "smoke" else ["image", "tile"]
+    methods = ["baseline", "focal", "balanced", "wce", "dli"]
+    first = [(run.seed, run.split, run.method) for run in runs[: len(methods) * len(splits) * len(p.seeds)]]
+    assert first == [(seed, split, method) for seed in p.seeds for split in splits for method in methods]
+    assert {(run.fraction, run.p_poisson) for run in runs[: len(first)]} == {(1.0, 0.5)}
+
+
+def test_lite_grid_is_as_large_as_planned():
+    runs = study.all_runs("lite")
+    sizes = [len([run for run in runs if match(run)]) for match in (
+        lambda r: not r.shots and r.fraction == 1 and not r.free_in_val and r.p_poisson == 0.5
+        and (r.until, r.region, r.guidance, r.label) == ("filled", "rectangle", "mixed", "dilated"),
+        lambda r: r.p_poisson != 0.5 and not r.shots,
+        lambda r: r.fraction == 0.5,
+        lambda r: r.free_in_val,
+        lambda r: (r.until, r.region, r.guidance, r.label) != ("filled", "rectangle", "mixed", "dilated"),
+        lambda r: r.shots > 0,
+    )]
+    assert sizes == [50, 20, 20, 50, 20, 80] and len(runs) == sum(sizes)
 
 
 def test_paper_preset_is_the_papers_protocol():
@@ -126,14 +141,41 @@ def test_sweep_stops_at_its_budget_and_goes_on(tmp_path, monkeypatch):
     frame = study.select(study.records(tmp_path / "records"), runs[::-1])
     assert frame["id"].tolist() == [run.id for run in runs[::-1]]
     assert (frame["iou_best"] >= frame["iou_last"]).all()
-    longer, here, mean = replace(tiny, seed=2, epochs=4, size=64), frame["device"][0], frame["seconds"].mean()
-    assert study.estimate_seconds(replace(tiny, seed=2), frame, here) == (pytest.approx(mean), "finished runs like it")
-    assert study.estimate_seconds(longer, frame, here)[0] == pytest.approx(8 * mean)
-    for unlike in ({"encoder": "resnest50d"}, {"precision": "bf16"}):
-        other = replace(longer, **unlike)
-        assert study.estimate_seconds(other, frame, here) == (pytest.approx(8 * mean), "other runs there, roughly")
-    assert study.estimate_seconds(longer, frame, "a GPU") == (pytest.approx(8 * mean), "other devices' runs, roughly")
-    assert study.estimate_seconds(longer, frame[:0], here) is None
+
+
+def finished(device, seconds, **fields):
+    """A row of `study.records`, as far as an estimate asks."""
+    run = replace(Run(encoder="resnet18", epochs=10, size=64), **fields)
+    used = "fp32" if run.precision == "auto" else run.precision
+    return asdict(run) | {"device": device, "seconds": seconds, "precision_used": used}
+
+
+HERE, ONE_THREAD, OTHER = "CPU x86_64 AVX2, 2 threads", "CPU x86_64 AVX2, 1 threads", "CPU x86_64 AVX512, 1 threads"
+FRAME = pd.DataFrame([
+    finished(HERE, 100.0), finished(HERE, 120.0), finished(HERE, 300.0, encoder="resnest50d"),
+    finished(ONE_THREAD, 180.0, encoder="mobileone_s1"), finished(OTHER, 9.0, precision="bf16"),
+])
+
+
+@pytest.mark.parametrize(
+    ("run", "precision", "frame", "seconds", "basis"),
+    [
+        ({}, "fp32", FRAME, 110, f"runs like it on {HERE}, fp32"),
+        ({"epochs": 20, "size": 128}, "fp32", FRAME, 880, f"runs like it on {HERE}, fp32"),
+        ({"encoder": "resnet34"}, "fp32", FRAME, 520 / 3, f"other encoders' runs on {HERE}, fp32"),
+        ({}, "fp32", FRAME[3:], 180, f"other encoders' runs on {ONE_THREAD}, fp32"),
+        ({}, "bf16", FRAME, 9, f"runs like it on {OTHER}, bf16; none is finished on this kind of machine"),
+        ({}, "fp32", FRAME[4:], 9, f"runs like it on {OTHER}, bf16; none is finished on this kind of machine"),
+    ],
+)
+def test_estimates_stand_on_runs_of_this_machine_and_precision(run, precision, frame, seconds, basis):
+    wanted = replace(Run(encoder="resnet18", epochs=10, size=64, precision="auto"), **run)
+    assert study.estimate_seconds(wanted, frame, HERE, precision) == (pytest.approx(seconds), basis)
+
+
+def test_without_a_telling_run_there_is_no_estimate():
+    assert study.estimate_seconds(Run(), FRAME[:0], HERE, "fp32") is None
+    assert study.estimate_seconds(Run(), FRAME[:4], HERE, "bf16") is None  # emulated: float32 tells nothing of it
 
 
 def test_no_records_give_an_empty_frame_with_its_columns(tmp_path):

@@ -1,0 +1,97 @@
+"""A sweep that the person at the machine does not notice: one thread a run, a run a core, at the lowest priority."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+from tqdm import tqdm
+
+from dlilib.run import Run
+from dlilib.store import Store
+from dlilib.study import pending
+
+LOWEST = 19  # niceness
+POLL = 1  # second, between looks at how far the processes are
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "OMP_WAIT_POLICY": "PASSIVE",
+    # glibc gives memory back and asks for it again at every step without these
+    "MALLOC_TRIM_THRESHOLD_": "4000000000",
+    "MALLOC_MMAP_THRESHOLD_": "1000000000",
+}
+
+
+def execute(runs: Sequence[Run], folder: str | Path, options: Sequence[str], processes: int = 0) -> int:
+    """Finish what is pending of `runs` in processes of the lowest priority and return how many are still pending.
+
+    options: those of `dli run` that choose the runs, their data and the budget; each process is such a `dli run` on the
+    CPU, with one thread. processes: how many; 0: one a core. However this call ends, Ctrl-C included, so do they, at
+    once: an unfinished run goes on at its last epoch. Raises ValueError with the last words of a process that failed.
+    """
+    todo, store = pending(runs, folder), Store(folder)
+    logs = store.folder / "checkpoints"
+    logs.mkdir(parents=True, exist_ok=True)
+    count = min(processes or _cores(), len(todo))
+    with ExitStack() as stack:
+        stack.enter_context(_ended_by_signals())
+        bar = stack.enter_context(tqdm(total=len(todo), desc="runs", unit="run", disable=not todo))
+        paths = [logs / f"background-{k}.log" for k in range(1, count + 1)]
+        started = [stack.enter_context(_process(options, path)) for path in paths]
+        ids = " ".join(str(process.pid) for process in started)
+        bar.write(f"processes {ids}: kill -STOP pauses, kill -CONT goes on", sys.stderr)
+        while any(process.poll() is None for process in started):
+            time.sleep(POLL)
+            bar.update(sum(store.record_path(run).exists() for run in todo) - bar.n)
+    for process, path in zip(started, paths, strict=True):
+        if process.returncode:
+            raise ValueError(f"a process of the sweep failed; see {path}. Its end: {path.read_text()[-500:].strip()}")
+        path.unlink()
+    return len(pending(runs, folder))
+
+
+@contextmanager
+def _process(options: Sequence[str], log: Path) -> Iterator[subprocess.Popen]:
+    """A `dli run` of the lowest priority, which ends with its context."""
+    command = [sys.executable, "-W", "ignore", "-m", "dlilib", "run", "--device", "cpu", *options]
+    with log.open("wb") as output:
+        streams = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": output}
+        process = subprocess.Popen(command, env=os.environ | ENVIRONMENT, start_new_session=True, **streams)
+    try:
+        _lowest_priority(process.pid)
+        yield process
+    finally:
+        process.terminate()
+        with suppress(ProcessLookupError):
+            process.send_signal(signal.SIGCONT)  # one that is paused would not hear of its end
+        process.wait()
+
+
+def _lowest_priority(pid: int) -> None:
+    """Make way for everything else; `pid` leads a session of its own."""
+    if hasattr(os, "setpriority"):
+        os.setpriority(os.PRIO_PROCESS, pid, LOWEST)
+    # Linux shares cores between sessions first, whatever the niceness of what runs in them, if it groups by session.
+    with suppress(OSError):
+        Path(f"/proc/{pid}/autogroup").write_text(str(LOWEST))
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """A closed terminal and `kill` end the context as Ctrl-C does, with everything that it has started."""
+    names = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+    before = {name: signal.signal(name, lambda number, frame: sys.exit(128 + number)) for name in names}
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)
+
+
+def _cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
