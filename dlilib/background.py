@@ -34,22 +34,27 @@ def execute(runs: Sequence[Run], folder: str | Path, options: Sequence[str], pro
     once: an unfinished run goes on at its last epoch. Raises ValueError with the last words of a process that failed.
     """
     todo, store = pending(runs, folder), Store(folder)
+    if not todo:
+        return 0
     logs = store.folder / "checkpoints"
     logs.mkdir(parents=True, exist_ok=True)
     count = min(processes or _cores(), len(todo))
     with ExitStack() as stack:
         stack.enter_context(_ended_by_signals())
-        bar = stack.enter_context(tqdm(total=len(todo), desc="runs", unit="run", disable=not todo))
+        bar = stack.enter_context(tqdm(total=len(todo), desc="runs", unit="run"))
         paths = [logs / f"background-{k}.log" for k in range(1, count + 1)]
         started = [stack.enter_context(_process(options, path)) for path in paths]
         ids = " ".join(str(process.pid) for process in started)
         bar.write(f"processes {ids}: kill -STOP pauses, kill -CONT goes on", sys.stderr)
-        while any(process.poll() is None for process in started):
+        codes: list[int | None] = [None]
+        while None in codes:
             time.sleep(POLL)
             bar.update(sum(store.record_path(run).exists() for run in todo) - bar.n)
-    for process, path in zip(started, paths, strict=True):
-        if process.returncode:
-            raise ValueError(f"a process of the sweep failed; see {path}. Its end: {path.read_text()[-500:].strip()}")
+            codes = [process.poll() for process in started]
+            for code, path in zip(codes, paths, strict=True):
+                if code:
+                    raise ValueError(f"a process of the sweep failed, see {path}: {path.read_text()[-500:].strip()}")
+    for path in paths:
         path.unlink()
     return len(pending(runs, folder))
 
@@ -66,16 +71,17 @@ def _process(options: Sequence[str], log: Path) -> Iterator[subprocess.Popen]:
         yield process
     finally:
         process.terminate()
-        with suppress(ProcessLookupError):
-            process.send_signal(signal.SIGCONT)  # one that is paused would not hear of its end
+        if hasattr(signal, "SIGCONT"):
+            process.send_signal(signal.SIGCONT)  # one that is paused does not hear of its end
         process.wait()
 
 
 def _lowest_priority(pid: int) -> None:
     """Make way for everything else; `pid` leads a session of its own."""
     if hasattr(os, "setpriority"):
-        os.setpriority(os.PRIO_PROCESS, pid, LOWEST)
-    # Linux shares cores between sessions first, whatever the niceness of what runs in them, if it groups by session.
+        with suppress(ProcessLookupError):
+            os.setpriority(os.PRIO_PROCESS, pid, LOWEST)
+    # Linux shares cores between sessions first, whatever the niceness of what runs in them, where it groups by session.
     with suppress(OSError):
         Path(f"/proc/{pid}/autogroup").write_text(str(LOWEST))
 

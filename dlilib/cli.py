@@ -75,7 +75,7 @@ def run(
     if in_background:
         if scheduler or (device or "cpu") != "cpu":
             raise typer.BadParameter("--background trains on this machine's CPU: no --scheduler, no other --device")
-        _seconds(budget)
+        _seconds(budget)  # an error in it is told here, not by each process
         options = {"preset": preset, "match": match, "budget": budget, "results": results, "root": root}
         given = [word for name, value in options.items() if value for word in (f"--{name}", str(value))]
         left = background.execute(runs, folder, given, workers)

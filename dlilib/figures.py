@@ -14,6 +14,7 @@ import seaborn as sns
 import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
+from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 from PIL import Image
 from torch import Tensor
 
@@ -163,26 +164,30 @@ def predicted_masks(tiles: TileSet, records: dict[str, dict | None]) -> np.ndarr
     return image_grid(rows, ["image", "truth", *maps], [tiles.classes[tiles.labels[i] - 1] for i in index])
 
 
-def learning_curves(records: dict[str, dict]) -> np.ndarray:
+def learning_curves(records: dict[str, dict]) -> list[Axes]:
     """IoU of the validation images against training images seen: a panel for all classes, one for each; the Axes.
 
-    records: title -> record; a line each. In the first panel the paper's number of images is marked.
+    records: title -> record; a line each. Of runs on the Magnetic Tiles the first panel marks the paper's images.
     """
     classes = next(iter(records.values()))["data"]["classes"]
-    size = {"figsize": (12, 6.5), "sharex": True, "sharey": True, "layout": "constrained"}
-    figure, axes = plt.subplots(2, math.ceil((len(classes) + 1) / 2), squeeze=False, **size)
-    places = axes.flat
-    for (title, record), colour in zip(records.items(), itertools.cycle(PALETTE)):
-        curves = learning_curve(record)
-        for ax, (name, found) in zip(places, curves.groupby("what", sort=False), strict=False):
+    size = {"figsize": (12, 7), "sharex": True, "sharey": True, "layout": "constrained"}
+    figure, grid = plt.subplots(2, math.ceil((len(classes) + 1) / 2), squeeze=False, **size)
+    axes = list(grid.flat)
+    for (title, record), colour in zip(records.items(), itertools.cycle(PALETTE), strict=False):
+        panels = zip(axes, learning_curve(record).groupby("what", sort=False), strict=False)
+        for ax, (name, found) in panels:
             ax.plot(found["images"], found["IoU"], color=colour, label=title, linewidth=1.2)
             ax.set(title=name, xscale="log", ylim=(0, 1))
-    places[0].axvline(PAPER_IMAGES, color="0.4", linestyle=":", label="images in the paper: 1.26 million")
-    for ax in places[len(classes) + 1 :]:
+    if all(record["run"]["data"] == "magnetic_tiles" for record in records.values()):
+        axes[0].axvline(PAPER_IMAGES, color="0.4", linestyle=":", label="images in the paper: 1.26 million")
+    axes[0].xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes[0].xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes[0].xaxis.set_minor_locator(NullLocator())
+    for ax in axes[len(classes) + 1 :]:
         ax.set_axis_off()
-    figure.supxlabel("training images seen")
-    figure.supylabel("IoU of the validation images")
-    figure.legend(*places[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+    figure.supxlabel("training images seen", fontsize="medium")
+    figure.supylabel("IoU of the validation images", fontsize="medium")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False)
     sns.despine(figure)
     return axes
 

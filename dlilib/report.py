@@ -160,7 +160,7 @@ def pilot_table(preset: str, folder: str | Path) -> pd.DataFrame:
         row |= {name: f"{iou(*counts):.3f}" for name, counts in classes}
         row["machine"] = f"{record['machine']['device']}, {record['machine']['precision']}"
         rows.append(row)
-    return pd.DataFrame(rows).fillna("")
+    return pd.DataFrame(rows, dtype=object).fillna("")
 
 
 def verdict_table(preset: str, folder: Path, paper: pd.DataFrame, encoders: Sequence[str] = ()) -> pd.DataFrame:

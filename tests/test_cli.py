@@ -22,7 +22,7 @@ def dli(*words):
 
 @pytest.fixture
 def tiny_study(monkeypatch):
-    base = Run(data="toy", size=32, weights=None, epochs=2, batch=16, free_share=0.0)
+    base = Run(data="toy", size=16, weights=None, epochs=2, batch=16, free_share=0.0)
     tiny = study.Preset(
         "tiny", base, "tiny", SMOKE_STAGES, ("resnet18",), seeds=(0,), fractions=(1.0,), fraction_encoder="resnet18",
         shots=(),

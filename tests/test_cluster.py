@@ -27,13 +27,13 @@ import sys
 from dlilib import cli, study
 from dlilib.presets import SMOKE_STAGES
 if __name__ == "__main__":
-    base = study.Run(data="toy", size=32, weights=None, epochs=3, batch=16, free_share=0.05)
+    base = study.Run(data="toy", size=16, weights=None, epochs=4, batch=16, free_share=0.05)
     few = {"encoders": ("resnet18",), "fraction_encoder": "resnet18", "fractions": (1.0,), "shots": ()}
     study.PRESETS["tiny"] = study.Preset("tiny", base, "tiny", SMOKE_STAGES, seeds=(0, 1, 2), **few)
     sys.argv[1:] = ["run", "--preset", "tiny", "--device", "cpu", *sys.argv[1:]]
     cli.main()
 """
-TINY = Run(data="toy", size=32, weights=None, epochs=1, batch=16, free_share=0.05, method="baseline")
+TINY = Run(data="toy", size=16, weights=None, epochs=1, batch=16, free_share=0.05, method="baseline")
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +93,7 @@ def test_workers_killed_again_and_again_lose_no_record_and_change_none(sweep, ca
     deadline = time.monotonic() + 240
     while process.poll() is None:
         assert time.monotonic() < deadline, "the sweep hangs"
-        time.sleep(chance.uniform(3, 8))
+        time.sleep(chance.uniform(1.5, 4))
         victims = workers_of(process) if process.poll() is None else []
         if victims:
             chance.choice(victims).kill()

@@ -14,12 +14,12 @@ from dlilib.models import LIGHT, WeightsError, normalised
 from dlilib.store import Store
 from dlilib.trainer import Trainer
 
-RUN = Run(data="toy", size=32, weights=None, epochs=2, batch=16, free_share=0.1, encoder="mobileone_s1")
+RUN = Run(data="toy", size=16, weights=None, epochs=2, batch=16, free_share=0.1, encoder="mobileone_s1")
 
 
 @pytest.fixture(scope="module")
 def small():
-    return toy_tiles(size=32)
+    return toy_tiles(size=16)
 
 
 def test_a_kept_model_is_the_trained_one(small, tmp_path):

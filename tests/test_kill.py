@@ -16,7 +16,7 @@ SWEEP = """
 import sys
 from dlilib import cli, study
 from dlilib.presets import SMOKE_STAGES
-base = study.Run(data="toy", size=32, weights=None, epochs=6, batch=16, free_share=0.05)
+base = study.Run(data="toy", size=16, weights=None, epochs=6, batch=16, free_share=0.05)
 few = {"encoders": ("resnet18",), "fraction_encoder": "resnet18", "fractions": (1.0,), "shots": ()}
 study.PRESETS["tiny"] = study.Preset("tiny", base, "tiny", SMOKE_STAGES, seeds=(0,), **few)
 sys.argv[1:] = ["run", "--preset", "tiny", "--match", "p_poisson=0.5", "--device", "cpu", "--results", sys.argv[1]]
@@ -44,7 +44,7 @@ def test_ten_kills_at_random_moments_lose_no_record_and_change_none(tmp_path, se
     before = {}
     for _ in range(10):
         process = start(tmp_path / "rough")
-        time.sleep(chance.uniform(0.3, 1) * whole)
+        time.sleep(chance.uniform(0.4, 1) * whole)
         process.send_signal(signal.SIGKILL)
         process.wait()
         found = kept(tmp_path / "rough") if (tmp_path / "rough").exists() else {}
