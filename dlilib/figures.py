@@ -180,7 +180,8 @@ def learning_curves(records: dict[str, dict]) -> list[Axes]:
             ax.set(title=name, xscale="log", ylim=(0, 1))
     if all(record["run"]["data"] == "magnetic_tiles" for record in records.values()):
         axes[0].axvline(PAPER_IMAGES, color="0.4", linestyle=":", label="images in the paper: 1.26 million")
-    axes[0].xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    low, high = axes[0].get_xlim()
+    axes[0].xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
     axes[0].xaxis.set_major_formatter(EngFormatter(sep=""))
     axes[0].xaxis.set_minor_locator(NullLocator())
     for ax in axes[len(classes) + 1 :]:

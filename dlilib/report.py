@@ -36,7 +36,7 @@ VERDICTS = (
 )
 PILOT = (
     "Runs by which the preset's size and schedule were chosen, seed 0; notebook 3 draws their curves. Figures of the "
-    "best epoch; `last`: the last one's micro IoU.\n"
+    "best epoch; `last`: the last one's micro IoU. The minutes were taken beside other work on the machine.\n"
 )
 INTRODUCTION = """# Results
 

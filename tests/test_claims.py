@@ -126,9 +126,12 @@ def test_what_no_run_feeds_is_not_planned_and_the_rest_pending(tmp_path):
     frame = claims.claims("short", tmp_path, PAPER, ["resnet18"]).set_index(["claim", "protocol"])["text"]
     assert frame["DLI beats baseline", "solid masks"] == frame["DLI beats wce", "tile-disjoint"] == "pending"
     assert frame["DLI beats wce", "solid masks"] == "not planned"
+    assert ("DLI beats wce", "published losses") not in frame  # the paper's own there
+    frame = claims.claims("lite", tmp_path, PAPER).set_index(["claim", "protocol"])["text"]
     assert frame["DLI drops less than WCE at half the data", "tile-disjoint"] == "pending"
     assert frame["DLI drops less than WCE at half the data", "all mended"] == "not planned"
-    assert ("DLI beats wce", "published losses") not in frame  # the paper's own there
+    assert frame["DLI beats focal", "free tiles validate, published losses"] == "pending"
+    assert frame["DLI beats focal", "published losses"] == "not planned"  # neither alone
     assert set(claims.claims("smoke", tmp_path, PAPER, protocols=["tile-disjoint"])["text"]) == {"not planned"}
 
 
