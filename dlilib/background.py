@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -19,6 +20,7 @@ LOWEST = 19  # niceness
 POLL = 1  # second, between looks at how far the processes are
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
     "OMP_WAIT_POLICY": "PASSIVE",
     # glibc gives memory back and asks for it again at every step without these
     "MALLOC_TRIM_THRESHOLD_": "4000000000",
@@ -30,7 +32,7 @@ def execute(runs: Sequence[Run], folder: str | Path, options: Sequence[str], pro
     """Finish what is pending of `runs` in processes of the lowest priority and return how many are still pending.
 
     options: those of `dli run` that choose the runs, their data and the budget; each process is such a `dli run` on the
-    CPU, with one thread. processes: how many; 0: one a core. However this call ends, Ctrl-C included, so do they, at
+    CPU, with one thread. processes: how many; 0: one a core. However this process ends, even killed, so do they, at
     once: an unfinished run goes on at its last epoch. Raises ValueError with the last words of a process that failed.
     """
     todo, store = pending(runs, folder), Store(folder)
@@ -39,10 +41,9 @@ def execute(runs: Sequence[Run], folder: str | Path, options: Sequence[str], pro
     logs = store.folder / "checkpoints"
     logs.mkdir(parents=True, exist_ok=True)
     count = min(processes or _cores(), len(todo))
+    paths = [logs / f"background-{os.getpid()}-{k}.log" for k in range(1, count + 1)]
     with ExitStack() as stack:
-        stack.enter_context(_ended_by_signals())
         bar = stack.enter_context(tqdm(total=len(todo), desc="runs", unit="run"))
-        paths = [logs / f"background-{k}.log" for k in range(1, count + 1)]
         started = [stack.enter_context(_process(options, path)) for path in paths]
         ids = " ".join(str(process.pid) for process in started)
         bar.write(f"processes {ids}: kill -STOP pauses, kill -CONT goes on", sys.stderr)
@@ -53,18 +54,18 @@ def execute(runs: Sequence[Run], folder: str | Path, options: Sequence[str], pro
             codes = [process.poll() for process in started]
             for code, path in zip(codes, paths, strict=True):
                 if code:
-                    raise ValueError(f"a process of the sweep failed, see {path}: {path.read_text()[-500:].strip()}")
+                    raise ValueError(f"a process of the sweep {_end(code)}, see {path}: {_last_words(path)}")
     for path in paths:
-        path.unlink()
+        path.unlink(missing_ok=True)
     return len(pending(runs, folder))
 
 
 @contextmanager
 def _process(options: Sequence[str], log: Path) -> Iterator[subprocess.Popen]:
-    """A `dli run` of the lowest priority, which ends with its context."""
-    command = [sys.executable, "-W", "ignore", "-m", "dlilib", "run", "--device", "cpu", *options]
+    """A `dli run` of the lowest priority, which ends with its context, and with this process."""
+    command = [sys.executable, "-W", "ignore", "-m", "dlilib.background", "run", "--device", "cpu", *options]
     with log.open("wb") as output:
-        streams = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": output}
+        streams = {"stdin": subprocess.PIPE, "stdout": output, "stderr": output}
         process = subprocess.Popen(command, env=os.environ | ENVIRONMENT, start_new_session=True, **streams)
     try:
         _lowest_priority(process.pid)
@@ -82,22 +83,40 @@ def _lowest_priority(pid: int) -> None:
         with suppress(ProcessLookupError):
             os.setpriority(os.PRIO_PROCESS, pid, LOWEST)
     # Linux shares cores between sessions first, whatever the niceness of what runs in them, where it groups by session.
-    with suppress(OSError):
-        Path(f"/proc/{pid}/autogroup").write_text(str(LOWEST))
-
-
-@contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """A closed terminal and `kill` end the context as Ctrl-C does, with everything that it has started."""
-    names = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
-    before = {name: signal.signal(name, lambda number, frame: sys.exit(128 + number)) for name in names}
-    try:
-        yield
-    finally:
-        for name, handler in before.items():
-            signal.signal(name, handler)
+    group = Path(f"/proc/{pid}/autogroup")
+    for _ in range(20):
+        try:
+            group.write_text(str(LOWEST))
+            return
+        except BlockingIOError:  # it takes one such change in a tenth of a second
+            time.sleep(0.1)
+        except OSError:  # it does not group
+            return
 
 
 def _cores() -> int:
     """Those that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _end(code: int) -> str:
+    return f"failed with exit code {code}" if code > 0 else f"was ended by signal {-code}"
+
+
+def _last_words(log: Path) -> str:
+    lines = log.read_text(errors="replace").replace("\r", "\n").strip().splitlines()
+    return lines[-1][-500:] if lines else "it said nothing"
+
+
+def _end_with_parent() -> None:
+    """Wait until the process that started this one is gone: the pipe to it closes, however it ended."""
+    while os.read(sys.stdin.fileno(), 1):
+        pass
+    os._exit(128 + signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    from dlilib.cli import main
+
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    main()

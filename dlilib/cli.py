@@ -31,6 +31,7 @@ Notebooks = Annotated[Path, typer.Option(help="folder of the notebooks")]
 Match = Annotated[str, typer.Option(help="only runs with all of these words, as: dli seed0 fraction=0.5")]
 Root = Annotated[Path | None, typer.Option(help="folder or zip of the data; default DLILIB_DATA, else a download")]
 Results = Annotated[Path, typer.Option(help="folder of all results")]
+Pilot = Annotated[bool, typer.Option("--pilot", help="the runs that the preset's schedule was chosen by, instead")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, …; default the first GPU, else the CPU")]
 
 
@@ -69,15 +70,17 @@ def run(
     in_background: Annotated[
         bool, typer.Option("--background", help="disturb nobody: lowest priority, one thread a run, a run a core")
     ] = False,
+    pilot: Pilot = False,
 ) -> None:
     """Train the preset's pending runs for at most --budget (90s, 9m, 2h); the next call goes on there."""
-    runs, folder = _matching(preset, match), study.results_folder(preset, results)
+    runs, folder = _matching(preset, match, pilot), study.results_folder(preset, results)
     if in_background:
         if scheduler or (device or "cpu") != "cpu":
             raise typer.BadParameter("--background trains on this machine's CPU: no --scheduler, no other --device")
         _seconds(budget)  # an error in it is told here, not by each process
         options = {"preset": preset, "match": match, "budget": budget, "results": results, "root": root}
         given = [word for name, value in options.items() if value for word in (f"--{name}", str(value))]
+        given += ["--pilot"] if pilot else []
         left = background.execute(runs, folder, given, workers)
     elif scheduler or workers:
         left = cluster.execute(runs, folder, root, device, _seconds(budget), scheduler, workers)
@@ -88,17 +91,18 @@ def run(
 
 @app.command()
 def status(
-    preset: PresetName = "smoke", match: Match = "", device: Device = None, results: Results = Path("results")
+    preset: PresetName = "smoke", match: Match = "", device: Device = None, results: Results = Path("results"),
+    pilot: Pilot = False,
 ) -> None:
     """List the preset's runs, finished and pending, and the time that the pending ones will take."""
-    runs = _matching(preset, match)
+    runs = _matching(preset, match, pilot)
     folder = study.results_folder(preset, results)
     here = torch.device(study.device_named(device))
-    name = machine(here)["device"]
+    device_name = machine(here)["device"]
     known = {p: study.records(study.results_folder(p, results) / "records") for p in study.PRESETS}
     frame, timed = known[preset].set_index("id"), pd.concat(known.values())
     left = study.pending(runs, folder)
-    costs = {r: study.estimate_seconds(r, timed, name, precision.resolve(r.precision, here)) for r in left}
+    costs = {r: study.estimate_seconds(r, timed, device_name, precision.resolve(r.precision, here)) for r in left}
     for r in runs:
         if r not in costs:
             best, last, minutes = frame.iou_best[r.id], frame.iou_last[r.id], frame.seconds[r.id] / 60
@@ -194,10 +198,11 @@ def _paper(notebooks: Path) -> pd.DataFrame:
     return pd.read_csv(path)
 
 
-def _matching(preset: str, match: str) -> list[Run]:
-    if not (runs := study.all_runs(preset, match)):
+def _matching(preset: str, match: str, pilot: bool) -> list[Run]:
+    runs = study.experiment("pilot", preset) if pilot else study.all_runs(preset)
+    if not (found := study.matching(runs, match)):
         raise typer.BadParameter(f"no run of {preset} matches {match!r}")
-    return runs
+    return found
 
 
 def _seconds(budget: str) -> float | None:
@@ -209,6 +214,8 @@ def _seconds(budget: str) -> float | None:
 
 
 def _in_words(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 2 * 3600 else f"{seconds / 3600:.1f} hours"
 
 

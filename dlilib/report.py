@@ -111,10 +111,12 @@ def class_table(
 def learning_curve(record: dict[str, Any]) -> pd.DataFrame:
     """IoU on the validation images against training images seen: columns what ("all classes" or a class), images, IoU.
 
-    All classes at every epoch, each class at the epochs that the record keeps, the last one among them.
+    All classes at every epoch, each class at the epochs that the record keeps, the last one among them; records from
+    before these were kept have the last one alone.
     """
     run, history, last = Run(**record["run"]), record["history"], record["last"]["classes"]
-    every = math.ceil(run.epochs / len(history["classes"]))  # epochs between two points of a class
+    by_class = history.get("classes", [])
+    every = math.ceil(run.epochs / max(1, len(by_class)))  # epochs between two points of a class
     epochs, seen = np.arange(1, run.epochs + 1), images_seen(record)
     rows = [
         ("all classes", seen * epoch, iou(tp, fp, record["positives"] - tp))
@@ -122,8 +124,7 @@ def learning_curve(record: dict[str, Any]) -> pd.DataFrame:
     ]
     for c, name in enumerate(record["data"]["classes"]):
         positives = last[c][0] + last[c][2]
-        kept = [counts[c] for counts in history["classes"]]
-        points = [*zip(epochs[::every], kept, strict=True), (run.epochs, last[c][:2])]
+        points = [*zip(epochs[::every], (counts[c] for counts in by_class), strict=False), (run.epochs, last[c][:2])]
         rows += [(name, seen * epoch, iou(tp, fp, positives - tp)) for epoch, (tp, fp) in points]
     return pd.DataFrame(rows, columns=["what", "images", "IoU"])
 

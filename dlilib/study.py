@@ -98,13 +98,18 @@ def all_runs(preset: str, match: str = "") -> list[Run]:
 
     The cheapest encoder first; for each the preset's stages; for each stage a whole seed, on both splits, before the
     next one. The pilot's runs, which chose the preset, are not among them.
-    match: only runs with every one of these words in their id or among their fields, as "dli fraction=0.5".
+    match: as in `matching`, for example "dli fraction=0.5".
     """
     runs = [run for stage in preset_named(preset).stages for run in _stage(preset, stage)]
     cheapest_first = (*LIGHT_ENCODERS, "resnet34")
     runs = sorted(dict.fromkeys(runs), key=lambda run: cheapest_first.index(run.encoder))
+    return matching(runs, match)
+
+
+def matching(runs: Iterable[Run], match: str) -> list[Run]:
+    """Those of `runs` that have every one of the words of `match` in their id or among their fields."""
     text = {run: " ".join([run.id, *(f"{k}={v}" for k, v in asdict(run).items())]) for run in runs}
-    return [run for run in runs if all(word in text[run] for word in match.split())]
+    return [run for run in text if all(word in text[run] for word in match.split())]
 
 
 def _stage(preset: str, stage: Sequence[tuple[str, str]]) -> list[Run]:

@@ -22,7 +22,7 @@ from dlilib.store import machine
 from dlilib.tiles import TileSet
 
 CURVE_POINTS = 15  # of a record's curve of each class
-PROGRESS = ("epoch", "seconds", "history", "best", "last")  # what a Trainer has gathered so far
+PROGRESS = ("epoch", "seconds", "history", "best", "last", "precisions")  # what a Trainer has gathered so far
 
 
 class Trainer:
@@ -31,6 +31,7 @@ class Trainer:
     def __init__(self, run: Run, tiles: TileSet, device: torch.device) -> None:
         self.run, self.device, self.tiles = run, device, tiles.to(device)
         self.precision = precision.resolve(run.precision, device)
+        self.precisions = [self.precision]  # more than one, where a run goes on on another kind of machine
         self.train, self.val = split(tiles, run.split, run.seed, run.fraction, run.free_in_val, run.shots)
         self.layout = models.memory_format(run.encoder, device)
         model = models.build(run.encoder, tiles.num_classes, run.weights, run.seed)
@@ -80,18 +81,18 @@ class Trainer:
             self.optimizer.load_state_dict(state["optimizer"])
             for name in PROGRESS:
                 setattr(self, name, type(getattr(self, name))(state[name]))
+            self.precisions = list(dict.fromkeys([*self.precisions, self.precision]))
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError):
-            raise ValueError(f"the checkpoint of {self.run.id} is of another run or other data: delete it") from None
+            raise ValueError(f"the checkpoint of {self.run.id} is of another run, data or version: delete it") from None
 
     def record(self) -> dict[str, Any]:
         """What is kept of the finished run."""
         tiles = self.tiles
         train, val = (np.bincount(tiles.labels[k], minlength=tiles.num_classes + 1) for k in (self.train, self.val))
-        points = {"loss": 100, "classes": CURVE_POINTS}  # at most, so that a record stays small
-        thinned = {name: self.history[name][:: math.ceil(self.run.epochs / n)] for name, n in points.items()}
+        thinned = {name: thin(self.history[name], n) for name, n in {"loss": 100, "classes": CURVE_POINTS}.items()}
         return {
             "id": self.run.id, "run": asdict(self.run),
-            "machine": {**machine(self.device), "precision": self.precision},
+            "machine": {**machine(self.device), "precision": ", ".join(self.precisions)},
             "seconds": round(self.seconds, 1), "encoder_parameters": models.parameters(self.model.encoder),
             "data": {"digest": tiles.digest, "classes": tiles.classes, "train": train.tolist(), "val": val.tolist()},
             "positives": sum(tp + fn for tp, _, fn in self.last["classes"]),
@@ -222,6 +223,11 @@ class Trainer:
         labels = self.tiles.labels[self.val]
         first = [int((labels == c).nonzero()[0]) for c in labels.unique().tolist() if c > 0]
         return torch.cat(counts).cpu(), {self.tiles.names[self.val[i]]: _png(maps[i]) for i in first}
+
+
+def thin(values: list, points: int) -> list:
+    """Every nth of the values, of each epoch one, so that there are at most `points` and a record stays small."""
+    return values[:: max(1, math.ceil(len(values) / points))]
 
 
 def _generator(*seed: int) -> Generator:

@@ -45,8 +45,15 @@ def test_run_stops_at_the_budget_and_status_tells(tiny_study, tmp_path):
     assert "1 of 1 runs finished, 0 pending" in one.output
     status = dli("status", "--preset", "tiny", "--results", tmp_path).output
     left = len(runs) - 1
-    assert re.search(rf"1 of {len(runs)} runs finished, {left} pending\n  {left} of them: about \d+ min, one", status)
+    assert re.search(rf"1 of {len(runs)} runs finished, {left} pending\n  {left} of them: about \d+ s, one", status)
     assert status.count("pending") == len(runs)  # a line each, and the sum
+
+
+def test_the_pilots_runs_are_asked_for_by_name(tmp_path):
+    pilot = study.experiment("pilot", "lite")
+    told = dli("status", "--preset", "lite", "--pilot", "--match", "tile", "--results", tmp_path).output
+    assert all((run.id in told) == (run.split == "tile") for run in pilot)
+    assert dli("status", "--preset", "smoke", "--pilot").exit_code == 2
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("", None), ("90s", 90), ("9m", 540), ("1.5h", 5400), ("20", 20)])
@@ -54,7 +61,7 @@ def test_budget_in_words(text, seconds):
     assert _seconds(text) == seconds
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(80, "1 min"), (7000, "117 min"), (33000, "9.2 hours")])
+@pytest.mark.parametrize(("seconds", "text"), [(8, "8 s"), (180, "3 min"), (7000, "117 min"), (33000, "9.2 hours")])
 def test_durations_are_told_in_units_that_fit(seconds, text):
     assert _in_words(seconds) == text
 

@@ -9,6 +9,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
+import PIL
 import pytest
 import torch
 
@@ -22,7 +23,8 @@ STEPS = 64  # within a grey level
 TOY = Run(data="toy", size=SIZE, weights=None, batch=16, free_share=0.2)
 REAL = replace(TOY, data="magnetic_tiles", batch=8)
 RUNS = {"toy": TOY, "real": REAL}
-TINY = Run(data="toy", size=32, weights=None, epochs=4, batch=16, lr=2e-3, free_share=0.2)
+TIES = ("lowest", "random")  # as released, and as small batches need it
+TINY = Run(data="toy", size=32, weights=None, epochs=4, batch=16, lr=5e-4, free_share=0.2)
 
 
 def planned(run, tiles):
@@ -45,14 +47,16 @@ def pixels(run, tiles):
 
 
 def tiny_record():
-    """What a tiny run is and gave, without its seconds."""
+    """What a tiny run gave, without its seconds, and the kind of machine that it was on."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         record = dlilib.fit(TINY, dlilib.toy_tiles(size=TINY.size))
     finally:
         torch.set_num_threads(threads)
-    return json.loads(json.dumps({name: value for name, value in record.items() if name != "seconds"}))
+    del record["seconds"]
+    kind = {"torch": torch.__version__, "pillow": PIL.__version__, **getattr(torch.cpu, "get_capabilities", dict)()}
+    return json.loads(json.dumps({"record": record, "kind": kind}))
 
 
 @pytest.fixture(params=RUNS)
@@ -64,10 +68,11 @@ def data(request):
     return request.param, run, dlilib.magnetic_tiles(request.getfixturevalue("magnetic_root"), size=SIZE)
 
 
-def test_an_epoch_is_planned_as_before(data):
+@pytest.mark.parametrize("ties", TIES)
+def test_an_epoch_is_planned_as_before(data, ties):
     name, run, tiles = data
-    found = planned(run, tiles)
-    with np.load(GOLDEN / f"plan_{name}.npz") as stored:
+    found = planned(replace(run, ties=ties), tiles)
+    with np.load(GOLDEN / f"plan_{name}_{ties}.npz") as stored:
         assert set(stored) == set(found)
         for key in stored:
             if key == "maps":  # sines and cosines, which processors round differently
@@ -85,19 +90,21 @@ def test_pixels_are_injected_as_before(data):
 
 
 def test_a_tiny_run_gives_the_record_that_it_gave():
+    """On other kinds of machine, whose convolutions round differently, its IoU moves by up to 0.002."""
     found, stored = tiny_record(), json.loads((GOLDEN / "tiny_record.json").read_text())
-    assert found["run"] == stored["run"]
-    assert found["val_images"] == stored["val_images"]
+    for name in ("id", "run", "data", "val_images", "val_tiles"):
+        assert found["record"][name] == stored["record"][name]
     for moment in ("best", "last"):
-        assert found[moment]["iou"] == pytest.approx(stored[moment]["iou"], abs=0.02)
-    if found["machine"] == stored["machine"]:
-        assert found == stored
+        assert found["record"][moment]["iou"] == pytest.approx(stored["record"][moment]["iou"], abs=0.02)
+    if found["kind"] == stored["kind"]:
+        assert found["record"] == stored["record"]
 
 
 if __name__ == "__main__":
     GOLDEN.mkdir(exist_ok=True)
     for name, run in RUNS.items():
         tiles = dlilib.toy_tiles(size=SIZE) if name == "toy" else dlilib.magnetic_tiles(size=SIZE)
-        np.savez_compressed(GOLDEN / f"plan_{name}.npz", **planned(run, tiles))
+        for ties in TIES:
+            np.savez_compressed(GOLDEN / f"plan_{name}_{ties}.npz", **planned(replace(run, ties=ties), tiles))
         np.savez_compressed(GOLDEN / f"pixels_{name}.npz", **pixels(run, tiles))
     (GOLDEN / "tiny_record.json").write_text(json.dumps(tiny_record(), indent=1) + "\n")

@@ -8,7 +8,7 @@ import pytest
 from dlilib import figures, report, study
 from dlilib.run import Run
 from dlilib.store import Store
-from dlilib.trainer import CURVE_POINTS
+from dlilib.trainer import CURVE_POINTS, thin
 
 PAPER = pd.read_csv("notebooks/paper.csv")
 BASE = Run(size=96, batch=8, free_share=0.2)
@@ -16,7 +16,6 @@ BASE = Run(size=96, batch=8, free_share=0.2)
 
 def curve(epochs):
     """A record of two classes of 100 and 10 pixels, of which ever more and ever fewer are found."""
-    every = -(-epochs // CURVE_POINTS)
     counts = [[[min(k, 100), 0], [0, k]] for k in range(1, epochs + 1)]
     last = [[counts[-1][0][0], 0, 100 - counts[-1][0][0]], [0, epochs, 10]]
     run = replace(BASE, epochs=epochs)
@@ -24,7 +23,10 @@ def curve(epochs):
     return {
         "id": run.id, "run": asdict(run), "machine": {"device": "CPU", "precision": "fp32"}, "seconds": 90.0,
         "data": {"classes": ["crack", "hole"], "train": [50, 20, 10]}, "positives": 110,
-        "history": {"tp": [c[0][0] for c in counts], "fp": [c[1][1] for c in counts], "classes": counts[::every]},
+        "history": {
+            "tp": [crack[0] for crack, _ in counts], "fp": [hole[1] for _, hole in counts],
+            "classes": thin(counts, CURVE_POINTS),
+        },
         "val_images": [0], "val_tiles": [0], "best": moment, "last": moment,
     }
 
@@ -40,6 +42,14 @@ def test_a_curve_has_its_points_where_they_were_measured(epochs):
     assert crack["IoU"].tolist() == pytest.approx((crack["images"] / images / 100).tolist())
     assert (hole["IoU"] == 0).all()
     assert crack["images"].iloc[0] == images and crack["images"].iloc[-1] == images * epochs
+
+
+def test_a_record_from_before_curves_of_classes_has_its_last_epoch():
+    made = curve(10)
+    del made["history"]["classes"]
+    found = report.learning_curve(made)
+    assert found.groupby("what", sort=False).size().to_dict() == {"all classes": 10, "crack": 1, "hole": 1}
+    assert found.loc[found["what"] == "crack", "IoU"].item() == 0.1
 
 
 def test_figure_has_a_panel_for_each_class_and_a_line_a_run():

@@ -54,6 +54,19 @@ def test_the_record_says_which_precision_it_was(kind, monkeypatch):
     assert trainer.record()["run"]["precision"] == "auto"
 
 
+def test_a_run_that_goes_on_on_another_kind_of_machine_names_both(monkeypatch):
+    run, tiles = Run(data="toy", size=16, weights=None, precision="auto"), dlilib.toy_tiles(size=16)
+    started = Trainer(run, tiles, torch.device("cpu"))
+    started.precision, started.precisions = "bf16", ["bf16"]
+    state = started.state()
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True})
+    continued = Trainer(run, tiles, torch.device("cpu"))
+    continued.restore(state)
+    assert (continued.precision, continued.precisions) == ("fp32", ["bf16", "fp32"])
+    continued.last = continued.best = {"classes": [[0, 0, 0]] * 5}
+    assert continued.record()["machine"]["precision"] == "bf16, fp32"
+
+
 def test_precision_is_part_of_a_runs_id_only_where_it_is_not_float32():
     assert "precision" not in Run().changed
     assert len({replace(Run(), precision=name).id for name in ("fp32", "bf16", "auto")}) == 3

@@ -154,6 +154,7 @@ HERE, ONE_THREAD, OTHER = "CPU x86_64 AVX2, 2 threads", "CPU x86_64 AVX2, 1 thre
 FRAME = pd.DataFrame([
     finished(HERE, 100.0), finished(HERE, 120.0), finished(HERE, 300.0, encoder="resnest50d"),
     finished(ONE_THREAD, 180.0, encoder="mobileone_s1"), finished(OTHER, 9.0, precision="bf16"),
+    finished(HERE, 1.0, data="toy"),
 ])
 
 
@@ -176,6 +177,7 @@ def test_estimates_stand_on_runs_of_this_machine_and_precision(run, precision, f
 def test_without_a_telling_run_there_is_no_estimate():
     assert study.estimate_seconds(Run(), FRAME[:0], HERE, "fp32") is None
     assert study.estimate_seconds(Run(), FRAME[:4], HERE, "bf16") is None  # emulated: float32 tells nothing of it
+    assert study.estimate_seconds(Run(), FRAME[5:], HERE, "fp32") is None  # another data set has other images
 
 
 def test_no_records_give_an_empty_frame_with_its_columns(tmp_path):

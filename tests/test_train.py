@@ -37,7 +37,9 @@ def test_run_repeats_bit_for_bit_and_leaves_the_global_generator_alone(small, re
     assert torch.equal(torch.get_rng_state(), state)
 
 
-@pytest.mark.parametrize("changed", [{"seed": 1}, {"method": "baseline"}, {"p_poisson": 0.0}, {"split": "tile"}])
+@pytest.mark.parametrize(
+    "changed", [{"seed": 1}, {"method": "baseline"}, {"p_poisson": 0.0}, {"split": "tile"}, {"ties": "random"}]
+)
 def test_what_a_run_names_changes_its_result(small, record, changed):
     assert fit(replace(TINY, **changed), small)["history"] != record["history"]
 
