@@ -69,8 +69,8 @@ PRESETS = {
         few_shot_seeds=(0,),
     ),
     "lite": Preset(
-        "Magnetic Tiles, 128 px, ImageNet start, 80 epochs of 502 images (a fifth of the free ones) in batches of 8, in "
-        "which DLI breaks ties at random: 40,160 images a run, two hours on an idle core with AVX2",
+        "Magnetic Tiles, 128 px, ImageNet start, 80 epochs of 502 images (a fifth of the free ones) in batches of 8, "
+        "in which DLI breaks ties at random: 40,160 images a run, two hours on an idle core with AVX2",
         Run(size=128, epochs=80, batch=8, lr=1e-3, free_share=0.2, precision="auto", ties="random"), **LITTLE,
         folder="lite", stages=LITE_STAGES, fractions=(0.5, 1.0), few_shot=(("epochs", 20), ("free_share", 0.4)),
         pilot=(
