@@ -44,11 +44,10 @@ def _fill(
         count = np.bincount(batch, minlength=num_classes + 1)[1:]  # (K,), images of each class so far
         free = np.flatnonzero(batch == 0)
         order = _tie_order(len(free), num_classes, ties, generator)
+        if until == "uniform":
+            free = free[: num_classes * count.max() - count.sum()]
         for row, image in enumerate(free):
-            if until == "uniform" and count.min() == count.max():
-                break
-            rarest = np.flatnonzero(count == count.min())
-            chosen = rarest[order[row, rarest].argmin()]
+            chosen = (count + order[row]).argmin()
             planned[start + image] = chosen + 1
             count[chosen] += 1
         start += size
@@ -56,10 +55,10 @@ def _fill(
 
 
 def _tie_order(rows: int, num_classes: int, ties: str, generator: Generator | None) -> np.ndarray:
-    """For each of `rows` free images what decides among equally rare classes, (rows, K): the smallest is taken."""
+    """What decides among equally rare classes, for each of `rows` free images: (rows, K) in [0, 1), the smallest wins."""
     if ties == "random":
-        return torch.rand(rows, num_classes, generator=generator).numpy()
-    return np.broadcast_to(np.arange(num_classes), (rows, num_classes))
+        return torch.rand(rows, num_classes, generator=generator).double().numpy()
+    return np.broadcast_to(np.arange(num_classes) / num_classes, (rows, num_classes))
 
 
 def _check_labels(labels: np.ndarray | Tensor, num_classes: int, until: str, ties: str) -> np.ndarray:

@@ -159,7 +159,8 @@ def pilot_table(preset: str, folder: str | Path) -> pd.DataFrame:
         row["last"] = f"{record['last']['iou']:.3f}"
         classes = zip(record["data"]["classes"], record["best"]["classes"], strict=True)
         row |= {name: f"{iou(*counts):.3f}" for name, counts in classes}
-        row["machine"] = f"{record['machine']['device']}, {record['machine']['precision']}"
+        machine = record["machine"]
+        row["machine"] = f"{machine['device']}, {machine['precision']}".replace(", ", "; ")
         rows.append(row)
     return pd.DataFrame(rows, dtype=object).fillna("")
 

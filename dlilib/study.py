@@ -184,10 +184,12 @@ def estimate_seconds(
     """What the run will take by the finished runs in `frame`, and by which; None where nothing in it tells.
 
     device: as records name it, as "CPU x86_64 AVX2, 2 threads"; precision: what the run will be computed in there, as
-    `precision.resolve` gives it. Time is taken to grow with epochs, pixels and training images. Runs of the same
-    encoder are preferred to others, this number of threads to another one. Without a run of this kind of device in this
-    precision the time is that of another device, which is named: no promise about this one.
+    `precision.resolve` gives it. Time is taken to grow with epochs, pixels and training images, so only runs on the
+    same data tell. Runs of the same encoder are preferred to others, this number of threads to another one. Without a
+    run of this kind of device in this precision the time is that of another device, which is named: no promise about
+    this one.
     """
+    frame = frame[frame["data"] == run.data]
     kinds = frame["device"].map(_kind)
     same = (kinds == _kind(device)) & (frame["precision_used"] == precision)
     bases = (

@@ -16,7 +16,7 @@ SWEEP = """
 import sys
 from dlilib import cli, study
 from dlilib.presets import SMOKE_STAGES
-base = study.Run(data="toy", size=16, weights=None, epochs=6, batch=16, free_share=0.05)
+base = study.Run(data="toy", size=16, weights=None, epochs=4, batch=16, free_share=0.05)
 few = {"encoders": ("resnet18",), "fraction_encoder": "resnet18", "fractions": (1.0,), "shots": ()}
 study.PRESETS["tiny"] = study.Preset("tiny", base, "tiny", SMOKE_STAGES, seeds=(0,), **few)
 sys.argv[1:] = ["run", "--preset", "tiny", "--match", "p_poisson=0.5", "--device", "cpu", "--results", sys.argv[1]]

@@ -67,7 +67,7 @@ def test_table_tells_finished_runs_and_pending_ones(tmp_path, monkeypatch):
     assert table["micro IoU"].tolist() == ["pending", f"{40 / 150:.3f}"]
     told = table.iloc[1]
     assert (told["images"], told["steps"], told["minutes"]) == (1600, 200, 2)
-    assert (told["crack"], told["hole"], told["machine"]) == ("0.400", "0.000", "CPU, fp32")
+    assert (told["crack"], told["hole"], told["machine"]) == ("0.400", "0.000", "CPU; fp32")
     assert len(report.pilot_table("smoke", tmp_path)) == 0
     text = report.report(tmp_path, PAPER)
     assert "No run of its grid is finished" in text and "### Pilot" in text

@@ -132,7 +132,7 @@ def test_a_widget_gives_way_to_a_line(pages):
 
 def test_front_page_tells_what_it_is_about(results, pages):
     text = visible(pages["index.html"])
-    assert "these numbers say nothing about the paper" in text and "toy tiles, 64 px" in text.lower()
+    assert "these numbers say nothing about the paper" in text and "toy tiles, 48 px" in text.lower()
     found = claims.verdicts(claims.claims("smoke", results / "smoke", PAPER))
     rows = re.findall(r"<tr>\s*<td>resnet18</td>.*?</tr>", pages["index.html"], re.DOTALL)
     assert [visible(re.findall("<td>.*?</td>", row)[1]) for row in rows] == list(found["claim"])
