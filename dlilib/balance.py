@@ -55,7 +55,7 @@ def _fill(
 
 
 def _tie_order(rows: int, num_classes: int, ties: str, generator: Generator | None) -> np.ndarray:
-    """What decides among equally rare classes, for each of `rows` free images: (rows, K) in [0, 1), the smallest wins."""
+    """What decides among equally rare classes, for each of `rows` images: (rows, K) in [0, 1), the smallest wins."""
     if ties == "random":
         return torch.rand(rows, num_classes, generator=generator).double().numpy()
     return np.broadcast_to(np.arange(num_classes) / num_classes, (rows, num_classes))
