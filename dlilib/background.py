@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -32,18 +33,18 @@ def execute(runs: Sequence[Run], folder: str | Path, options: Sequence[str], pro
     """Finish what is pending of `runs` in processes of the lowest priority and return how many are still pending.
 
     options: those of `dli run` that choose the runs, their data and the budget; each process is such a `dli run` on the
-    CPU, with one thread. processes: how many; 0: one a core. However this process ends, even killed, so do they, at
-    once: an unfinished run goes on at its last epoch. Raises ValueError with the last words of a process that failed.
+    CPU, with one thread. processes: how many; 0: one a core. When this process ends, so do they, even if it is killed
+    (one that is paused then ends when it is woken): an unfinished run goes on at its last epoch. Raises ValueError with
+    the last words of a process that failed.
     """
     todo, store = pending(runs, folder), Store(folder)
     if not todo:
         return 0
-    logs = store.folder / "checkpoints"
-    logs.mkdir(parents=True, exist_ok=True)
-    count = min(processes or _cores(), len(todo))
-    paths = [logs / f"background-{os.getpid()}-{k}.log" for k in range(1, count + 1)]
     with ExitStack() as stack:
+        logs = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        stack.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, _terminated))
         bar = stack.enter_context(tqdm(total=len(todo), desc="runs", unit="run"))
+        paths = [logs / str(k) for k in range(min(processes or _cores(), len(todo)))]
         started = [stack.enter_context(_process(options, path)) for path in paths]
         ids = " ".join(str(process.pid) for process in started)
         bar.write(f"processes {ids}: kill -STOP pauses, kill -CONT goes on", sys.stderr)
@@ -54,9 +55,7 @@ def execute(runs: Sequence[Run], folder: str | Path, options: Sequence[str], pro
             codes = [process.poll() for process in started]
             for code, path in zip(codes, paths, strict=True):
                 if code:
-                    raise ValueError(f"a process of the sweep {_end(code)}, see {path}: {_last_words(path)}")
-    for path in paths:
-        path.unlink(missing_ok=True)
+                    raise ValueError(f"a process of the sweep {_end(code)}: {_last_words(path)}")
     return len(pending(runs, folder))
 
 
@@ -99,13 +98,18 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def _terminated(number: int, frame: object) -> None:
+    sys.exit(128 + number)
+
+
 def _end(code: int) -> str:
-    return f"failed with exit code {code}" if code > 0 else f"was ended by signal {-code}"
+    return f"failed with exit code {code}" if code > 0 else f"was ended by signal {-code} (9: perhaps out of memory)"
 
 
 def _last_words(log: Path) -> str:
-    lines = log.read_text(errors="replace").replace("\r", "\n").strip().splitlines()
-    return lines[-1][-500:] if lines else "it said nothing"
+    lines = log.read_text(errors="replace").replace("\r", "\n").splitlines()
+    said = [line for line in lines if line.strip() and not line.startswith("runs:")]  # not the progress bar
+    return "\n".join(said[-10:]) or "it said nothing"
 
 
 def _end_with_parent() -> None:

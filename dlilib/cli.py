@@ -65,7 +65,9 @@ def convert(
 def run(
     preset: PresetName = "smoke", match: Match = "", budget: Budget = "", device: Device = None, root: Root = None,
     results: Results = Path("results"),
-    workers: Annotated[int, typer.Option(help="spread the runs over so many processes on this machine", min=0)] = 0,
+    workers: Annotated[
+        int, typer.Option(help="spread the runs over so many processes here, in the background too", min=0)
+    ] = 0,
     scheduler: Annotated[str, typer.Option(help="spread them over the workers of a Dask scheduler, tcp://…")] = "",
     in_background: Annotated[
         bool, typer.Option("--background", help="disturb nobody: lowest priority, one thread a run, a run a core")
@@ -200,6 +202,8 @@ def _paper(notebooks: Path) -> pd.DataFrame:
 
 def _matching(preset: str, match: str, pilot: bool) -> list[Run]:
     runs = study.experiment("pilot", preset) if pilot else study.all_runs(preset)
+    if pilot and not runs:
+        raise typer.BadParameter(f"{preset} has no pilot")
     if not (found := study.matching(runs, match)):
         raise typer.BadParameter(f"no run of {preset} matches {match!r}")
     return found
@@ -225,7 +229,7 @@ def main() -> None:
         app()
     except SystemExit as end:
         if end.code == INTERRUPTED:
-            print("dli: what is finished is kept; the same command goes on there (study --failed)", file=sys.stderr)
+            print("dli: what is finished is kept; the same command goes on there (study: --failed)", file=sys.stderr)
         raise
     except (ValueError, WeightsError, StoreError) as error:
         sys.exit(f"dli: {error}")

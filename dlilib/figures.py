@@ -177,7 +177,7 @@ def learning_curves(records: dict[str, dict]) -> list[Axes]:
         panels = zip(axes, learning_curve(record).groupby("what", sort=False), strict=False)
         for ax, (name, found) in panels:
             ax.plot(found["images"], found["IoU"], color=colour, label=title, linewidth=1.2)
-            ax.set(title=name, xscale="log", ylim=(0, 1))
+            ax.set(title=name, xscale="log", ylim=(-0.03, 1))
     if all(record["run"]["data"] == "magnetic_tiles" for record in records.values()):
         axes[0].axvline(PAPER_IMAGES, color="0.4", linestyle=":", label="images in the paper: 1.26 million")
     low, high = axes[0].get_xlim()

@@ -76,6 +76,7 @@ PRESETS = {
         pilot=(
             PILOT | {"batch": 16, "lr": 2e-3},
             PILOT,
+            PILOT | {"lr": 5e-4},
             PILOT | {"epochs": 80},
             PILOT | {"method": "baseline"},
             PILOT | {"split": "tile"},

@@ -62,4 +62,4 @@ def test_ctrl_c_says_how_to_go_on(tmp_path):
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
     _, message = process.communicate(timeout=60)
-    assert process.returncode == 130 and message.endswith("the same command goes on there (study --failed)\n")
+    assert process.returncode == 130 and message.endswith("the same command goes on there (study: --failed)\n")

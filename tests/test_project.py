@@ -12,6 +12,7 @@ import torch
 import yaml
 
 from dlilib.convert import to_folder
+from dlilib.presets import PRESETS
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -154,3 +155,11 @@ def test_notebook_keeps_the_house_rules(path):
     assert "papermill" not in notebook.metadata
     shown = nbformat.writes(notebook)
     assert not re.search(rf"{ROOT}|site-packages|/(home|root|Users|tmp)/", shown)
+
+
+@pytest.mark.parametrize("number", ["03", "04", "05", "06", "07"])
+def test_stored_notebooks_of_lite_are_of_the_preset_as_it_is(number):
+    """`dli study --preset lite --no-compute` brings them up to date."""
+    (path,) = (ROOT / "results" / "lite" / "notebooks").glob(f"{number}_*.ipynb")
+    outputs = [o for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code" for o in c.outputs]
+    assert PRESETS["lite"].about in "".join(o.get("text", "") for o in outputs)
