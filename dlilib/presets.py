@@ -1,6 +1,6 @@
 """The sizes at which the study runs, and the ways that its few-shot part compares."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from dlilib.run import Run
@@ -55,10 +55,12 @@ class Preset:
     few_shot_ways: tuple[str, ...] = tuple(FEW_SHOT)
     few_shot_encoders: tuple[str, ...] = ("resnet18", "resnet34")  # the second is the few-shot paper's
     few_shot_seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    pilot: tuple[dict[str, Any], ...] = ()  # what the runs that its size and schedule were chosen by change of the base
+    pilot: tuple[Run, ...] = ()  # the runs that its schedule was chosen by
 
 
-PILOT: dict[str, Any] = {"size": 96, "epochs": 40}  # small enough for a processor without bfloat16 units
+LITE = Run(size=128, epochs=80, batch=8, lr=1e-3, free_share=0.2, precision="auto", ties="random")
+# at 96 px for a processor without bfloat16 units; spelt out, so that these runs stay what they were if lite changes
+PILOT = Run(size=96, epochs=40, batch=8, lr=1e-3, free_share=0.2, precision="auto", ties="random")
 LITTLE = {"encoders": ("resnet18",), "fraction_encoder": "resnet18", "few_shot_encoders": ("resnet18",)}
 PRESETS = {
     "smoke": Preset(
@@ -71,16 +73,16 @@ PRESETS = {
     "lite": Preset(
         "Magnetic Tiles, 128 px, ImageNet start, 80 epochs of 502 images (a fifth of the free ones) in batches of 8, "
         "in which DLI breaks ties at random: 40,160 images a run, two hours on an idle core with AVX2",
-        Run(size=128, epochs=80, batch=8, lr=1e-3, free_share=0.2, precision="auto", ties="random"), **LITTLE,
+        LITE, **LITTLE,
         folder="lite", stages=LITE_STAGES, fractions=(0.5, 1.0), few_shot=(("epochs", 20), ("free_share", 0.4)),
         pilot=(
-            PILOT | {"batch": 16, "lr": 2e-3},
+            replace(PILOT, batch=16, lr=2e-3),
             PILOT,
-            PILOT | {"lr": 5e-4},
-            PILOT | {"epochs": 80},
-            PILOT | {"method": "baseline"},
-            PILOT | {"split": "tile"},
-            PILOT | {"method": "baseline", "split": "tile"},
+            replace(PILOT, lr=5e-4),
+            replace(PILOT, epochs=80),
+            replace(PILOT, method="baseline"),
+            replace(PILOT, split="tile"),
+            replace(PILOT, method="baseline", split="tile"),
         ),
     ),
     "short": Preset(

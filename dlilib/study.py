@@ -52,13 +52,13 @@ def experiment(
         same at half the data; "choices", DLI with each of its open choices made the other way; "audits", these and one
         thing changed at a time: competitors as published, free images in validation, the masks' threshold; "mended",
         every method with competitors as published and free images in validation; "few_shot", the `ways` of `FEW_SHOT`
-        with so many annotated images a class, always split by tile; "pilot", by which the preset's size and schedule
-        were chosen: each run as it is, whatever encoders, seeds and split are asked for.
+        with so many annotated images a class, always split by tile; "pilot", the runs by which the preset's schedule
+        was chosen, each as it is, whatever else is asked for.
     data: instead of the preset's, as "mvtec_ad-bottle".
     """
     p = preset_named(preset)
     if name == "pilot":
-        return [replace(p.base, **changed) for changed in p.pilot]
+        return list(p.pilot)
     split = "tile" if name == "few_shot" else split
     fractions = [0.5] if name == "half_data" else sorted(fractions or p.fractions, reverse=True)
     published = {method: {"losses": "published"} if method in VARIED else {} for method in METHODS}

@@ -59,8 +59,8 @@ def test_figure_has_a_panel_for_each_class_and_a_line_a_run():
 
 
 def test_table_tells_finished_runs_and_pending_ones(tmp_path, monkeypatch):
-    pilot = ({"epochs": 10}, {"epochs": 40})
-    monkeypatch.setitem(study.PRESETS, "lite", replace(study.PRESETS["lite"], base=BASE, pilot=pilot))
+    pilot = (replace(BASE, epochs=10), replace(BASE, epochs=40))
+    monkeypatch.setitem(study.PRESETS, "lite", replace(study.PRESETS["lite"], pilot=pilot))
     made = curve(40)
     Store(tmp_path / "lite").finish(replace(BASE, epochs=40), made)
     table = report.pilot_table("lite", tmp_path / "lite")
