@@ -35,8 +35,9 @@ VERDICTS = (
     "the share of the IoU kept at half the data, and in the mean IoU gained by small classes less large ones.\n"
 )
 PILOT = (
-    "Runs by which the preset's size and schedule were chosen, seed 0; notebook 3 draws their curves. Figures of the "
-    "best epoch; `last`: the last one's micro IoU. The minutes were taken beside other work on the machine.\n"
+    "Runs of seed 0 that compared batch size, learning rate and length before the preset's schedule was set; notebook "
+    "3 draws their curves. Figures of the best epoch; `last`: the last one's micro IoU. The minutes were taken beside "
+    "other work on the machine.\n"
 )
 INTRODUCTION = """# Results
 

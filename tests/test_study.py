@@ -78,6 +78,11 @@ def test_grid_is_the_papers(preset):
     assert {(run.fraction, run.p_poisson) for run in runs[: len(first)]} == {(1.0, 0.5)}
 
 
+def test_the_pilot_has_lites_own_run_and_one_twice_as_long():
+    base, pilot = study.PRESETS["lite"].base, study.experiment("pilot", "lite")
+    assert {base, replace(base, epochs=2 * base.epochs)} <= set(pilot)
+
+
 def test_lite_grid_is_as_large_as_planned():
     runs = study.all_runs("lite")
     sizes = [len([run for run in runs if match(run)]) for match in (
