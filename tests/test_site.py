@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 PAPER = pd.read_csv(ROOT / "notebooks" / "paper.csv")
 INTERVALS = "\n\n| ours | paper |\n| --- | --- |\n| 0.472 [-0.178, 0.765] (n = 2) | 0.746 ± 0.018 |\n"
 VIEW = "application/vnd.jupyter.widget-view+json"
-PICTURE = base64.b64encode((ROOT / "results" / "pictures" / "site.png").read_bytes()).decode()
+PICTURE = base64.b64encode((ROOT / "results" / "pictures" / "explorer.png").read_bytes()).decode()
 
 
 def write(path, title, outputs=()):
