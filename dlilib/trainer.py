@@ -75,7 +75,7 @@ class Trainer:
         try:
             if (state["run"], state.get("digest")) != (asdict(self.run), self.tiles.digest):
                 raise ValueError
-            if state["history"].keys() != self.history.keys():
+            if state["history"].keys() != self.history.keys():  # another version's
                 raise ValueError
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
@@ -83,7 +83,7 @@ class Trainer:
                 setattr(self, name, type(getattr(self, name))(state[name]))
             self.precisions = list(dict.fromkeys([*self.precisions, self.precision]))
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError):
-            raise ValueError(f"the checkpoint of {self.run.id} is of another run, data or version: delete it") from None
+            raise ValueError(f"the checkpoint of {self.run.id} is of another run or other data: delete it") from None
 
     def record(self) -> dict[str, Any]:
         """What is kept of the finished run."""

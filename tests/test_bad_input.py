@@ -210,7 +210,7 @@ def test_masks_of_few_bits_keep_their_values(folder, bits):
 @pytest.mark.parametrize("state", [[1], {}, {"model": {}}], ids=str)
 def test_checkpoint_of_something_else(tiles, tmp_path, state):
     Store(tmp_path).save(TINY, state)
-    refused(lambda: dlilib.fit(TINY, tiles, folder=tmp_path), "is of another run, data or version: delete it")
+    refused(lambda: dlilib.fit(TINY, tiles, folder=tmp_path), "is of another run or other data: delete it")
 
 
 def test_checkpoint_with_a_flipped_bit(tiles, tmp_path):
@@ -466,7 +466,7 @@ def test_checkpoint_of_another_configuration(tiles, tmp_path):
     other, store = replace(TINY, lr=1e-3), Store(tmp_path)
     trainer = dlilib.trainer.Trainer(other, tiles, torch.device("cpu"))
     store.save(TINY, trainer.state())
-    refused(lambda: dlilib.fit(TINY, tiles, folder=tmp_path), "is of another run, data or version: delete it")
+    refused(lambda: dlilib.fit(TINY, tiles, folder=tmp_path), "is of another run or other data: delete it")
 
 
 def test_a_clock_that_jumps_back_changes_nothing(tiles, tmp_path, monkeypatch):
