@@ -58,13 +58,14 @@ def report(results: str | Path, paper: pd.DataFrame) -> str:
         folder = study.results_folder(preset, results)
         frame = study.records(folder / "records")
         frame = study.select(frame, study.all_runs(preset))
-        piloted = any(Store(folder).record(run) for run in study.experiment("pilot", preset))
+        pilot = pilot_table(preset, folder)
+        piloted = len(pilot) > 0 and (pilot["micro IoU"] != "pending").any()
         if len(frame):
             parts += _preset(preset, frame, folder, paper)
         elif piloted:
             parts += [f"## `{preset}`\n", f"{study.PRESETS[preset].about}. No run of its grid is finished.\n"]
         if piloted:
-            parts += ["### Pilot\n", PILOT, markdown(pilot_table(preset, folder)), ""]
+            parts += ["### Pilot\n", PILOT, markdown(pilot), ""]
     if len(parts) == 1:
         raise ValueError(f"no records of paper, short or lite in {results}")
     return "\n".join(parts)
@@ -142,7 +143,7 @@ def images_seen(record: dict[str, Any]) -> int:
 
 
 def pilot_table(preset: str, folder: str | Path) -> pd.DataFrame:
-    """The pilot's runs, by which the preset's size and schedule were chosen: a row each, "pending" where not finished.
+    """The pilot's runs, by which the preset's schedule was chosen: a row each, "pending" where not finished.
 
     Figures are those of the best epoch, as in Table 1, but for `last`; minutes on the machine that is named.
     """

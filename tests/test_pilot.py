@@ -1,4 +1,4 @@
-"""What is drawn and told of the runs that chose a preset's size and schedule."""
+"""What is drawn and told of the runs that chose a preset's schedule."""
 
 from dataclasses import asdict, replace
 
