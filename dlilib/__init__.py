@@ -1,35 +1,47 @@
-"""Dynamic Label Injection for imbalanced defect segmentation: the drop-in transform and the study around it."""
+"""Dynamic Label Injection for imbalanced defect segmentation: the drop-in transform and the study around it.
 
-from dlilib import models
-from dlilib.balance import plan_classes
-from dlilib.files import DataError
-from dlilib.inject import DynamicLabelInjection
-from dlilib.magnetic import magnetic_tiles
-from dlilib.mvtec import mvtec_ad
-from dlilib.poisson import cut_paste, poisson_blend
-from dlilib.run import Run
-from dlilib.splits import split
-from dlilib.study import records
-from dlilib.tiles import TileSet, from_folder
-from dlilib.toy import toy_tiles
-from dlilib.train import fit
+Each public name is loaded when it is first used (PEP 562), so that the transform does not wait for the study.
+"""
+
+from importlib import import_module
+from typing import Any
+
 from dlilib.version import __version__
 
-__all__ = [
-    "DataError",
-    "DynamicLabelInjection",
-    "Run",
-    "TileSet",
-    "__version__",
-    "cut_paste",
-    "fit",
-    "from_folder",
-    "magnetic_tiles",
-    "models",
-    "mvtec_ad",
-    "plan_classes",
-    "poisson_blend",
-    "records",
-    "split",
-    "toy_tiles",
-]
+_HOME = {  # public name -> the module that defines it; None: the name is a module itself
+    "DataError": "data.files",
+    "DynamicLabelInjection": "inject",
+    "Run": "training.run",
+    "TileSet": "tiles",
+    "cut_paste": "blend",
+    "export": None,
+    "fit": "training.trainer",
+    "from_folder": "data.folder",
+    "magnetic_tiles": "data.magnetic",
+    "models": None,
+    "mvtec_ad": "data.mvtec",
+    "plan_classes": "balance",
+    "poisson_blend": "blend",
+    "records": "analysis.records",
+    "split": "data.splits",
+    "toy_tiles": "data.toy",
+}
+
+__all__ = ["__version__", *_HOME]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = _HOME[name]
+    value = (
+        import_module(f"dlilib.{name}")
+        if home is None
+        else getattr(import_module(f"dlilib.{home}"), name)
+    )
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

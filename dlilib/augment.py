@@ -21,75 +21,107 @@ class Warp:
 
 
 FLIP_ONLY = Warp(affine=0.0)
-# as released; classes that are not named here take Warp()
-RELEASED_WARPS = {
-    "Blowhole": Warp(), "Crack": Warp(flip=0.0, rotate=5.0), **dict.fromkeys(("Break", "Fray", "Uneven"), FLIP_ONLY),
+RELEASED_WARPS = {  # classes that are not named here take Warp()
+    "Blowhole": Warp(),
+    "Break": FLIP_ONLY,
+    "Crack": Warp(flip=0.0, rotate=5.0),
+    "Fray": FLIP_ONLY,
+    "Uneven": FLIP_ONLY,
 }
 
 
 def draw_warps(
     warps: Sequence[Warp], which: Tensor, generator: Generator | None = None, aspect: float = 1.0
 ) -> Tensor:
-    """A random affine map by each of warps[which]: float32 (M, 2, 3), from output to input in [-1, 1] coordinates.
+    """Draw a random affine map by each of warps[which].
 
-    which: int64 (M,), indices into `warps`. aspect: of the images, (height - 1) / (width - 1), so that rotations turn
-    their pixels and do not shear them.
+    Args:
+        warps: The ranges to draw from.
+        which: int64 (M,), indices into `warps`.
+        generator: None: torch's default one.
+        aspect: Of the images, (height - 1) / (width - 1), so that rotations turn their pixels and
+            do not shear them.
+
+    Returns:
+        float32 (M, 2, 3), from output to input in [-1, 1] coordinates, as `warp` takes them.
     """
-    u = torch.rand(len(which), 7, generator=generator)
-    ranges = torch.tensor([(w.flip, w.affine, w.shift, w.scale, math.radians(w.rotate)) for w in warps])
+    draws = torch.rand(len(which), 7, generator=generator)
+    if_flip, axis, if_affine, x, y, zoom, angle = draws.T  # each (M,), in [0, 1)
+    ranges = torch.tensor(
+        [(w.flip, w.affine, w.shift, w.scale, math.radians(w.rotate)) for w in warps]
+    )
     flip, affine, shift, scale, rotate = ranges[which].T
-    way = (u[:, 1] * 3).int()  # 0 horizontal, 1 vertical, 2 both
-    flipped = u[:, 0] < flip
-    mirror_x = torch.where(flipped & (way != 1), -1.0, 1.0)
-    mirror_y = torch.where(flipped & (way != 0), -1.0, 1.0)
-    moved = (u[:, 2] < affine).float()
-    x, y, zoom, angle = (2 * u[:, 3:] - 1).T * moved * torch.stack([2 * shift, 2 * shift, scale, rotate])
-    # The donor is flipped, then scaled, rotated and shifted; sampling needs the inverse, last step first.
+    axis = (axis * 3).int()  # 0 horizontal, 1 vertical, 2 both
+    mirror_x = torch.where((if_flip < flip) & (axis != 1), -1.0, 1.0)
+    mirror_y = torch.where((if_flip < flip) & (axis != 0), -1.0, 1.0)
+    moved = (if_affine < affine).float()
+    x = (2 * x - 1) * moved * (2 * shift)
+    y = (2 * y - 1) * moved * (2 * shift)
+    zoom = (2 * zoom - 1) * moved * scale
+    angle = (2 * angle - 1) * moved * rotate
+    # The donor is flipped, then scaled, rotated and shifted. Sampling needs the inverse, the last
+    # step first.
     cos, sin = torch.cos(angle) / (1 + zoom), torch.sin(angle) / (1 + zoom)
     up, down = sin * aspect, sin / aspect
     row_x = torch.stack([cos, up, -(cos * x + up * y)], dim=1) * mirror_x[:, None]
     row_y = torch.stack([-down, cos, down * x - cos * y], dim=1) * mirror_y[:, None]
-    return torch.stack([row_x, row_y], dim=1)
+    return torch.stack([row_x, row_y], dim=1)  # (M, 2, 3)
 
 
 def mirrors(maps: Tensor) -> tuple[Tensor, Tensor]:
-    """Those of maps (M, 2, 3) that only mirror, as the flips (M, 2) that `flip` takes, and the rows of the others."""
+    """Tell maps (M, 2, 3) that only mirror from the others.
+
+    Returns:
+        The flips (M, 2) that `flip` takes, False for the others, and the rows of the others.
+    """
     signs = maps.diagonal(dim1=1, dim2=2).sign()  # (M, 2)
     only = (maps == F.pad(torch.diag_embed(signs), (0, 1))).all(dim=(1, 2))
     return (signs < 0).flip(1) & only[:, None], (~only).nonzero()[:, 0]
 
 
 def warp(images: Tensor, masks: Tensor, maps: Tensor) -> tuple[Tensor, Tensor]:
-    """Images (B, C, H, W) float bilinearly and masks (B, H, W) bool by nearest neighbour, through maps (B, 2, 3).
+    """Warp images bilinearly and masks by nearest neighbour.
 
     Beyond the border both are mirrored about the outermost pixel, as released.
     differs: the released code warps before it resizes, this one the resized tile.
+
+    Args:
+        images: (B, C, H, W) float.
+        masks: (B, H, W) bool.
+        maps: (B, 2, 3), from output to input in [-1, 1] coordinates.
     """
     if len(images) == 0:
         return images.clone(), masks.clone()
     grid = _grid(maps.to(images, non_blocking=True), *images.shape[2:])
     moved = F.grid_sample(images, grid, padding_mode="reflection", align_corners=True)
-    marks = F.grid_sample(masks[:, None].to(images), grid, "nearest", "reflection", align_corners=True)
+    marks = F.grid_sample(
+        masks[:, None].to(images), grid, "nearest", "reflection", align_corners=True
+    )
     return moved, marks[:, 0] > 0.5
 
 
 def _grid(maps: Tensor, height: int, width: int) -> Tensor:
-    """Where each output pixel comes from, (B, H, W, 2): as torch's affine_grid, in fewer steps."""
-    y, x = (torch.linspace(-1, 1, side, dtype=maps.dtype, device=maps.device) for side in (height, width))
+    """Where each output pixel comes from, (B, H, W, 2): torch's affine_grid in fewer steps."""
+    y = torch.linspace(-1, 1, height, dtype=maps.dtype, device=maps.device)
+    x = torch.linspace(-1, 1, width, dtype=maps.dtype, device=maps.device)
     grid = maps.new_empty(len(maps), height, width, 2)
     for k in (0, 1):
-        along_x, along_y = maps[:, k, :1] * x, maps[:, k, 1:2] * y + maps[:, k, 2:]
+        along_x = maps[:, k, :1] * x  # (B, W)
+        along_y = maps[:, k, 1:2] * y + maps[:, k, 2:]  # (B, H)
         torch.add(along_y[:, :, None], along_x[:, None], out=grid[..., k])
     return grid
 
 
 def draw_flips(batch: int, generator: Generator | None = None) -> Tensor:
-    """bool (batch, 2): flip vertically, flip horizontally, each with probability 0.5 as released."""
+    """Draw vertical and horizontal flips, each with probability 0.5 as released: bool (batch, 2)."""
     return torch.rand(batch, 2, generator=generator) < 0.5
 
 
 def flip(images: Tensor, masks: Tensor, flips: Tensor) -> tuple[Tensor, Tensor]:
-    """Copies of images (B, C, H, W) and masks (B, H, W) of any dtype, mirrored where flips (B, 2) says so."""
+    """Copy images (B, C, H, W) and masks (B, H, W), mirrored where flips (B, 2) says so.
+
+    flips: vertically, horizontally. Images and masks have any dtype.
+    """
     images, masks = images.clone(), masks.clone()
     flip_(images, masks, flips)
     return images, masks

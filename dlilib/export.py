@@ -10,7 +10,7 @@ from timm.utils import reparameterize_model
 from torch import Tensor, nn
 
 from dlilib import models
-from dlilib.store import write_whole
+from dlilib.data.files import write_whole
 
 
 class Segmenter(nn.Module):
@@ -38,8 +38,13 @@ def to_onnx(model: nn.Module, path: str | Path, shape: tuple[int, int, int]) -> 
     buffer, path = io.BytesIO(), Path(path)
     batch = {"images": {0: torch.export.Dim("batch", max=1024)}}
     program = torch.onnx.export(
-        Segmenter(model), (torch.zeros(2, *shape),), dynamo=True, verbose=False, dynamic_shapes=batch,
-        input_names=["images"], output_names=["logits"],
+        Segmenter(model),
+        (torch.zeros(2, *shape),),
+        dynamo=True,
+        verbose=False,
+        dynamic_shapes=batch,
+        input_names=["images"],
+        output_names=["logits"],
     )
     program.save(buffer)
     write_whole(path, buffer.getvalue())

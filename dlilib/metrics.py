@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -50,21 +49,3 @@ def summary(epoch: int, counts: Tensor, labels: Tensor) -> dict[str, Any]:
         "images": counts.sum(dim=1).tolist(),  # a row of TP, FP, FN for each validation image
         "false_alarms": {"pixels": pixels, "images": images, "of": free},
     }
-
-
-def separation(features: np.ndarray, defect: np.ndarray, shown: int = 100) -> dict[str, Any]:
-    """How well features (N, D) tell defects (N,) bool from normal ground, and a plane in which to look at them.
-
-    "auroc": of the angle to the mean direction of the normal features; "normal", "defect": the first two principal
-    components of up to `shown` evenly spaced rows of each, whose directions they are fitted to.
-    """
-    from sklearn.metrics import roc_auc_score
-
-    directions = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
-    cosine = directions @ directions[~defect].mean(axis=0)
-    groups = [directions[rows] for rows in (~defect, defect)]
-    groups = [g[np.linspace(0, len(g) - 1, min(shown, len(g))).astype(int)] for g in groups]
-    centre = np.concatenate(groups).mean(axis=0)
-    axes = np.linalg.svd(np.concatenate(groups) - centre, full_matrices=False)[2][:2]
-    normal, marked = (((g - centre) @ axes.T).astype(float).round(3).tolist() for g in groups)
-    return {"auroc": round(float(roc_auc_score(defect, -cosine)), 4), "normal": normal, "defect": marked}

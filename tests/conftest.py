@@ -71,7 +71,9 @@ def real_groups(real_tiles) -> np.ndarray:
 @pytest.fixture(scope="session")
 def browser():
     """A headless chromium of this machine."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="BROWSER NOT TESTED: playwright is not installed")
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="BROWSER NOT TESTED: playwright is not installed"
+    )
     if not (chromium := shutil.which("chromium")):
         pytest.skip("BROWSER NOT TESTED: chromium is not installed")
     with playwright.sync_playwright() as started:
@@ -83,7 +85,9 @@ def browser():
 @contextmanager
 def _serving(handler: type[http.server.BaseHTTPRequestHandler]):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread = threading.Thread(
+        target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+    )
     thread.start()
     try:
         yield f"http://127.0.0.1:{server.server_address[1]}"

@@ -18,7 +18,9 @@ def generator(seed=0):
 
 def images_and_masks(batch=3, channels=2, height=24, width=24, seed=0):
     g = generator(seed)
-    return torch.rand(batch, channels, height, width, generator=g), torch.rand(batch, height, width, generator=g) < 0.4
+    return torch.rand(batch, channels, height, width, generator=g), torch.rand(
+        batch, height, width, generator=g
+    ) < 0.4
 
 
 def recover(maps):
@@ -87,8 +89,12 @@ def test_agrees_with_scipy_everywhere(height, width):
         for c in range(2):
             expected = map_coordinates(images[i, c].double().numpy(), where, order=1, mode="mirror")
             assert np.abs(moved[i, c].numpy() - expected).max() < 1e-9
-        clear = np.all([np.abs(x % 1 - 0.5) > 1e-6 for x in where], axis=0)  # no tie between two nearest pixels
-        expected = map_coordinates(masks[i].numpy().astype(float), where, order=0, mode="mirror") > 0.5
+        clear = np.all(
+            [np.abs(x % 1 - 0.5) > 1e-6 for x in where], axis=0
+        )  # no tie between two nearest pixels
+        expected = (
+            map_coordinates(masks[i].numpy().astype(float), where, order=0, mode="mirror") > 0.5
+        )
         assert clear.mean() > 0.99
         assert (marks[i].numpy() == expected)[clear].all()
 
@@ -100,11 +106,22 @@ def test_agrees_with_opencv_warp_affine_on_a_smooth_image():
     for affine in draw_warps([FREE], torch.zeros(8, dtype=int), generator(1)):
         half = (side - 1) / 2
         pixel = np.array([[half, 0, half], [0, half, half], [0, 0, 1]])  # from [-1, 1] to pixels
-        matrix = (pixel @ np.vstack([affine.double().numpy(), [0, 0, 1]]) @ np.linalg.inv(pixel))[:2]
-        options = {"flags": cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, "borderMode": cv2.BORDER_REFLECT_101}
+        matrix = (pixel @ np.vstack([affine.double().numpy(), [0, 0, 1]]) @ np.linalg.inv(pixel))[
+            :2
+        ]
+        options = {
+            "flags": cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+            "borderMode": cv2.BORDER_REFLECT_101,
+        }
         expected = cv2.warpAffine(image, matrix, (side, side), **options)
-        moved, _ = warp(torch.from_numpy(image)[None, None], torch.zeros(1, side, side, dtype=torch.bool), affine[None])
-        assert np.abs(moved[0, 0].numpy() - expected).max() < 3e-3  # OpenCV may round positions to 1/32 pixel
+        moved, _ = warp(
+            torch.from_numpy(image)[None, None],
+            torch.zeros(1, side, side, dtype=torch.bool),
+            affine[None],
+        )
+        assert (
+            np.abs(moved[0, 0].numpy() - expected).max() < 3e-3
+        )  # OpenCV may round positions to 1/32 pixel
 
 
 def test_mask_and_image_stay_registered():
@@ -155,23 +172,39 @@ def test_released_ranges_and_rates(name, flip_rate, affine_rate, degrees):
     flipped = (mirrors < 0).any(1)
     assert flipped.double().mean().item() == pytest.approx(flip_rate, abs=0.03 if flip_rate else 0)
     if flip_rate:
-        kinds = torch.bincount(((1 - mirrors[flipped]) / 2 @ torch.tensor([1.0, 2.0]).double()).long(), minlength=4)
-        assert kinds[0] == 0 and kinds[1:].min() > 0.3 * flipped.sum()  # horizontal, vertical and both, alike
+        kinds = torch.bincount(
+            ((1 - mirrors[flipped]) / 2 @ torch.tensor([1.0, 2.0]).double()).long(), minlength=4
+        )
+        assert (
+            kinds[0] == 0 and kinds[1:].min() > 0.3 * flipped.sum()
+        )  # horizontal, vertical and both, alike
     moved = (shift.abs().sum(1) + zoom.abs() + angle.abs()) > 1e-4
-    assert moved.double().mean().item() == pytest.approx(affine_rate, abs=0.03 if affine_rate else 0)
+    assert moved.double().mean().item() == pytest.approx(
+        affine_rate, abs=0.03 if affine_rate else 0
+    )
     if not affine_rate:
         return
-    for values, limit in [(shift[:, 0], 0.0625), (shift[:, 1], 0.0625), (zoom, 0.1), (angle, degrees)]:
+    for values, limit in [
+        (shift[:, 0], 0.0625),
+        (shift[:, 1], 0.0625),
+        (zoom, 0.1),
+        (angle, degrees),
+    ]:
         values = values[moved] / limit
         assert values.abs().max() <= 1 + 1e-4
         assert values.min() < -0.98 and values.max() > 0.98
-        assert abs(values.mean()) < 0.06 and values.std().item() == pytest.approx(3**-0.5, abs=0.03)  # uniform
+        assert abs(values.mean()) < 0.06 and values.std().item() == pytest.approx(
+            3**-0.5, abs=0.03
+        )  # uniform
     together = torch.corrcoef(torch.stack([shift[:, 0], shift[:, 1], zoom, angle])[:, moved])
     assert (together - torch.eye(4)).abs().max() < 0.1  # drawn independently
 
 
 def test_warps_of_a_mixed_list_keep_their_class():
-    warps, which = [RELEASED_WARPS[n] for n in ("Break", "Crack", "Blowhole")], torch.arange(3).repeat(300)
+    warps, which = (
+        [RELEASED_WARPS[n] for n in ("Break", "Crack", "Blowhole")],
+        torch.arange(3).repeat(300),
+    )
     shift, zoom, angle, mirrors = recover(draw_warps(warps, which, generator()))
     moved = (shift.abs().sum(1) + zoom.abs() + angle.abs()) > 1e-4
     flipped = (mirrors < 0).any(1)
@@ -182,7 +215,9 @@ def test_warps_of_a_mixed_list_keep_their_class():
 
 def test_seed_fixes_the_warps_and_no_global_generator_is_used():
     before = torch.random.get_rng_state()
-    first, again, other = (draw_warps([Warp()], torch.zeros(9, dtype=int), generator(s)) for s in (1, 1, 2))
+    first, again, other = (
+        draw_warps([Warp()], torch.zeros(9, dtype=int), generator(s)) for s in (1, 1, 2)
+    )
     draw_flips(9, generator())
     assert torch.equal(first, again) and not torch.equal(first, other)
     assert torch.equal(torch.random.get_rng_state(), before)
@@ -198,7 +233,9 @@ def test_warp_of_nothing_is_nothing():
 def test_warp_leaves_its_inputs_and_keeps_dtypes():
     images, masks = images_and_masks()
     before = images.clone(), masks.clone()
-    moved, marks = warp(images.double(), masks, draw_warps([FREE], torch.zeros(3, dtype=int), generator()))
+    moved, marks = warp(
+        images.double(), masks, draw_warps([FREE], torch.zeros(3, dtype=int), generator())
+    )
     warp(images, masks, draw_warps([FLIP_ONLY], torch.zeros(3, dtype=int), generator()))
     assert torch.equal(images, before[0]) and torch.equal(masks, before[1])
     assert moved.dtype == torch.float64 and marks.dtype == torch.bool

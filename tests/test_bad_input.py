@@ -20,15 +20,19 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import dlilib
-from dlilib.cluster import execute as over_workers
-from dlilib.files import DataError, read_image
-from dlilib.store import Store, StoreError
-from dlilib.study import execute, experiment, load_tiles
+from dlilib.data.files import DataError, WriteError
+from dlilib.data.images import read_image
+from dlilib.study.cluster import execute_on_workers as over_workers
+from dlilib.study.experiments import experiment
+from dlilib.study.sweep import execute, load_tiles
+from dlilib.training.store import Store
 
 PACKAGE = Path(dlilib.__file__).parent
 GREY = np.random.default_rng(0).integers(0, 256, (16, 16), np.uint8)
 MASK = np.pad(np.ones((4, 4), np.uint8), ((0, 12), (0, 12)))
-TINY = dlilib.Run(data="toy", size=32, weights=None, epochs=1, batch=16, free_share=0.05, method="baseline")
+TINY = dlilib.Run(
+    data="toy", size=32, weights=None, epochs=1, batch=16, free_share=0.05, method="baseline"
+)
 
 
 def encoded(pixels, kind="PNG", **options):
@@ -40,8 +44,11 @@ def encoded(pixels, kind="PNG", **options):
 
 def huge_png(side):
     """A PNG of a few bytes that says it is side × side pixels."""
+
     def chunk(name, data):
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        return (
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        )
 
     header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
     chunks = chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(b"\0" * 99)), chunk(b"IEND", b"")
@@ -49,7 +56,9 @@ def huge_png(side):
 
 
 def rgb(mode="RGB"):
-    return Image.fromarray(np.random.default_rng(1).integers(0, 256, (16, 16, 3), np.uint8)).convert(mode)
+    return Image.fromarray(
+        np.random.default_rng(1).integers(0, 256, (16, 16, 3), np.uint8)
+    ).convert(mode)
 
 
 @pytest.fixture
@@ -64,7 +73,7 @@ def folder(tmp_path):
     return root
 
 
-def refused(call, message, errors=(ValueError, dlilib.models.WeightsError, StoreError)):
+def refused(call, message, errors=(ValueError, dlilib.models.WeightsError, WriteError)):
     """The call fails with our own error, which says `message`, raised in our own code."""
     with pytest.raises(errors, match=message) as found:
         call()
@@ -79,36 +88,95 @@ FILES = {
     "empty image": ("images/b.png", b"", "images/b.png: unreadable image"),
     "text as image": ("images/b.png", b"not an image", "images/b.png: unreadable image"),
     "truncated png": ("images/b.png", encoded(GREY)[:-40], "images/b.png: unreadable image"),
-    "truncated jpeg": ("images/c.jpg", encoded(GREY, "JPEG")[:200], "images/c.jpg: unreadable image"),
-    "16-bit image": ("images/b.png", encoded(GREY.astype(np.uint16) * 256), "pixel format I;16 is not 8-bit"),
-    "float image": ("images/c.tif", encoded(GREY.astype(np.float32), "TIFF"), "pixel format F is not 8-bit"),
+    "truncated jpeg": (
+        "images/c.jpg",
+        encoded(GREY, "JPEG")[:200],
+        "images/c.jpg: unreadable image",
+    ),
+    "16-bit image": (
+        "images/b.png",
+        encoded(GREY.astype(np.uint16) * 256),
+        "pixel format I;16 is not 8-bit",
+    ),
+    "float image": (
+        "images/c.tif",
+        encoded(GREY.astype(np.float32), "TIFF"),
+        "pixel format F is not 8-bit",
+    ),
     "CMYK image": ("images/c.jpg", encoded(rgb("CMYK"), "JPEG"), "pixel format CMYK is not 8-bit"),
     "animated image": (
-        "images/b.png", encoded(Image.fromarray(GREY), save_all=True, append_images=[Image.fromarray(GREY.T)]),
+        "images/b.png",
+        encoded(Image.fromarray(GREY), save_all=True, append_images=[Image.fromarray(GREY.T)]),
         "images/b.png: holds 2 frames",
     ),
     "image of many pages": (
-        "images/c.tif", encoded(Image.fromarray(GREY), "TIFF", save_all=True, append_images=[rgb("L")]), "2 frames",
+        "images/c.tif",
+        encoded(Image.fromarray(GREY), "TIFF", save_all=True, append_images=[rgb("L")]),
+        "2 frames",
     ),
     "1x1 image": ("images/b.png", encoded(GREY[:1, :1]), "image is 1×1 pixels"),
-    "image that says it is huge": ("images/b.png", huge_png(60_000), "images/b.png: unreadable image.*exceeds limit"),
-    "image that says it is large": ("images/b.png", huge_png(9_000), "images/b.png: unreadable image"),
-    "mask of another size": ("masks/b.png", encoded(MASK[:, :12]), "masks/b.png: mask is 12×16, its image 16×16"),
-    "mask with an unknown class": ("masks/b.png", encoded(MASK * np.uint8(3)), "class index 3, classes.txt names 2"),
-    "anti-aliased mask": ("masks/b.png", encoded(MASK * np.uint8(133)), "class index 133, classes.txt names 2"),
-    "RGB mask": ("masks/b.png", encoded(rgb()), "a mask holds one 8-bit value a pixel, this has pixel format RGB"),
+    "image that says it is huge": (
+        "images/b.png",
+        huge_png(60_000),
+        "images/b.png: unreadable image.*exceeds limit",
+    ),
+    "image that says it is large": (
+        "images/b.png",
+        huge_png(9_000),
+        "images/b.png: unreadable image",
+    ),
+    "mask of another size": (
+        "masks/b.png",
+        encoded(MASK[:, :12]),
+        "masks/b.png: mask is 12×16, its image 16×16",
+    ),
+    "mask with an unknown class": (
+        "masks/b.png",
+        encoded(MASK * np.uint8(3)),
+        "class index 3, classes.txt names 2",
+    ),
+    "anti-aliased mask": (
+        "masks/b.png",
+        encoded(MASK * np.uint8(133)),
+        "class index 133, classes.txt names 2",
+    ),
+    "RGB mask": (
+        "masks/b.png",
+        encoded(rgb()),
+        "a mask holds one 8-bit value a pixel, this has pixel format RGB",
+    ),
     "RGBA mask": ("masks/b.png", encoded(rgb("RGBA")), "pixel format RGBA"),
     "16-bit mask": ("masks/b.png", encoded(MASK.astype(np.uint16)), "pixel format I;16"),
     "truncated mask": ("masks/b.png", encoded(GREY)[:-40], "masks/b.png: unreadable mask"),
     "image without a mask": ("images/c.png", encoded(GREY), "images/c.png: no mask masks/c.png"),
     "mask without an image": ("masks/c.png", encoded(MASK), "masks/c.png: no image of that name"),
-    "two images of one name": ("images/b.jpg", encoded(GREY, "JPEG"), "images/b.png: also present as images/b.jpg"),
+    "two images of one name": (
+        "images/b.jpg",
+        encoded(GREY, "JPEG"),
+        "images/b.png: also present as images/b.jpg",
+    ),
     "no class": ("classes.txt", b"\n", "classes.txt: needs 1 to 255 distinct class names"),
-    "a class twice": ("classes.txt", b"dent\ndent\n", "classes.txt: needs 1 to 255 distinct class names"),
+    "a class twice": (
+        "classes.txt",
+        b"dent\ndent\n",
+        "classes.txt: needs 1 to 255 distinct class names",
+    ),
     "classes not in UTF-8": ("classes.txt", b"kratzer\n\xff\xfe", "classes.txt: not UTF-8"),
-    "tiles without columns": ("tiles.csv", b"a,b\n1,2\n", "tiles.csv: needs the columns image,tile"),
-    "tiles without an image": ("tiles.csv", b"image,tile\nb,1\n", "tiles.csv: no row for image 'größe 1'"),
-    "two tiles for an image": ("tiles.csv", b"image,tile\nb,1\nb,2\n", "image 'b' needs one tile, got '2'"),
+    "tiles without columns": (
+        "tiles.csv",
+        b"a,b\n1,2\n",
+        "tiles.csv: needs the columns image,tile",
+    ),
+    "tiles without an image": (
+        "tiles.csv",
+        b"image,tile\nb,1\n",
+        "tiles.csv: no row for image 'größe 1'",
+    ),
+    "two tiles for an image": (
+        "tiles.csv",
+        b"image,tile\nb,1\nb,2\n",
+        "image 'b' needs one tile, got '2'",
+    ),
 }
 
 
@@ -141,8 +209,12 @@ def loses_everything(root):
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [(links_out, "a link that leaves"), (links_to_itself, "images/c.png: cannot be read"),
-     (loses_classes, "classes.txt: missing"), (loses_everything, "images: holds no image")],
+    [
+        (links_out, "a link that leaves"),
+        (links_to_itself, "images/c.png: cannot be read"),
+        (loses_classes, "classes.txt: missing"),
+        (loses_everything, "images: holds no image"),
+    ],
 )
 def test_folder(folder, change, message):
     change(folder)
@@ -166,9 +238,12 @@ def zipped(folder, *extra):
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
-    [("/etc/passwd", b"x", "entry '/etc/passwd' leaves the folder"), ("../x.png", b"x", r"entry '../x.png' leaves"),
-     ("C:/x.png", b"x", "leaves the folder"),
-     ("images/bomb.png", b"\0" * (2**28 + 1), "bomb.png' unpacks to 268435457")],
+    [
+        ("/etc/passwd", b"x", "entry '/etc/passwd' leaves the folder"),
+        ("../x.png", b"x", r"entry '../x.png' leaves"),
+        ("C:/x.png", b"x", "leaves the folder"),
+        ("images/bomb.png", b"\0" * (2**28 + 1), "bomb.png' unpacks to 268435457"),
+    ],
 )
 def test_zip_entry(folder, name, content, message):
     path = zipped(folder, (name, content))
@@ -177,8 +252,11 @@ def test_zip_entry(folder, name, content, message):
 
 @pytest.mark.parametrize(
     ("damage", "message"),
-    [(lambda b: b[:-30], "not a readable zip"), (lambda b: b"", "not a readable zip"),
-     (lambda b: b.replace(encoded(GREY)[60:90], bytes(30)), "cannot be read")],
+    [
+        (lambda b: b[:-30], "not a readable zip"),
+        (lambda b: b"", "not a readable zip"),
+        (lambda b: b.replace(encoded(GREY)[60:90], bytes(30)), "cannot be read"),
+    ],
 )
 def test_zip(folder, damage, message):
     path = folder.with_suffix(".zip")
@@ -199,9 +277,17 @@ def test_zip_entry_that_is_there_twice(folder):
 def test_masks_of_few_bits_keep_their_values(folder, bits):
     (folder / "classes.txt").write_text("scratch\ndent\nnick\n")
     header = struct.pack(">IIBBBBB", 16, 16, bits, 0, 0, 0, 0)
-    row = {2: b"\0\x1b\0\0\0", 4: b"\0\x01\x23" + bytes(6)}[bits][: 1 + 2 * bits]  # the values 0, 1, 2, 3
-    parts = ((b"IHDR", header), (b"IDAT", zlib.compress(row + bytes(15 * (1 + 2 * bits)))), (b"IEND", b""))
-    png = b"".join(struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in parts)
+    row = {2: b"\0\x1b\0\0\0", 4: b"\0\x01\x23" + bytes(6)}[bits][
+        : 1 + 2 * bits
+    ]  # the values 0, 1, 2, 3
+    parts = (
+        (b"IHDR", header),
+        (b"IDAT", zlib.compress(row + bytes(15 * (1 + 2 * bits)))),
+        (b"IEND", b""),
+    )
+    png = b"".join(
+        struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in parts
+    )
     (folder / "masks/b.png").write_bytes(b"\x89PNG\r\n\x1a\n" + png)
     mask = dlilib.from_folder(folder, 16).masks[0]
     assert mask[0, :4].tolist() == [0, 1, 2, 3] and int(mask.sum()) == 6
@@ -210,7 +296,10 @@ def test_masks_of_few_bits_keep_their_values(folder, bits):
 @pytest.mark.parametrize("state", [[1], {}, {"model": {}}], ids=str)
 def test_checkpoint_of_something_else(tiles, tmp_path, state):
     Store(tmp_path).save(TINY, state)
-    refused(lambda: dlilib.fit(TINY, tiles, folder=tmp_path), "is of another run or other data: delete it")
+    refused(
+        lambda: dlilib.fit(TINY, tiles, folder=tmp_path),
+        "is of another run or other data: delete it",
+    )
 
 
 def test_checkpoint_with_a_flipped_bit(tiles, tmp_path):
@@ -230,20 +319,45 @@ def test_no_data(root):
 
 @pytest.mark.parametrize("size", [0, -8, 100, 4])
 def test_size(folder, size):
-    refused(lambda: dlilib.from_folder(folder, size), f"size must be a positive multiple of 8.*{size}")
+    refused(
+        lambda: dlilib.from_folder(folder, size), f"size must be a positive multiple of 8.*{size}"
+    )
 
 
 FIELDS = {
-    "method": "cutmix", "encoder": "vgg", "split": "random", "precision": "int8", "weights": "coco", "label": "wide",
-    "region": "circle", "guidance": "none", "until": "never", "losses": "mine", "resize": "area", "data": "../x",
-    "epochs": 0, "batch": 1, "size": 20, "lr": float("nan"), "fraction": -0.5, "p_poisson": 1.01, "seed": -1,
-    "threshold": 255, "free_share": float("inf"), "shots": -1, "nbr": -1.0, "similarity": 1,
+    "method": "cutmix",
+    "encoder": "vgg",
+    "split": "random",
+    "precision": "int8",
+    "weights": "coco",
+    "label": "wide",
+    "region": "circle",
+    "guidance": "none",
+    "until": "never",
+    "losses": "mine",
+    "resize": "area",
+    "data": "../x",
+    "epochs": 0,
+    "batch": 1,
+    "size": 20,
+    "lr": float("nan"),
+    "fraction": -0.5,
+    "p_poisson": 1.01,
+    "seed": -1,
+    "threshold": 255,
+    "free_share": float("inf"),
+    "shots": -1,
+    "nbr": -1.0,
+    "similarity": 1,
 }
 
 
 @pytest.mark.parametrize("name", FIELDS)
 def test_run(name):
-    refused(lambda: dlilib.Run(**{name: FIELDS[name]}), rf"Run\.{name}.*{FIELDS[name]}".replace("../x", ""))
+    refused(
+        lambda: dlilib.Run(**{name: FIELDS[name]}),
+        rf"Run\.{name}.*{FIELDS[name]}".replace("../x", ""),
+    )
 
 
 VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
@@ -289,15 +403,27 @@ BATCHES = {
     "label over K": (lambda x, m, y: (x, m, y + 5), r"labels must lie in 0..5, got 5..10"),
     "negative label": (lambda x, m, y: (x, m, y - 1), r"labels must lie in 0..5, got -1..4"),
     "float labels": (lambda x, m, y: (x, m, y.float()), "labels must be integers"),
-    "labels of another batch": (lambda x, m, y: (x, m, y[:3]), r"labels must be \(B,\) = \(24,\), got \(3,\)"),
+    "labels of another batch": (
+        lambda x, m, y: (x, m, y[:3]),
+        r"labels must be \(B,\) = \(24,\), got \(3,\)",
+    ),
     "masks of another batch": (lambda x, m, y: (x, m[:3], y), "masks must be int"),
     "float masks": (lambda x, m, y: (x, m.float(), y), "masks must be int"),
     "one image": (lambda x, m, y: (x[0], m, y), r"images must be \(B, C, H, W\)"),
-    "integer images": (lambda x, m, y: (x.long(), m, y), "images must be .* float or uint8, got torch.int64"),
+    "integer images": (
+        lambda x, m, y: (x.long(), m, y),
+        "images must be .* float or uint8, got torch.int64",
+    ),
     "arrays": (lambda x, m, y: (x.numpy(), m, y), "images must be a torch tensor, got ndarray"),
-    "another size": (lambda x, m, y: (x[..., :16], m[..., :16], y), r"the donors' images are \(1, 32, 32\)"),
+    "another size": (
+        lambda x, m, y: (x[..., :16], m[..., :16], y),
+        r"the donors' images are \(1, 32, 32\)",
+    ),
     "mixed devices": (lambda x, m, y: (x, m.to("meta"), y), "masks on meta"),
-    "NaN pixel": (lambda x, m, y: (x.index_fill(0, torch.tensor([3]), np.nan), m, y), "largest pixel is nan"),
+    "NaN pixel": (
+        lambda x, m, y: (x.index_fill(0, torch.tensor([3]), np.nan), m, y),
+        "largest pixel is nan",
+    ),
     "floats in 0..255": (lambda x, m, y: (x * 255, m, y), r"float images must lie in \[0, 1\]"),
     "infinite pixel": (lambda x, m, y: (x + np.inf, m, y), "largest pixel is inf"),
 }
@@ -322,9 +448,12 @@ def test_half_precision_is_close_to_full(tiles, batch, dtype):
 
 
 OPTIONS = {
-    "p_poisson": (1.5, "p_poisson must lie in"), "until": ("done", "until must be one of"),
-    "region": ("all", "region must be one of"), "guidance": ("target", "guidance must be one of"),
-    "label": ("none", "label must be one of"), "donors": ([9999], "donors must index the 336 tiles"),
+    "p_poisson": (1.5, "p_poisson must lie in"),
+    "until": ("done", "until must be one of"),
+    "region": ("all", "region must be one of"),
+    "guidance": ("target", "guidance must be one of"),
+    "label": ("none", "label must be one of"),
+    "donors": ([9999], "donors must index the 336 tiles"),
     "warps": ({"Dent": None}, "warps names"),
 }
 
@@ -340,7 +469,10 @@ def test_plan_of_other_tiles(tiles, batch):
     plan = transform.plan(batch[2])
     foreign = replace(plan, donor=plan.donor + 336)
     refused(lambda: transform.apply_plan(foreign, *batch), "the plan's donors reach")
-    refused(lambda: transform.apply_plan(plan, *(x[:4] for x in batch)), "the plan is for a batch of at least")
+    refused(
+        lambda: transform.apply_plan(plan, *(x[:4] for x in batch)),
+        "the plan is for a batch of at least",
+    )
 
 
 BLENDS = {
@@ -350,7 +482,10 @@ BLENDS = {
     "dtypes": (lambda t, d, m: (t, d.double(), m), "must share a dtype"),
     "bytes": (lambda t, d, m: (t.byte(), d.byte(), m), "needs float images"),
     "mask": (lambda t, d, m: (t, d, m.byte()), "mask must be bool"),
-    "devices": (lambda t, d, m: (t, d.to("meta"), m), "must be on one device: target cpu, donor meta"),
+    "devices": (
+        lambda t, d, m: (t, d.to("meta"), m),
+        "must be on one device: target cpu, donor meta",
+    ),
 }
 
 
@@ -362,8 +497,10 @@ def test_blend(batch, case):
 
 
 SPLITS = {
-    "protocol": ("random", "protocol must be"), "fraction": (float("nan"), "fraction must lie in"),
-    "seed": (-1, "seed must be a non-negative integer"), "shots": (9, "shots must be 0, or more"),
+    "protocol": ("random", "protocol must be"),
+    "fraction": (float("nan"), "fraction must lie in"),
+    "seed": (-1, "seed must be a non-negative integer"),
+    "shots": (9, "shots must be 0, or more"),
 }
 
 
@@ -374,7 +511,10 @@ def test_split(tiles, name):
 
 
 def test_training_data(tiles):
-    refused(lambda: dlilib.fit(replace(TINY, size=64), tiles), "the run wants size 64, the tiles have 32")
+    refused(
+        lambda: dlilib.fit(replace(TINY, size=64), tiles),
+        "the run wants size 64, the tiles have 32",
+    )
     free = replace(tiles, labels=tiles.labels * 0, masks=tiles.masks * 0)
     refused(lambda: dlilib.fit(replace(TINY, method="dli"), free), "class Blowhole has no donor")
     refused(lambda: load_tiles(replace(TINY, data="cifar")), "the study knows the data")
@@ -396,7 +536,10 @@ def test_weights_and_checkpoints_are_never_unpickled(tiles, tmp_path, monkeypatc
     monkeypatch.setenv("DLILIB_WEIGHTS", str(tmp_path))
     evil = pickle.dumps(Evil())
     (tmp_path / "resnet18.safetensors").write_bytes(evil)
-    refused(lambda: dlilib.models.build("resnet18", weights="imagenet"), "not a readable safetensors file")
+    refused(
+        lambda: dlilib.models.build("resnet18", weights="imagenet"),
+        "not a readable safetensors file",
+    )
     store = Store(tmp_path)
     store.save(TINY, {})
     store.checkpoint_path(TINY).write_bytes(evil)
@@ -411,15 +554,25 @@ def test_weights_of_wrong_shapes(tmp_path, monkeypatch):
     monkeypatch.setenv("DLILIB_WEIGHTS", str(tmp_path))
     state = dlilib.models.build("resnet18").encoder.state_dict()
     save_file({**state, "conv1.weight": torch.zeros(1)}, tmp_path / "resnet18.safetensors")
-    refused(lambda: dlilib.models.build("resnet18", weights="imagenet"), r"conv1.weight of resnet18 is \(1,\), not")
+    refused(
+        lambda: dlilib.models.build("resnet18", weights="imagenet"),
+        r"conv1.weight of resnet18 is \(1,\), not",
+    )
 
 
-@pytest.mark.parametrize("spoil", [lambda t: t * torch.nan, lambda t: t.long()], ids=["NaN", "integers"])
+@pytest.mark.parametrize(
+    "spoil", [lambda t: t * torch.nan, lambda t: t.long()], ids=["NaN", "integers"]
+)
 def test_weights_that_are_none(tmp_path, monkeypatch, spoil):
     monkeypatch.setenv("DLILIB_WEIGHTS", str(tmp_path))
     state = dlilib.models.build("resnet18").encoder.state_dict()
-    save_file({**state, "conv1.weight": spoil(state["conv1.weight"])}, tmp_path / "resnet18.safetensors")
-    refused(lambda: dlilib.models.build("resnet18", weights="imagenet"), "conv1.weight of resnet18 holds")
+    save_file(
+        {**state, "conv1.weight": spoil(state["conv1.weight"])}, tmp_path / "resnet18.safetensors"
+    )
+    refused(
+        lambda: dlilib.models.build("resnet18", weights="imagenet"),
+        "conv1.weight of resnet18 holds",
+    )
 
 
 CHANGES = {
@@ -441,11 +594,17 @@ def test_records_that_were_changed(tiles, tmp_path):
         record = json.loads(whole)
         change(record)
         path.write_text(json.dumps(record))
-        refused(lambda: dlilib.records(tmp_path), rf"{TINY.id}.json: a record that was changed .*delete it")
+        refused(
+            lambda: dlilib.records(tmp_path),
+            rf"{TINY.id}.json: a record that was changed .*delete it",
+        )
 
 
 def test_what_a_killed_process_was_writing_is_cleared_away(tmp_path):
-    parts = [Store(tmp_path).checkpoint_path(run).with_name(f".{run.id}.pt.7") for run in (TINY, replace(TINY, seed=1))]
+    parts = [
+        Store(tmp_path).checkpoint_path(run).with_name(f".{run.id}.pt.7")
+        for run in (TINY, replace(TINY, seed=1))
+    ]
     parts[0].parent.mkdir()
     for part in parts:
         part.touch()
@@ -458,7 +617,11 @@ def test_record_cut_in_half(tiles, tmp_path):
     path = Store(tmp_path).record_path(TINY)
     whole = path.read_text()
     path.write_text(whole[: len(whole) // 2])
-    for read in (dlilib.records, lambda f: execute([TINY], f), lambda f: over_workers([TINY], f, workers=1)):
+    for read in (
+        dlilib.records,
+        lambda f: execute([TINY], f),
+        lambda f: over_workers([TINY], f, workers=1),
+    ):
         refused(lambda read=read: read(tmp_path), "not a record .*delete it to run it again")
 
 
@@ -466,7 +629,10 @@ def test_checkpoint_of_another_configuration(tiles, tmp_path):
     other, store = replace(TINY, lr=1e-3), Store(tmp_path)
     trainer = dlilib.trainer.Trainer(other, tiles, torch.device("cpu"))
     store.save(TINY, trainer.state())
-    refused(lambda: dlilib.fit(TINY, tiles, folder=tmp_path), "is of another run or other data: delete it")
+    refused(
+        lambda: dlilib.fit(TINY, tiles, folder=tmp_path),
+        "is of another run or other data: delete it",
+    )
 
 
 def test_a_clock_that_jumps_back_changes_nothing(tiles, tmp_path, monkeypatch):
@@ -494,12 +660,23 @@ def test_a_full_disk_keeps_what_is_finished(tiles, small_disk):
     before = dlilib.records(small_disk)
     other = [replace(TINY, seed=1)]
     refused(lambda: execute(other, small_disk, progress=False), "cannot be written .No space left")
-    refused(lambda: over_workers(other, small_disk, workers=1, progress=False), "cannot be written .No space left")
+    refused(
+        lambda: over_workers(other, small_disk, workers=1, progress=False),
+        "cannot be written .No space left",
+    )
     assert dlilib.records(small_disk).equals(before)
-    assert [path.name for path in small_disk.rglob("*") if path.is_file()] == [store.record_path(TINY).name]
+    assert [path.name for path in small_disk.rglob("*") if path.is_file()] == [
+        store.record_path(TINY).name
+    ]
 
 
 def test_a_read_only_disk_is_said(small_disk):
     os.system(f"mount -o remount,ro '{small_disk}'")
-    refused(lambda: execute([TINY], small_disk, progress=False), "cannot be written .Read-only file system")
-    refused(lambda: over_workers([TINY], small_disk, workers=1, progress=False), "cannot be written .Read-only")
+    refused(
+        lambda: execute([TINY], small_disk, progress=False),
+        "cannot be written .Read-only file system",
+    )
+    refused(
+        lambda: over_workers([TINY], small_disk, workers=1, progress=False),
+        "cannot be written .Read-only",
+    )

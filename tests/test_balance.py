@@ -40,7 +40,9 @@ def test_filled_fills_every_free_image_and_levels_the_classes(batch):
     labels, k = batch
     planned = plan_classes(np.array(labels, np.int64), k)
     assert planned.dtype == np.int64 and planned.shape == (len(labels),)
-    assert ((planned > 0) == (np.array(labels, int) == 0)).all()  # each free one, and no defective one
+    assert (
+        (planned > 0) == (np.array(labels, int) == 0)
+    ).all()  # each free one, and no defective one
     counts = final_counts(np.array(labels, int), planned, k)
     received = np.unique(planned[planned > 0])
     assert (counts[received - 1] <= counts.min() + 1).all()
@@ -50,7 +52,9 @@ def test_filled_fills_every_free_image_and_levels_the_classes(batch):
 @given(BATCHES, st.sampled_from(["filled", "uniform"]))
 def test_agrees_with_an_independent_greedy_fill(batch, until):
     labels, k = batch
-    assert plan_classes(np.array(labels, np.int64), k, until).tolist() == one_at_a_time(labels, k, until)
+    assert plan_classes(np.array(labels, np.int64), k, until).tolist() == one_at_a_time(
+        labels, k, until
+    )
 
 
 @THOUSAND
@@ -71,9 +75,15 @@ def test_random_ties_go_to_a_rarest_class_and_differ_in_nothing_else(batch, unti
 def test_random_ties_give_every_class_its_share_of_small_batches():
     batches, size, k = 2000, 3, 5
     labels, generator = np.zeros(size, np.int64), torch.Generator().manual_seed(0)
-    drawn = np.concatenate([plan_classes(labels, k, ties="random", generator=generator) for _ in range(batches)])
+    drawn = np.concatenate(
+        [plan_classes(labels, k, ties="random", generator=generator) for _ in range(batches)]
+    )
     assert chisquare(np.bincount(drawn, minlength=k + 1)[1:]).pvalue > 0.01
-    assert plan_classes(labels, k).tolist() == [1, 2, 3]  # "lowest", as released: the last two get nothing
+    assert plan_classes(labels, k).tolist() == [
+        1,
+        2,
+        3,
+    ]  # "lowest", as released: the last two get nothing
 
 
 @THOUSAND
@@ -82,7 +92,10 @@ def test_uniform_is_the_shortest_prefix_of_filled_with_equal_counts(batch):
     labels, k = np.array(batch[0], np.int64), batch[1]
     filled, uniform = (plan_classes(labels, k, until) for until in ("filled", "uniform"))
     order = np.flatnonzero(filled)
-    prefixes = [np.where(np.isin(np.arange(len(labels)), order[:n]), filled, 0) for n in range(len(order) + 1)]
+    prefixes = [
+        np.where(np.isin(np.arange(len(labels)), order[:n]), filled, 0)
+        for n in range(len(order) + 1)
+    ]
     level = [n for n, p in enumerate(prefixes) if len(set(final_counts(labels, p, k))) == 1]
     expected = prefixes[level[0]] if level else filled
     assert uniform.tolist() == expected.tolist()
@@ -98,7 +111,12 @@ def test_uniform_is_the_shortest_prefix_of_filled_with_equal_counts(batch):
         ([0, 0, 0], 1, "filled", [1, 1, 1]),
         ([1, 2, 3], 3, "filled", [0, 0, 0]),  # nothing free
         ([], 3, "filled", []),
-        ([0, 0, 0, 0], 3, "uniform", [0, 0, 0, 0]),  # nothing there: all classes are equally frequent
+        (
+            [0, 0, 0, 0],
+            3,
+            "uniform",
+            [0, 0, 0, 0],
+        ),  # nothing there: all classes are equally frequent
         ([1, 0, 0, 0], 2, "uniform", [0, 2, 0, 0]),
         ([1, 2, 0, 3, 0], 3, "uniform", [0, 0, 0, 0, 0]),
         ([1, 1, 0, 0, 0], 3, "uniform", [0, 0, 2, 3, 2]),  # too few free images
@@ -195,7 +213,8 @@ def test_donor_that_is_no_index_raises(toy, index):
 
 
 @pytest.mark.parametrize(
-    "wrong", [lambda toy: toy.labels > 0, lambda toy: [0.5, 1.5], lambda toy: [[250, 251]], lambda toy: 250]
+    "wrong",
+    [lambda toy: toy.labels > 0, lambda toy: [0.5, 1.5], lambda toy: [[250, 251]], lambda toy: 250],
 )
 def test_donors_that_are_no_row_of_integers_raise(toy, wrong):
     with pytest.raises(ValueError, match="donors must"):
@@ -236,9 +255,13 @@ def test_every_donor_is_drawn_equally_often(toy):
     bank = DonorBank.of(toy, donors_of(toy, 4))
     g = generator()
     for replacement in (False, True):
-        drawn = [plan([0] * 10, bank, replacement=replacement, generator=g).donor for _ in range(400)]
+        drawn = [
+            plan([0] * 10, bank, replacement=replacement, generator=g).donor for _ in range(400)
+        ]
         times = torch.bincount(torch.cat(drawn))[torch.cat(bank.members)]
-        assert times.sum() == 4000 and times.min() > 140 and times.max() < 260  # 200 each, standard deviation 14
+        assert (
+            times.sum() == 4000 and times.min() > 140 and times.max() < 260
+        )  # 200 each, standard deviation 14
 
 
 def test_seed_fixes_the_plan_and_no_global_generator_is_used(toy):
@@ -266,7 +289,9 @@ def test_without_generator_torchs_default_one_decides(toy):
 
 def test_p_poisson_decides_on_the_blend_and_nothing_else(toy):
     bank = DonorBank.of(toy)
-    none, half, every = (plan(np.zeros(64, int), bank, p, generator=generator()) for p in (0, 0.5, 1))
+    none, half, every = (
+        plan(np.zeros(64, int), bank, p, generator=generator()) for p in (0, 0.5, 1)
+    )
     assert not none.poisson.any() and every.poisson.all()
     assert 16 < half.poisson.sum() < 48
     for name in ("target", "label", "donor", "maps"):

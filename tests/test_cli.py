@@ -9,11 +9,12 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from dlilib import cli, study
+from dlilib import cli
 from dlilib.cli import _in_words, _seconds, app
-from dlilib.presets import SMOKE_STAGES
-from dlilib.run import Run
-from dlilib.store import Store
+from dlilib.study import experiments, presets, sweep
+from dlilib.study.presets import SMOKE_STAGES
+from dlilib.training.run import Run
+from dlilib.training.store import Store
 
 
 def dli(*words):
@@ -23,11 +24,17 @@ def dli(*words):
 @pytest.fixture
 def tiny_study(monkeypatch):
     base = Run(data="toy", size=16, weights=None, epochs=2, batch=16, free_share=0.0)
-    tiny = study.Preset(
-        "tiny", base, "tiny", SMOKE_STAGES, ("resnet18",), seeds=(0,), fractions=(1.0,), fraction_encoder="resnet18",
+    tiny = presets.Preset(
+        "tiny",
+        base,
+        SMOKE_STAGES,
+        ("resnet18",),
+        seeds=(0,),
+        fractions=(1.0,),
+        fraction_encoder="resnet18",
         shots=(),
     )
-    monkeypatch.setitem(study.PRESETS, "tiny", tiny)
+    monkeypatch.setitem(presets.PRESETS, "tiny", tiny)
 
 
 def test_data_prints_the_counts(magnetic_root):
@@ -37,7 +44,7 @@ def test_data_prints_the_counts(magnetic_root):
 
 
 def test_run_stops_at_the_budget_and_status_tells(tiny_study, tmp_path):
-    runs = study.all_runs("tiny")
+    runs = experiments.all_runs("tiny")
     assert "duration unknown" in dli("status", "--preset", "tiny", "--results", tmp_path).output
     none = dli("run", "--preset", "tiny", "--results", tmp_path, "--budget", "0s")
     assert f"0 of {len(runs)} runs finished" in none.output
@@ -45,32 +52,48 @@ def test_run_stops_at_the_budget_and_status_tells(tiny_study, tmp_path):
     assert "1 of 1 runs finished, 0 pending" in one.output
     status = dli("status", "--preset", "tiny", "--results", tmp_path).output
     left = len(runs) - 1
-    assert re.search(rf"1 of {len(runs)} runs finished, {left} pending\n  {left} of them: about \d+ s, one", status)
+    assert re.search(
+        rf"1 of {len(runs)} runs finished, {left} pending\n  {left} of them: about \d+ s, one",
+        status,
+    )
     assert status.count("pending") == len(runs)  # a line each, and the sum
 
 
 def test_the_pilots_runs_are_asked_for_by_name(tmp_path):
-    pilot = study.experiment("pilot", "lite")
-    told = dli("status", "--preset", "lite", "--pilot", "--match", "split=tile", "--results", tmp_path).output
+    pilot = experiments.pilot("lite")
+    told = dli(
+        "status", "--preset", "lite", "--pilot", "--match", "split=tile", "--results", tmp_path
+    ).output
     assert all((run.id in told) == (run.split == "tile") for run in pilot)
     assert "smoke has no pilot" in dli("status", "--preset", "smoke", "--pilot").output
 
 
-@pytest.mark.parametrize(("text", "seconds"), [("", None), ("90s", 90), ("9m", 540), ("1.5h", 5400), ("20", 20)])
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("", None), ("90s", 90), ("9m", 540), ("1.5h", 5400), ("20", 20)]
+)
 def test_budget_in_words(text, seconds):
     assert _seconds(text) == seconds
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(8, "8 s"), (180, "3 min"), (7000, "117 min"), (33000, "9.2 hours")])
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(8, "8 s"), (180, "3 min"), (7000, "117 min"), (33000, "9.2 hours")]
+)
 def test_durations_are_told_in_units_that_fit(seconds, text):
     assert _in_words(seconds) == text
 
 
 @pytest.mark.parametrize(
     "words",
-    [("data", "imagenet"), ("data", "folder"), ("run", "--budget", "soon"), ("run", "--match", "nothing-like-it"),
-     ("status", "--match", "nothing-like-it"), ("report", "--notebooks", "/no/such/folder"),
-     ("site", "--notebooks", "/no/such/folder"), ("study", "--only", "no-such-notebook")],
+    [
+        ("data", "imagenet"),
+        ("data", "folder"),
+        ("run", "--budget", "soon"),
+        ("run", "--match", "nothing-like-it"),
+        ("status", "--match", "nothing-like-it"),
+        ("report", "--notebooks", "/no/such/folder"),
+        ("site", "--notebooks", "/no/such/folder"),
+        ("study", "--only", "no-such-notebook"),
+    ],
 )
 def test_wrong_words_are_a_usage_error(words):
     assert dli(*words).exit_code == 2
@@ -81,7 +104,9 @@ BAD_ROOT = ("data", "magnetic-tiles", "--root", "/no/such/folder")
 
 @pytest.mark.parametrize("words", [BAD_ROOT, ("status", "--preset", "huge")])
 def test_user_errors_are_one_line(words):
-    result = subprocess.run([sys.executable, "-m", "dlilib", *words], capture_output=True, text=True)
+    result = subprocess.run(
+        [sys.executable, "-m", "dlilib", *words], capture_output=True, text=True
+    )
     assert result.returncode == 1
     assert result.stderr.startswith("dli: ")
     assert "Traceback" not in result.stderr
@@ -90,10 +115,16 @@ def test_user_errors_are_one_line(words):
 def test_speed_writes_and_prints_its_tables(tmp_path, monkeypatch):
     table = pd.DataFrame({"what": ["dlilib"], "ms": [1.5]})
     monkeypatch.setattr("dlilib.cli.magnetic_tiles", lambda root: None)
-    monkeypatch.setattr("dlilib.cli.timings", lambda tiles, device, src, root: [("blending", table)])
+    monkeypatch.setattr(
+        "dlilib.cli.speed.measure", lambda tiles, device, src, root: [("blending", table)]
+    )
     shown = dli("speed", "--device", "cpu", "--results", tmp_path)
     written = pd.read_csv(tmp_path / "tables" / "speed_blending_cpu.csv")
-    assert written["ms"][0] == 1.5 and written["device"][0].startswith("CPU") and "speed_blending" in shown.output
+    assert (
+        written["ms"][0] == 1.5
+        and written["device"][0].startswith("CPU")
+        and "speed_blending" in shown.output
+    )
 
 
 def test_report_writes_the_results_page(tmp_path):
@@ -117,11 +148,15 @@ def test_training_needs_no_jupyter_no_dask_and_no_plots():
 
 
 def broken(folder, name, line):
-    shutil.copy("notebooks/paper.csv", folder)
     cells = [nbformat.v4.new_code_cell('preset = "smoke"', metadata={"tags": ["parameters"]})]
-    cells += [nbformat.v4.new_code_cell(text) for text in ("print('begun', preset)", line, "print('ended')")]
+    cells += [
+        nbformat.v4.new_code_cell(text)
+        for text in ("print('begun', preset)", line, "print('ended')")
+    ]
     metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=metadata), folder / f"{name}.ipynb")
+    nbformat.write(
+        nbformat.v4.new_notebook(cells=cells, metadata=metadata), folder / f"{name}.ipynb"
+    )
 
 
 def printed(path):
@@ -134,16 +169,37 @@ def test_notebooks_that_fail_stop_nobody_and_are_redone(tiny_study, tmp_path, jo
     source, results = tmp_path / "notebooks", tmp_path / "results"
     source.mkdir()
     for name, line in {
-        "1_good": "pass", "2_wrong": "1 / 0", "3_killed": "import os; os.kill(os.getpid(), 9)", "4_good": "pass",
+        "1_good": "pass",
+        "2_wrong": "1 / 0",
+        "3_killed": "import os; os.kill(os.getpid(), 9)",
+        "4_good": "pass",
     }.items():
         broken(source, name, line)
-    words = ["study", "--preset", "tiny", "--no-compute", "--notebooks", source, "--results", results, "--jobs", jobs]
+    words = [
+        "study",
+        "--preset",
+        "tiny",
+        "--no-compute",
+        "--notebooks",
+        source,
+        "--results",
+        results,
+        "--jobs",
+        jobs,
+    ]
     message = str(dli(*words).exception)
-    assert "2 of 4 notebooks failed" in message and "2_wrong.ipynb: " in message and "ZeroDivisionError" in message
+    assert (
+        "2 of 4 notebooks failed" in message
+        and "2_wrong.ipynb: " in message
+        and "ZeroDivisionError" in message
+    )
     assert "3_killed.ipynb: DeadKernelError" in message
     made = results / "tiny" / "notebooks"
     assert sorted(p.name for p in made.iterdir()) == [
-        "1_good.ipynb", "2_wrong.failed.ipynb", "3_killed.failed.ipynb", "4_good.ipynb",
+        "1_good.ipynb",
+        "2_wrong.failed.ipynb",
+        "3_killed.failed.ipynb",
+        "4_good.ipynb",
     ]
     for name in ("2_wrong", "3_killed"):
         assert printed(made / f"{name}.failed.ipynb") == "begun tiny\n"  # what there was is kept
@@ -165,20 +221,34 @@ def test_a_study_waits_for_runs_that_others_hold(tiny_study, tmp_path, monkeypat
     broken(source, "1_good", "pass")
     store, naps = Store(tmp_path / "results" / "tiny"), []
     with ExitStack() as held:
-        assert held.enter_context(store.claim(study.all_runs("tiny")[0]))
+        assert held.enter_context(store.claim(experiments.all_runs("tiny")[0]))
         monkeypatch.setattr("time.sleep", lambda seconds: (naps.append(seconds), held.close()))
-        done = dli("study", "--preset", "tiny", "--notebooks", source, "--results", tmp_path / "results")
+        done = dli(
+            "study", "--preset", "tiny", "--notebooks", source, "--results", tmp_path / "results"
+        )
     assert done.exit_code == 0 and "1 runs are another process's just now" in done.output
-    assert naps[0] == cli.WAIT and not study.pending(study.all_runs("tiny"), store.folder)
+    assert naps[0] == cli.WAIT and not sweep.pending(experiments.all_runs("tiny"), store.folder)
 
 
 def test_a_finished_notebook_survives_the_failure_of_its_rerun(tiny_study, tmp_path):
     broken(tmp_path, "1_good", "pass")
-    words = ["study", "--preset", "tiny", "--no-compute", "--notebooks", tmp_path, "--results", tmp_path / "results"]
+    words = [
+        "study",
+        "--preset",
+        "tiny",
+        "--no-compute",
+        "--notebooks",
+        tmp_path,
+        "--results",
+        tmp_path / "results",
+    ]
     assert dli(*words).exit_code == 0
     broken(tmp_path, "1_good", "1 / 0")
     assert dli(*words).exit_code == 1
-    assert printed(tmp_path / "results" / "tiny" / "notebooks" / "1_good.ipynb") == "begun tiny\nended\n"
+    assert (
+        printed(tmp_path / "results" / "tiny" / "notebooks" / "1_good.ipynb")
+        == "begun tiny\nended\n"
+    )
 
 
 def test_a_notebook_whose_process_is_killed_is_alone_and_redone(tiny_study, tmp_path):
@@ -186,8 +256,16 @@ def test_a_notebook_whose_process_is_killed_is_alone_and_redone(tiny_study, tmp_
     source.mkdir()
     for name in ("1_killer", "2_good"):
         broken(source, name, "pass")
-    words = ["study", "--preset", "tiny", "--no-compute", "--notebooks", source, "--results", tmp_path / "results"]
-    (source / "paper.csv").write_text("table\n")
+    words = [
+        "study",
+        "--preset",
+        "tiny",
+        "--no-compute",
+        "--notebooks",
+        source,
+        "--results",
+        tmp_path / "results",
+    ]
     made = tmp_path / "results" / "tiny" / "notebooks"
     broken(source, "1_killer", "import os; os.kill(os.getppid(), 9)")
     message = str(dli(*words).exception)

@@ -10,11 +10,13 @@ from safetensors.torch import load_file, save_file
 
 from dlilib import Run, fit, models, toy_tiles
 from dlilib.export import Runtime, Segmenter, to_onnx
-from dlilib.models import LIGHT, WeightsError, normalised
-from dlilib.store import Store
-from dlilib.trainer import Trainer
+from dlilib.models import LIGHT_ENCODERS, WeightsError, normalised
+from dlilib.training.store import Store
+from dlilib.training.trainer import Trainer
 
-RUN = Run(data="toy", size=16, weights=None, epochs=2, batch=16, free_share=0.1, encoder="mobileone_s1")
+RUN = Run(
+    data="toy", size=16, weights=None, epochs=2, batch=16, free_share=0.1, encoder="mobileone_s1"
+)
 
 
 @pytest.fixture(scope="module")
@@ -52,20 +54,29 @@ def test_weights_of_another_model_are_refused_by_name(small, tmp_path):
     path = Store(tmp_path).model_path(RUN)
     with pytest.raises(WeightsError, match=rf"{path.name}: encoder\.\S+ of resnet18 is missing"):
         models.load(path, "resnet18", 5)
-    with pytest.raises(WeightsError, match=r"segmentation_head\S+ of mobileone_s1 is \(5, .*, not \(3, "):
+    with pytest.raises(
+        WeightsError, match=r"segmentation_head\S+ of mobileone_s1 is \(5, .*, not \(3, "
+    ):
         models.load(path, "mobileone_s1", 3)
-    save_file({name: x for name, x in load_file(path).items() if "decoder" in name}, tmp_path / "part.safetensors")
-    with pytest.raises(WeightsError, match=r"part\.safetensors: encoder\S+ of mobileone_s1 is missing"):
+    save_file(
+        {name: x for name, x in load_file(path).items() if "decoder" in name},
+        tmp_path / "part.safetensors",
+    )
+    with pytest.raises(
+        WeightsError, match=r"part\.safetensors: encoder\S+ of mobileone_s1 is missing"
+    ):
         models.load(tmp_path / "part.safetensors", "mobileone_s1", 5)
 
 
-@pytest.mark.parametrize("encoder", LIGHT)
+@pytest.mark.parametrize("encoder", LIGHT_ENCODERS)
 @pytest.mark.parametrize("shape", [(1, 32, 48), (3, 40, 40)])
 def test_onnx_gives_the_same_logits_at_any_batch(encoder, shape, tmp_path):
     model = models.build(encoder, num_classes=2)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        model.train()(torch.randn(4, 3, *shape[1:], generator=generator))  # statistics as of training, not 0 and 1
+        model.train()(
+            torch.randn(4, 3, *shape[1:], generator=generator)
+        )  # statistics as of training, not 0 and 1
         model.eval()
     runtime = Runtime(to_onnx(model, tmp_path / "model.onnx", shape))
     images = torch.rand(3, *shape, generator=generator)
@@ -74,7 +85,9 @@ def test_onnx_gives_the_same_logits_at_any_batch(encoder, shape, tmp_path):
         assert np.abs(Segmenter(model)(images).numpy() - expected).max() < 1e-4
     for batch in (1, 3):
         found = runtime(images[:batch].numpy())
-        assert found.shape == (batch, 2, *shape[1:]) and np.abs(found - expected[:batch]).max() < 1e-3
+        assert (
+            found.shape == (batch, 2, *shape[1:]) and np.abs(found - expected[:batch]).max() < 1e-3
+        )
     assert np.abs(expected).max() > 1e-2
 
 

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 import dlilib
-from dlilib.run import Run
-from dlilib.trainer import Trainer
+from dlilib.training.run import Run
+from dlilib.training.trainer import Trainer
 
 GOLDEN = Path(__file__).parent / "golden"
 SIZE = 64
@@ -43,7 +43,10 @@ def pixels(run, tiles):
     trainer = Trainer(run, tiles, torch.device("cpu"))
     pairs = [trainer.prepare(*batch) for batch in list(trainer.plan_epoch())[:2]]
     images, masks = (torch.cat(part) for part in zip(*pairs, strict=True))
-    return {"images": (images * 255 * STEPS).round().to(torch.int16).numpy(), "masks": masks.numpy()}
+    return {
+        "images": (images * 255 * STEPS).round().to(torch.int16).numpy(),
+        "masks": masks.numpy(),
+    }
 
 
 def tiny_record():
@@ -55,7 +58,11 @@ def tiny_record():
     finally:
         torch.set_num_threads(threads)
     del record["seconds"]
-    kind = {"torch": torch.__version__, "pillow": PIL.__version__, **getattr(torch.cpu, "get_capabilities", dict)()}
+    kind = {
+        "torch": torch.__version__,
+        "pillow": PIL.__version__,
+        **getattr(torch.cpu, "get_capabilities", dict)(),
+    }
     return json.loads(json.dumps({"record": record, "kind": kind}))
 
 
@@ -65,7 +72,11 @@ def data(request):
     run = RUNS[request.param]
     if request.param == "toy":
         return request.param, run, dlilib.toy_tiles(size=SIZE)
-    return request.param, run, dlilib.magnetic_tiles(request.getfixturevalue("magnetic_root"), size=SIZE)
+    return (
+        request.param,
+        run,
+        dlilib.magnetic_tiles(request.getfixturevalue("magnetic_root"), size=SIZE),
+    )
 
 
 @pytest.mark.parametrize("ties", TIES)
@@ -95,7 +106,9 @@ def test_a_tiny_run_gives_the_record_that_it_gave():
     for name in ("id", "run", "data", "val_images", "val_tiles"):
         assert found["record"][name] == stored["record"][name]
     for moment in ("best", "last"):
-        assert found["record"][moment]["iou"] == pytest.approx(stored["record"][moment]["iou"], abs=0.02)
+        assert found["record"][moment]["iou"] == pytest.approx(
+            stored["record"][moment]["iou"], abs=0.02
+        )
     if found["kind"] == stored["kind"]:
         assert found["record"] == stored["record"]
 
@@ -105,6 +118,8 @@ if __name__ == "__main__":
     for name, run in RUNS.items():
         tiles = dlilib.toy_tiles(size=SIZE) if name == "toy" else dlilib.magnetic_tiles(size=SIZE)
         for ties in TIES:
-            np.savez_compressed(GOLDEN / f"plan_{name}_{ties}.npz", **planned(replace(run, ties=ties), tiles))
+            np.savez_compressed(
+                GOLDEN / f"plan_{name}_{ties}.npz", **planned(replace(run, ties=ties), tiles)
+            )
         np.savez_compressed(GOLDEN / f"pixels_{name}.npz", **pixels(run, tiles))
     (GOLDEN / "tiny_record.json").write_text(json.dumps(tiny_record(), indent=1) + "\n")

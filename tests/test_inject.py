@@ -9,8 +9,8 @@ from scipy.fft import dstn
 from dlilib import DynamicLabelInjection, plan_classes
 from dlilib.augment import Warp, warp
 from dlilib.balance import Plan
+from dlilib.blend import GUIDANCES, REGIONS, without_ring
 from dlilib.inject import inject
-from dlilib.poisson import GUIDANCES, REGIONS, without_ring
 
 IDENTITY = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
 FREE, DEFECTIVE = [0, 50, 100, 150, 200, 220, 230, 237, 3, 4, 5, 6], [240, 270, 271, 290, 320]
@@ -58,7 +58,9 @@ def test_every_option_balances_and_marks_and_leaves_the_rest(toy, batch, region,
     t = transform(toy, region=region, guidance=guidance)
     images, masks, labels = t(*batch)
     assert equal(batch, before)  # inputs
-    assert images.dtype == torch.float32 and masks.dtype == torch.uint8 and labels.dtype == torch.int64
+    assert (
+        images.dtype == torch.float32 and masks.dtype == torch.uint8 and labels.dtype == torch.int64
+    )
     planned = plan_classes(batch[2], 5)
     assert torch.equal(labels, batch[2] + planned)
     counts = torch.bincount(labels, minlength=6)
@@ -73,7 +75,9 @@ def test_every_option_balances_and_marks_and_leaves_the_rest(toy, batch, region,
 def test_mask_of_an_empty_donor_is_empty_and_its_image_stays(toy, batch):
     unmarked = replace(toy, masks=torch.zeros_like(toy.masks))
     for p_poisson in (0.0, 1.0):
-        images, masks, labels = transform(unmarked, p_poisson=p_poisson)(batch[0], torch.zeros_like(batch[1]), batch[2])
+        images, masks, labels = transform(unmarked, p_poisson=p_poisson)(
+            batch[0], torch.zeros_like(batch[1]), batch[2]
+        )
         assert not masks.any() and labels.all()
         assert torch.equal(images, batch[0])
 
@@ -86,7 +90,9 @@ def test_cut_paste_is_the_warped_donor_inside_its_mask_and_the_target_outside(to
     donors, inside = warp(toy.images[plan.donor].float() / 255, own, plan.maps)
     target, wide = plan.target, inside[:, None]
     assert torch.equal(images[target][~wide], batch[0][target][~wide])
-    assert (images[target][wide] - donors[wide]).abs().max() < 1 / 100 / 255  # a hundredth of a grey level
+    assert (
+        images[target][wide] - donors[wide]
+    ).abs().max() < 1 / 100 / 255  # a hundredth of a grey level
     assert torch.equal(masks[target], inside * plan.label[:, None, None].byte())
     assert inside.any(dim=2).any(dim=1).all()
 
@@ -97,7 +103,9 @@ def test_a_scale_that_is_not_exact_does_not_decide_between_equal_gradients(toy, 
     plan = t.plan(batch[2])
     rows = plan.target
     levels = (batch[0] * 255).round()
-    divided, multiplied = (t.apply_plan(plan, x, *batch[1:])[0] for x in (levels / 255, levels * (1 / 255)))
+    divided, multiplied = (
+        t.apply_plan(plan, x, *batch[1:])[0] for x in (levels / 255, levels * (1 / 255))
+    )
     assert not torch.equal(levels / 255, levels * (1 / 255))
     assert (divided[rows] - multiplied[rows]).abs().max() < 1e-5
 
@@ -272,7 +280,9 @@ def test_warps_are_the_given_ones(toy, batch):
     still = dict.fromkeys(toy.classes, Warp(flip=0, affine=0))
     assert torch.equal(transform(toy, warps=still).plan(batch[2]).maps, IDENTITY.expand(12, -1, -1))
     mirrored = dict.fromkeys(toy.classes, Warp(flip=1, affine=0))
-    assert (transform(toy, warps=mirrored).plan(batch[2]).maps.diagonal(dim1=1, dim2=2).amin(1) == -1).all()
+    assert (
+        transform(toy, warps=mirrored).plan(batch[2]).maps.diagonal(dim1=1, dim2=2).amin(1) == -1
+    ).all()
 
 
 def as_released(target, donor, mask):
@@ -281,13 +291,17 @@ def as_released(target, donor, mask):
     for axis in (0, 1):
         pad = [(0, 1) if k == axis else (0, 0) for k in (0, 1)]
         of_target, of_donor = (np.pad(np.diff(image, axis=axis), pad) for image in (target, donor))
-        gradients.append(np.where(mask & (np.abs(of_donor) > np.abs(of_target)), of_donor, of_target))
+        gradients.append(
+            np.where(mask & (np.abs(of_donor) > np.abs(of_target)), of_donor, of_target)
+        )
     down, right = gradients
     divergence = (down[1:-1, 1:-1] - down[:-2, 1:-1]) + (right[1:-1, 1:-1] - right[1:-1, :-2])
     border = target.copy()
     border[1:-1, 1:-1] = 0
     divergence -= border[:-2, 1:-1] + border[2:, 1:-1] + border[1:-1, :-2] + border[1:-1, 2:]
-    rows, columns = (2 * np.cos(np.pi * np.arange(1, n + 1) / (n + 1)) - 2 for n in divergence.shape)
+    rows, columns = (
+        2 * np.cos(np.pi * np.arange(1, n + 1) / (n + 1)) - 2 for n in divergence.shape
+    )
     solution = dstn(dstn(divergence, 1, norm="ortho") / (rows[:, None] + columns), 1, norm="ortho")
     result = target.copy()
     result[1:-1, 1:-1] = solution
@@ -297,9 +311,23 @@ def as_released(target, donor, mask):
 @pytest.mark.parametrize("label", [1, 2, 3, 4, 5])
 def test_poisson_composite_agrees_with_an_as_released_reference(toy, label):
     donor = int((toy.labels == label).nonzero()[2, 0])
-    target = torch.rand(1, 1, 64, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(label)) / 5 + 0.4
-    one = Plan(torch.tensor([0]), torch.tensor([label]), torch.tensor([donor]), IDENTITY[None], torch.tensor([True]))
-    images, masks, labels = inject(one, target, torch.zeros(1, 64, 64).byte(), torch.tensor([0]), toy)
+    target = (
+        torch.rand(
+            1, 1, 64, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(label)
+        )
+        / 5
+        + 0.4
+    )
+    one = Plan(
+        torch.tensor([0]),
+        torch.tensor([label]),
+        torch.tensor([donor]),
+        IDENTITY[None],
+        torch.tensor([True]),
+    )
+    images, masks, labels = inject(
+        one, target, torch.zeros(1, 64, 64).byte(), torch.tensor([0]), toy
+    )
     wide = cv2.dilate(toy.masks[donor].numpy(), np.ones((5, 5), np.uint8)) > 0
     wide[[0, -1]] = wide[:, [0, -1]] = False
     expected = as_released(target[0, 0].numpy(), toy.images[donor, 0].double().numpy() / 255, wide)
@@ -327,7 +355,10 @@ def test_plan_gives_the_same_images_on_cpu_and_cuda(toy, batch, region, guidance
         (lambda i, m, l: (i[0], m, l), r"images must be \(B, C, H, W\).*\(1, 64, 64\)"),
         (lambda i, m, l: (i.long(), m, l), "images must be.*float or uint8, got torch.int64"),
         (lambda i, m, l: (i, m.float(), l), "masks must be int.*float32"),
-        (lambda i, m, l: (i, m > 0, l), "masks must be int.*bool"),  # a bool mask cannot hold class indices
+        (
+            lambda i, m, l: (i, m > 0, l),
+            "masks must be int.*bool",
+        ),  # a bool mask cannot hold class indices
         (lambda i, m, l: (i, m[:, None], l), r"masks must be int \(B, H, W\).*\(17, 1, 64, 64\)"),
         (lambda i, m, l: (i, m[:-1], l), r"masks must be.*\(16, 64, 64\)"),
         (lambda i, m, l: (i, m[..., :-1], l), r"masks must be.*\(17, 64, 63\)"),
@@ -336,7 +367,10 @@ def test_plan_gives_the_same_images_on_cpu_and_cuda(toy, batch, region, guidance
         (lambda i, m, l: (i, m, l.float()), "labels must be integers.*float"),
         (lambda i, m, l: (i, m, l + 3), r"labels must lie in 0\.\.5, got 3\.\.8"),
         (lambda i, m, l: (i, m, l - 1), r"labels must lie in 0\.\.5, got -1"),
-        (lambda i, m, l: (i[..., ::2, ::2], m[..., ::2, ::2], l), r"\(1, 64, 64\), the batch's \(1, 32, 32\)"),
+        (
+            lambda i, m, l: (i[..., ::2, ::2], m[..., ::2, ::2], l),
+            r"\(1, 64, 64\), the batch's \(1, 32, 32\)",
+        ),
     ],
 )
 def test_wrong_batches_raise(toy, batch, change, message):

@@ -7,23 +7,25 @@ import torch
 from dlilib import TileSet, losses, models
 from dlilib.losses import (
     METHODS,
-    TEMPERATURE,
     VARIANTS,
     balanced_weights,
-    cells,
     class_bce,
     criterion,
     dice,
     focal_published,
     focal_released,
-    image_weighted,
-    normal_background,
     pixel_shares,
-    realism_weights,
-    region_features,
     wce_weights,
     weighted_by,
     with_dice,
+)
+from dlilib.training.few_shot import (
+    TEMPERATURE,
+    cells,
+    image_weighted,
+    normal_background,
+    realism_weights,
+    region_features,
 )
 
 RELEASED_CONSTANT = [0.2490, 0.2294, 0.2483, 0.2005, 0.0729]  # Blowhole, Break, Crack, Fray, Uneven
@@ -34,7 +36,9 @@ LN2, LN3 = math.log(2), math.log(3)
 def tiny(pixels, images=None, side=8):
     """A TileSet with `pixels[c]` mask pixels of class c + 1 in its first image, and images[c] images of that class."""
     images = [1] * len(pixels) if images is None else images
-    labels = torch.cat([torch.tensor([0]), *(torch.full((n,), c + 1) for c, n in enumerate(images))])
+    labels = torch.cat(
+        [torch.tensor([0]), *(torch.full((n,), c + 1) for c, n in enumerate(images))]
+    )
     masks = torch.zeros(len(labels), side * side, dtype=torch.uint8)
     for c, n in enumerate(pixels, start=1):
         masks[(labels == c).nonzero()[:1, 0], :n] = c
@@ -54,18 +58,27 @@ def everything(tiles):
 
 def maps(logits, target):
     """Two 2x2 class maps of one image as (1, 2, 2, 2)."""
-    return torch.tensor(logits, dtype=torch.float64)[None], torch.tensor(target, dtype=torch.float64)[None]
+    return torch.tensor(logits, dtype=torch.float64)[None], torch.tensor(
+        target, dtype=torch.float64
+    )[None]
 
 
 # Probabilities 3/4 and 1/4; class 1 has one pixel, class 2 has three.
 LOGITS = [[[LN3, -LN3], [-LN3, -LN3]], [[LN3, LN3], [-LN3, LN3]]]
 TARGET = [[[1, 0], [0, 0]], [[1, 1], [1, 0]]]
-GOOD, BAD = -math.log(3 / 4), -math.log(1 / 4)  # cross-entropy of a pixel that is right and of one that is wrong
+GOOD, BAD = (
+    -math.log(3 / 4),
+    -math.log(1 / 4),
+)  # cross-entropy of a pixel that is right and of one that is wrong
 
 
 def test_class_bce_by_hand():
-    assert class_bce(*maps(LOGITS, TARGET)).tolist() == pytest.approx([GOOD, (2 * GOOD + 2 * BAD) / 4])
-    assert class_bce(torch.zeros(2, 3, 4, 4), torch.ones(2, 3, 4, 4)).tolist() == pytest.approx([LN2] * 3)
+    assert class_bce(*maps(LOGITS, TARGET)).tolist() == pytest.approx(
+        [GOOD, (2 * GOOD + 2 * BAD) / 4]
+    )
+    assert class_bce(torch.zeros(2, 3, 4, 4), torch.ones(2, 3, 4, 4)).tolist() == pytest.approx(
+        [LN2] * 3
+    )
 
 
 def test_dice_by_hand():
@@ -78,7 +91,9 @@ def test_dice_is_one_number_over_the_flattened_batch():
     logits = torch.randn(3, 4, 5, 6, generator=g, dtype=torch.float64)
     target = (torch.rand(3, 4, 5, 6, generator=g) < 0.2).double()
     p, t = 1 / (1 + np.exp(-logits.numpy())), target.numpy()
-    assert dice(logits, target).item() == pytest.approx(1 - 2 * (p * t).sum() / (p.sum() + t.sum()), abs=1e-6)
+    assert dice(logits, target).item() == pytest.approx(
+        1 - 2 * (p * t).sum() / (p.sum() + t.sum()), abs=1e-6
+    )
     apart = np.mean([1 - 2 * (p * t)[i].sum() / (p[i].sum() + t[i].sum()) for i in range(3)])
     assert abs(dice(logits, target).item() - apart) > 1e-4
 
@@ -125,15 +140,21 @@ def test_baseline_and_dli_are_half_bce_half_dice():
     logits, target = maps(LOGITS, TARGET)
     expected = 0.5 * (6 * GOOD + 2 * BAD) / 8 + 0.5 * (1 - 5 / 8)
     for method in ("baseline", "dli"):
-        assert criterion(method, tiles, everything(tiles))(logits, target).item() == pytest.approx(expected)
+        assert criterion(method, tiles, everything(tiles))(logits, target).item() == pytest.approx(
+            expected
+        )
 
 
-@pytest.mark.parametrize("variant, term", [("released", focal_released), ("published", focal_published)])
+@pytest.mark.parametrize(
+    "variant, term", [("released", focal_released), ("published", focal_published)]
+)
 def test_focal_is_half_the_variants_term_half_dice(variant, term):
     tiles = tiny([5, 10])
     logits, target = maps(LOGITS, TARGET)
     expected = 0.5 * term(logits, target).item() + 0.5 * (1 - 5 / 8)
-    assert criterion("focal", tiles, everything(tiles), variant)(logits, target).item() == pytest.approx(expected)
+    assert criterion("focal", tiles, everything(tiles), variant)(
+        logits, target
+    ).item() == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -221,7 +242,9 @@ def test_good_predictions_cost_less_than_bad_ones_and_gradients_flow(method, var
 def test_extreme_logits_stay_finite(method, variant):
     tiles = tiny([5, 20])
     logits = torch.tensor([[-1e4, 1e4], [0.0, 1e4]]).expand(1, 2, 2, 2).clone().requires_grad_()
-    value = criterion(method, tiles, everything(tiles), variant)(logits, maps(LOGITS, TARGET)[1].float())
+    value = criterion(method, tiles, everything(tiles), variant)(
+        logits, maps(LOGITS, TARGET)[1].float()
+    )
     value.backward()
     assert value.isfinite() and logits.grad.isfinite().all()
 
@@ -235,7 +258,9 @@ def test_single_class_is_a_data_set_too(method, variant):
     value = loss(logits, target).item()
     assert math.isfinite(value)
     if method in ("wce", "balanced"):  # nothing to weigh: the baseline
-        assert value == pytest.approx(criterion("baseline", tiles, everything(tiles))(logits, target).item())
+        assert value == pytest.approx(
+            criterion("baseline", tiles, everything(tiles))(logits, target).item()
+        )
 
 
 def test_no_defect_pixels_raises():
@@ -269,7 +294,9 @@ def test_unknown_names_raise():
 def plane(*degrees):
     """Features (1, 2, 1, n): n cells in a row that point at these angles, of different lengths."""
     angles = torch.deg2rad(torch.tensor(degrees, dtype=torch.float32))
-    return (torch.stack([angles.cos(), angles.sin()]) * torch.arange(1, len(degrees) + 1))[None, :, None]
+    return (torch.stack([angles.cos(), angles.sin()]) * torch.arange(1, len(degrees) + 1))[
+        None, :, None
+    ]
 
 
 def cells_of(*defect, side=8):
@@ -293,8 +320,12 @@ def test_normal_background_by_hand():
 
 
 def test_normal_background_is_least_where_normal_agree_and_defects_differ():
-    assert normal_background(plane(10, 10, 80, 90), cells_of(0, 0, 1, 1)).item() == pytest.approx(0, abs=1e-6)
-    assert normal_background(plane(10, 10, 10), cells_of(0, 0, 1)).item() == pytest.approx(0.5, abs=1e-6)
+    assert normal_background(plane(10, 10, 80, 90), cells_of(0, 0, 1, 1)).item() == pytest.approx(
+        0, abs=1e-6
+    )
+    assert normal_background(plane(10, 10, 10), cells_of(0, 0, 1)).item() == pytest.approx(
+        0.5, abs=1e-6
+    )
 
 
 @pytest.mark.parametrize("defects", [(0, 0), (1, 1)])
@@ -302,7 +333,9 @@ def test_normal_background_of_one_kind_alone_is_finite(defects):
     features = plane(0, 60).requires_grad_()
     loss = normal_background(features, cells_of(*defects))
     loss.backward()
-    assert loss.item() == pytest.approx(1 - math.cos(math.pi / 6) if defects == (0, 0) else 0, abs=1e-6)
+    assert loss.item() == pytest.approx(
+        1 - math.cos(math.pi / 6) if defects == (0, 0) else 0, abs=1e-6
+    )
     assert features.grad.isfinite().all()
 
 
@@ -326,7 +359,9 @@ def test_realism_weights_by_hand():
     ratio = math.exp((1 - 0.5) / TEMPERATURE)
     assert weights.tolist() == pytest.approx([2 * ratio / (1 + ratio), 2 / (1 + ratio)], rel=1e-5)
     # alone in its class a composite weighs 1, however unlike: classes are not compared
-    assert realism_weights(features, masks, torch.tensor([1, 2]), prototypes).tolist() == pytest.approx([1, 1])
+    assert realism_weights(
+        features, masks, torch.tensor([1, 2]), prototypes
+    ).tolist() == pytest.approx([1, 1])
 
 
 def test_realism_weights_average_one_take_no_gradient_and_bear_an_empty_composite():
@@ -334,7 +369,9 @@ def test_realism_weights_average_one_take_no_gradient_and_bear_an_empty_composit
     features = torch.rand(6, 4, 5, 5, generator=g, requires_grad=True)
     masks = (torch.rand(6, 40, 40, generator=g) > 0.99).byte()
     masks[2] = 0
-    weights = realism_weights(features, masks, torch.tensor([1, 2, 3, 1, 2, 3]), torch.rand(3, 4, generator=g))
+    weights = realism_weights(
+        features, masks, torch.tensor([1, 2, 3, 1, 2, 3]), torch.rand(3, 4, generator=g)
+    )
     assert (weights[:3] + weights[3:]).tolist() == pytest.approx([2, 2, 2])
     assert (weights > 0).all() and not weights.requires_grad
     assert weights.argmin() == 2  # nothing pasted: like nothing
@@ -344,7 +381,9 @@ def test_few_shot_losses_of_parts_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="as many, got 2 and 1"):
         normal_background(torch.ones(2, 3, 4, 4), torch.zeros(1, 8, 8))
     with pytest.raises(ValueError, match=r"as many, got \(2, 2, 1\)"):
-        realism_weights(torch.ones(2, 3, 4, 4), torch.zeros(2, 8, 8), torch.tensor([1]), torch.ones(1, 3))
+        realism_weights(
+            torch.ones(2, 3, 4, 4), torch.zeros(2, 8, 8), torch.tensor([1]), torch.ones(1, 3)
+        )
 
 
 def test_region_features_sum_over_the_region_only():
@@ -354,10 +393,16 @@ def test_region_features_sum_over_the_region_only():
 
 def test_image_weights_of_one_are_the_plain_loss_and_others_by_hand():
     g = torch.Generator().manual_seed(0)
-    logits, target = torch.randn(3, 2, 8, 8, generator=g), (torch.rand(3, 2, 8, 8, generator=g) > 0.8).float()
+    logits, target = (
+        torch.randn(3, 2, 8, 8, generator=g),
+        (torch.rand(3, 2, 8, 8, generator=g) > 0.8).float(),
+    )
     plain = criterion("baseline", tiny([3, 2]), everything(tiny([3, 2])))
     even = with_dice(image_weighted(torch.ones(3)))
     assert even(logits, target).item() == pytest.approx(plain(logits, target).item())
-    each = [torch.nn.functional.binary_cross_entropy_with_logits(logits[i], target[i]).item() for i in range(3)]
+    each = [
+        torch.nn.functional.binary_cross_entropy_with_logits(logits[i], target[i]).item()
+        for i in range(3)
+    ]
     found = image_weighted(torch.tensor([1.0, 0.0, 2.0]))(logits, target).item()
     assert found == pytest.approx((each[0] + 2 * each[2]) / 3)

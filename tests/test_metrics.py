@@ -11,11 +11,15 @@ from dlilib.metrics import count, false_alarms, iou
 def random_maps(batch=4, num_classes=5, height=9, width=11, seed=0):
     g = torch.Generator().manual_seed(seed)
     logits = torch.randn(batch, num_classes, height, width, generator=g) - 1
-    return logits, torch.randint(num_classes + 1, (batch, height, width), generator=g, dtype=torch.uint8)
+    return logits, torch.randint(
+        num_classes + 1, (batch, height, width), generator=g, dtype=torch.uint8
+    )
 
 
 def test_counts_by_hand():
-    logits = torch.tensor([[[[1.0, -1.0], [1.0, -1.0]], [[-1.0, -1.0], [2.0, 0.0]]]])  # 0 is not above 0.5
+    logits = torch.tensor(
+        [[[[1.0, -1.0], [1.0, -1.0]], [[-1.0, -1.0], [2.0, 0.0]]]]
+    )  # 0 is not above 0.5
     masks = torch.tensor([[[1, 1], [2, 2]]])
     assert count(logits, masks).tolist() == [[[1, 1, 1], [1, 0, 1]]]
     assert count(logits, masks).dtype == torch.int64
@@ -40,12 +44,16 @@ def test_micro_iou_agrees_with_scikit_learn():
     per_class = count(logits, masks).sum(0).tolist()
     for c in range(5):
         true = (masks == c + 1).flatten().numpy()
-        assert iou(*per_class[c]) == pytest.approx(jaccard_score(true, (logits[:, c] > 0).flatten().numpy()))
+        assert iou(*per_class[c]) == pytest.approx(
+            jaccard_score(true, (logits[:, c] > 0).flatten().numpy())
+        )
 
 
 def test_threshold_is_a_sigmoid_above_half():
     logits, masks = random_maps(seed=2)
-    assert torch.equal(count(logits, masks), count(torch.where(logits.sigmoid() > 0.5, 1.0, -1.0), masks))
+    assert torch.equal(
+        count(logits, masks), count(torch.where(logits.sigmoid() > 0.5, 1.0, -1.0), masks)
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.int32])
@@ -60,7 +68,9 @@ def test_counts_of_no_images():
     assert count(logits[:0], masks[:0]).shape == (0, 5, 3)
 
 
-@pytest.mark.parametrize("counts, expected", [((3, 1, 2), 0.5), ((4, 0, 0), 1.0), ((0, 5, 0), 0.0), ((0, 0, 1), 0.0)])
+@pytest.mark.parametrize(
+    "counts, expected", [((3, 1, 2), 0.5), ((4, 0, 0), 1.0), ((0, 5, 0), 0.0), ((0, 0, 1), 0.0)]
+)
 def test_iou_by_hand(counts, expected):
     assert iou(*counts) == expected
     assert isinstance(iou(*torch.tensor(counts)), float) and iou(*torch.tensor(counts)) == expected

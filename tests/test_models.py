@@ -35,10 +35,14 @@ def states(model):
 
 
 def same(ours, theirs):
-    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    return ours.keys() == theirs.keys() and all(
+        torch.equal(ours[name], theirs[name]) for name in ours
+    )
 
 
-@pytest.mark.parametrize(("encoder", "millions"), [("resnest50d", 1.58), ("resnet18", 0.68), ("mobileone_s1", 0.33)])
+@pytest.mark.parametrize(
+    ("encoder", "millions"), [("resnest50d", 1.58), ("resnet18", 0.68), ("mobileone_s1", 0.33)]
+)
 def test_encoders_have_the_papers_parameter_counts(encoder, millions):
     module = build(encoder).encoder
     assert round(models.parameters(module) / 1e6, 2) == millions
@@ -53,7 +57,11 @@ def test_every_parameter_gets_a_gradient(encoder):
             torch.nn.init.ones_(norm.weight)  # ResNeSt's residual branches start at zero
     images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     model(images).square().mean().backward()
-    assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
+    assert [
+        name
+        for name, p in model.named_parameters()
+        if p.grad is None or not p.grad.isfinite().all()
+    ] == []
     assert [name for name, p in model.encoder.named_parameters() if not p.grad.any()] == []
 
 
@@ -68,7 +76,9 @@ def test_logits_have_the_images_size(encoder, num_classes, height, width):
 
 def test_outputs_are_logits_not_probabilities():
     with torch.no_grad():
-        logits = build("resnet18")(100 * torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
+        logits = build("resnet18")(
+            100 * torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+        )
     assert logits.min() < 0 < logits.max()
 
 
@@ -106,7 +116,9 @@ def test_device_gives_the_cpus_logits(encoder):
     with torch.no_grad():
         expected = model(images)
         layout = models.memory_format(encoder, torch.device("cuda"))
-        found = model.to("cuda", memory_format=layout)(images.to("cuda", memory_format=layout)).cpu()
+        found = model.to("cuda", memory_format=layout)(
+            images.to("cuda", memory_format=layout)
+        ).cpu()
     torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-2)
 
 
@@ -142,7 +154,9 @@ def test_weights_from_a_file_arrive_in_the_encoder_and_only_there(encoder, folde
 
 def test_weights_under_timms_own_names_arrive(folder):
     source = build("resnest50d", seed=7)
-    named = {name.removeprefix("model."): tensor for name, tensor in source.encoder.state_dict().items()}
+    named = {
+        name.removeprefix("model."): tensor for name, tensor in source.encoder.state_dict().items()
+    }
     assert "conv1.0.weight" in named
     save_file(named, folder / "resnest50d.safetensors")
     assert same(states(build("resnest50d", weights="imagenet").encoder), states(source.encoder))
@@ -162,7 +176,10 @@ def test_file_is_not_read_without_asking_for_weights(folder):
 
 def test_batch_counters_may_be_missing_as_in_torchvisions_own_file(folder):
     source = build("resnet18", seed=7).encoder.state_dict()
-    save_file({n: t for n, t in source.items() if "num_batches_tracked" not in n}, folder / "resnet18.safetensors")
+    save_file(
+        {n: t for n, t in source.items() if "num_batches_tracked" not in n},
+        folder / "resnet18.safetensors",
+    )
     assert same(states(build("resnet18", weights="imagenet").encoder), source)
 
 
@@ -174,14 +191,18 @@ def test_missing_tensor_is_refused_naming_file_and_tensor(encoder, folder):
     save_file(source, folder / f"{encoder}.safetensors")
     with pytest.raises(WeightsError, match="is missing") as caught:
         build(encoder, weights="imagenet")
-    assert missing in str(caught.value) and str(folder / f"{encoder}.safetensors") in str(caught.value)
+    assert missing in str(caught.value) and str(folder / f"{encoder}.safetensors") in str(
+        caught.value
+    )
 
 
 def test_tensor_of_another_shape_is_refused_naming_file_and_tensor(folder):
     source = build("resnet18").encoder.state_dict()
     source["layer2.0.conv1.weight"] = torch.ones(2, 3)
     save_file(source, folder / "resnet18.safetensors")
-    with pytest.raises(WeightsError, match=r"layer2\.0\.conv1\.weight .*\(2, 3\), not \(128, 64, 3, 3\)") as caught:
+    with pytest.raises(
+        WeightsError, match=r"layer2\.0\.conv1\.weight .*\(2, 3\), not \(128, 64, 3, 3\)"
+    ) as caught:
         build("resnet18", weights="imagenet")
     assert str(folder / "resnet18.safetensors") in str(caught.value)
 
@@ -190,7 +211,11 @@ def test_tensor_of_another_shape_is_refused_naming_file_and_tensor(folder):
 def test_file_that_is_no_safetensors_is_refused_naming_it(folder, content):
     path = folder / "resnet18.safetensors"
     save_file(build("resnet18").encoder.state_dict(), path)
-    broken = {"pickle": pickle.dumps({"a": 1}), "empty": b"", "truncated": path.read_bytes()[:-100]}[content]
+    broken = {
+        "pickle": pickle.dumps({"a": 1}),
+        "empty": b"",
+        "truncated": path.read_bytes()[:-100],
+    }[content]
     path.write_bytes(broken)
     with pytest.raises(WeightsError, match="not a readable safetensors file") as caught:
         build("resnet18", weights="imagenet")
@@ -220,8 +245,14 @@ def test_no_file_and_no_hub_says_how_to_go_on(encoder, with_folder, tmp_path, mo
         monkeypatch.delenv("DLILIB_WEIGHTS", raising=False)
     with pytest.raises(WeightsError, match="weights=None") as caught:
         build(encoder, weights="imagenet")
-    place = tmp_path / f"{encoder}.safetensors" if with_folder else f"$DLILIB_WEIGHTS/{encoder}.safetensors"
-    assert str(place) in str(caught.value) and models.HUB[encoder][0] in str(caught.value)
+    place = (
+        tmp_path / f"{encoder}.safetensors"
+        if with_folder
+        else f"$DLILIB_WEIGHTS/{encoder}.safetensors"
+    )
+    assert str(place) in str(caught.value) and models.ENCODERS[encoder].repository in str(
+        caught.value
+    )
 
 
 def hub_of(content, path):
@@ -252,7 +283,11 @@ def build_apart(url, home, encoders):
         "    except WeightsError as error:\n"
         "        print('refused:', str(error).replace(chr(10), ' '))\n"
     )
-    kept = {k: v for k, v in os.environ.items() if k != "DLILIB_WEIGHTS" and not k.startswith(("HF_", "HUGGING"))}
+    kept = {
+        k: v
+        for k, v in os.environ.items()
+        if k != "DLILIB_WEIGHTS" and not k.startswith(("HF_", "HUGGING"))
+    }
     result = subprocess.run(
         [sys.executable, "-c", code],
         env=kept | {"HF_ENDPOINT": url, "HF_HOME": str(home)},
@@ -265,7 +300,8 @@ def build_apart(url, home, encoders):
 
 
 def test_weights_come_from_a_hub_at_the_pinned_revision(tmp_path, serve):
-    repository, revision = models.HUB["mobileone_s1"]
+    facts = models.ENCODERS["mobileone_s1"]
+    repository, revision = facts.repository, facts.revision
     source = build("mobileone_s1", seed=7).encoder.state_dict()
     save_file(source, tmp_path / "model.safetensors")
     path = f"/{repository}/resolve/{revision}/model.safetensors"
@@ -274,22 +310,26 @@ def test_weights_come_from_a_hub_at_the_pinned_revision(tmp_path, serve):
     expected = {name: tensor.double().sum().item() for name, tensor in source.items()}
     assert json.loads(found) == pytest.approx(expected)
     assert f"GET {path}" in requests
-    assert absent.startswith("refused:") and "weights=None" in absent and "smp-hub/resnet18" in absent
+    assert (
+        absent.startswith("refused:") and "weights=None" in absent and "smp-hub/resnet18" in absent
+    )
 
 
 @pytest.mark.parametrize("encoder", ["resnet18", "mobileone_s1"])
 def test_hub_revisions_are_pinned_to_a_commit(encoder):
-    _, revision = models.HUB[encoder]
+    revision = models.ENCODERS[encoder].revision
     assert len(revision) == 40 and set(revision) <= set("0123456789abcdef")
 
 
 def test_hub_weights_that_do_not_fit_are_refused_naming_the_repository(tmp_path, monkeypatch):
     monkeypatch.delenv("DLILIB_WEIGHTS", raising=False)
     save_file({"conv1.weight": torch.ones(3)}, tmp_path / "model.safetensors")
-    monkeypatch.setattr(models, "hf_hub_download", lambda *args, **kwargs: str(tmp_path / "model.safetensors"))
+    monkeypatch.setattr(
+        models, "hf_hub_download", lambda *args, **kwargs: str(tmp_path / "model.safetensors")
+    )
     with pytest.raises(WeightsError, match=r"conv1\.weight") as caught:
         build("resnet18", weights="imagenet")
-    assert models.HUB["resnet18"][0] in str(caught.value)
+    assert models.ENCODERS["resnet18"].repository in str(caught.value)
 
 
 # --- the real weights
@@ -310,6 +350,8 @@ def test_builds_in_threads_are_those_of_one_after_the_other():
     seeds = range(8)
     alone = [models.build("mobileone_s1", seed=seed).state_dict() for seed in seeds]
     with ThreadPoolExecutor(4) as pool:
-        together = list(pool.map(lambda seed: models.build("mobileone_s1", seed=seed).state_dict(), seeds))
+        together = list(
+            pool.map(lambda seed: models.build("mobileone_s1", seed=seed).state_dict(), seeds)
+        )
     for one, other in zip(alone, together, strict=True):
         assert all(torch.equal(one[name], other[name]) for name in one)

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from dlilib import from_folder
-from dlilib.convert import to_folder
+from dlilib.data.convert import to_folder
 
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "08_your_own_data.ipynb"
 SHAPE = (72, 104)
@@ -22,7 +22,9 @@ COUNTS = {"cut": 8, "stain": 10, None: 22}
 
 def leather(rng):
     grain = cv2.GaussianBlur(rng.standard_normal(SHAPE), (0, 0), 1.5)
-    return np.clip(np.array([150, 100, 60]) + 60 * grain[..., None] + rng.normal(0, 3, (*SHAPE, 3)), 0, 255)
+    return np.clip(
+        np.array([150, 100, 60]) + 60 * grain[..., None] + rng.normal(0, 3, (*SHAPE, 3)), 0, 255
+    )
 
 
 def cut(rng, image, mask):
@@ -32,14 +34,20 @@ def cut(rng, image, mask):
 
 
 def stain(rng, image, mask):
-    cv2.ellipse(mask, rng.integers(20, 50, 2).tolist(), rng.integers(8, 16, 2).tolist(), 30, 0, 360, 255, -1)
+    cv2.ellipse(
+        mask, rng.integers(20, 50, 2).tolist(), rng.integers(8, 16, 2).tolist(), 30, 0, 360, 255, -1
+    )
     image[mask > 0] = 0.5 * image[mask > 0] + 0.5 * np.array([40, 60, 160])
 
 
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory):
     """40 photographs, two of each part, with a folder of masks for each of two classes."""
-    root, rng, lines = tmp_path_factory.mktemp("own") / "My leather", np.random.default_rng(0), ["image,tile"]
+    root, rng, lines = (
+        tmp_path_factory.mktemp("own") / "My leather",
+        np.random.default_rng(0),
+        ["image,tile"],
+    )
     draw = {"cut": cut, "stain": stain}
     (root / "images").mkdir(parents=True)
     for kind, count in COUNTS.items():
@@ -59,7 +67,17 @@ def run(photographs, tmp_path, *words):
     """Notebook 8 by papermill, as a user would in notebooks/; its text outputs, joined."""
     (tmp_path / "notebooks").mkdir(exist_ok=True)
     shutil.copy(NOTEBOOK, tmp_path / "notebooks")
-    command = [sys.executable, "-m", "papermill", NOTEBOOK.name, "mine.ipynb", "-p", "root", photographs, *words]
+    command = [
+        sys.executable,
+        "-m",
+        "papermill",
+        NOTEBOOK.name,
+        "mine.ipynb",
+        "-p",
+        "root",
+        photographs,
+        *words,
+    ]
     done = subprocess.run(command, cwd=tmp_path / "notebooks", capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     cells = nbformat.read(tmp_path / "notebooks" / "mine.ipynb", 4).cells
@@ -68,10 +86,27 @@ def run(photographs, tmp_path, *words):
 
 
 def test_a_folder_of_photographs_goes_through(photographs, tmp_path):
-    text = run(photographs, tmp_path, "-p", "steps", "4", "-p", "resize", "pad", "-y", "encoders: [mobileone_s1]")
+    text = run(
+        photographs,
+        tmp_path,
+        "-p",
+        "steps",
+        "4",
+        "-p",
+        "resize",
+        "pad",
+        "-y",
+        "encoders: [mobileone_s1]",
+    )
     assert re.search(r"My_leather: 40 images of \(3, 72, 104\), 20 parts", text)
-    assert re.search(r"cut +8 ", text) and re.search(r"stain +10 ", text) and re.search(r"Free +22 ", text)
-    rows = re.findall(r"^(?:mobileone_s1)? +(DLI|none) +(\S+) +(\S+) +(\S+) +\d of 4 +\d+", text, re.MULTILINE)
+    assert (
+        re.search(r"cut +8 ", text)
+        and re.search(r"stain +10 ", text)
+        and re.search(r"Free +22 ", text)
+    )
+    rows = re.findall(
+        r"^(?:mobileone_s1)? +(DLI|none) +(\S+) +(\S+) +(\S+) +\d of 4 +\d+", text, re.MULTILINE
+    )
     assert [row[0] for row in rows] == ["DLI", "none"]
     assert all(0 <= float(value) <= 1 for row in rows for value in row[1:])
     own = tmp_path / "results" / "smoke" / "own"

@@ -11,8 +11,8 @@ import pytest
 import torch
 import yaml
 
-from dlilib.convert import to_folder
-from dlilib.presets import PRESETS
+from dlilib.data.convert import to_folder
+from dlilib.study.presets import PRESETS
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -28,15 +28,21 @@ def test_lock_pins_every_dependency_with_a_hash():
     entries = re.findall(r"^([\w.-]+)==\S+(?: ; .*)? \\\n    --hash=sha256:", lock, re.MULTILINE)
     pinned = {entry.lower() for entry in entries}
     assert len(re.findall(r"^\S+==", lock, re.MULTILINE)) == len(entries)
-    wanted = names(PROJECT["project"]["dependencies"]) | names(PROJECT["project"]["optional-dependencies"]["test"])
+    wanted = names(PROJECT["project"]["dependencies"]) | names(
+        PROJECT["project"]["optional-dependencies"]["test"]
+    )
     assert wanted <= pinned
     assert "://" not in lock
 
 
 def test_conda_environment_installs_the_lock_on_a_supported_python():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
-    python = next(d for d in environment["dependencies"] if isinstance(d, str) and d.startswith("python="))
-    low, high = re.fullmatch(r">=3\.(\d+),<3\.(\d+)", PROJECT["project"]["requires-python"]).groups()
+    python = next(
+        d for d in environment["dependencies"] if isinstance(d, str) and d.startswith("python=")
+    )
+    low, high = re.fullmatch(
+        r">=3\.(\d+),<3\.(\d+)", PROJECT["project"]["requires-python"]
+    ).groups()
     assert int(low) <= int(python.removeprefix("python=3.")) < int(high)
     pip = next(d["pip"] for d in environment["dependencies"] if isinstance(d, dict))
     assert pip == ["-r requirements.lock"]
@@ -45,27 +51,53 @@ def test_conda_environment_installs_the_lock_on_a_supported_python():
 
 
 def test_customer_packages_are_dependencies():
-    wanted = "jupyterlab papermill torch segmentation-models-pytorch timm opencv-python seaborn pandas"
+    wanted = (
+        "jupyterlab papermill torch segmentation-models-pytorch timm opencv-python seaborn pandas"
+    )
     assert set(wanted.split()) <= names(PROJECT["project"]["dependencies"])
     assert {"pytest", "nbval"} <= names(PROJECT["project"]["optional-dependencies"]["test"])
 
 
 STUDY = {  # around the library
-    "background", "claims", "cli", "cluster", "convert", "explorer", "export", "few_shot", "figures", "notebooks",
-    "peers", "presets", "report", "site", "speed", "stats", "study",
+    "background",
+    "claims",
+    "cli",
+    "cluster",
+    "convert",
+    "explorer",
+    "export",
+    "few_shot",
+    "figures",
+    "notebooks",
+    "peers",
+    "presets",
+    "report",
+    "site",
+    "speed",
+    "stats",
+    "study",
 }
 
 
 def test_library_knows_nothing_of_the_study():
     texts = {path.stem: path.read_text() for path in (ROOT / "dlilib").glob("*.py")}
-    library = {name: text for name, text in texts.items() if name not in STUDY | {"__init__", "__main__"}}
+    library = {
+        name: text for name, text in texts.items() if name not in STUDY | {"__init__", "__main__"}
+    }
     for name, text in library.items():
         imported = set(re.findall(r"^from dlilib(?:\.(\w+))? import", text, re.MULTILINE))
         assert not imported & STUDY, name
 
 
 def test_the_transform_does_not_wait_for_a_model_zoo():
-    slow = ["segmentation_models_pytorch", "timm", "torchvision", "sklearn", "scipy.stats", "matplotlib"]
+    slow = [
+        "segmentation_models_pytorch",
+        "timm",
+        "torchvision",
+        "sklearn",
+        "scipy.stats",
+        "matplotlib",
+    ]
     code = f"import sys, dlilib.cli; print([name for name in {slow} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
@@ -86,7 +118,9 @@ def examples(tmp_path, toy, monkeypatch):
     """The README's Python in the section on the transform, word for word, on a folder of toy tiles."""
     to_folder(toy, tmp_path / "my_parts")
     monkeypatch.chdir(tmp_path)
-    section = re.search(r"## The drop-in transform\n(.*?)\n## ", (ROOT / "README.md").read_text(), re.DOTALL)[1]
+    section = re.search(
+        r"## The drop-in transform\n(.*?)\n## ", (ROOT / "README.md").read_text(), re.DOTALL
+    )[1]
     scope = {}
     for code in re.findall(r"```python\n(.*?)```", section, re.DOTALL):
         exec(code, scope)
@@ -100,7 +134,11 @@ def test_readme_transform_runs(examples):
 def test_readme_collate_fn_balances_in_every_process_by_its_own_draws(examples):
     """Twice the same batch, each by another process."""
     batch = [examples["data"][i] for i in range(64)]
-    options = {"collate_fn": examples["collate"], "worker_init_fn": examples["reseed"], "num_workers": 2}
+    options = {
+        "collate_fn": examples["collate"],
+        "worker_init_fn": examples["reseed"],
+        "num_workers": 2,
+    }
     first, second = examples["DataLoader"]([*batch, *batch], 64, **options)
     assert int((first[2] == 0).sum()) == 0 and first[0].shape == (64, 1, 256, 256)
     assert torch.equal(first[2], second[2]) and not torch.equal(first[0], second[0])
@@ -110,8 +148,13 @@ def test_readme_augmentation_is_drawn_for_each_image(examples):
     tiles, flips = examples["tiles"], examples["v2"].RandomHorizontalFlip()
     examples["augment"].transforms = [flips]
     rows = (tiles.labels > 0).nonzero()[:40, 0]  # nothing is injected into these
-    images = examples["collate"]([(tiles.images[i], tiles.masks[i], tiles.labels[i]) for i in rows])[0]
-    flipped = [torch.equal(a, b.flip(-1).float() / 255) for a, b in zip(images, tiles.images[rows], strict=True)]
+    images = examples["collate"](
+        [(tiles.images[i], tiles.masks[i], tiles.labels[i]) for i in rows]
+    )[0]
+    flipped = [
+        torch.equal(a, b.flip(-1).float() / 255)
+        for a, b in zip(images, tiles.images[rows], strict=True)
+    ]
     assert 0 < sum(flipped) < len(rows)
 
 
@@ -137,7 +180,9 @@ def test_readme_lightning_hook_injects_in_training_alone(examples):
             return torch.optim.SGD([self.weight], 0.1)
 
     loader = examples["DataLoader"](data, 32)
-    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    quiet = dict.fromkeys(
+        ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False
+    )
     lightning.Trainer(max_epochs=1, accelerator="cpu", **quiet).fit(Model(), loader, loader)
     assert not any((labels == 0).any() for labels in seen["training"])
     assert torch.equal(torch.cat(seen["validation"])[-len(data) :], data.tensors[2])
@@ -147,7 +192,10 @@ def test_readme_lightning_hook_injects_in_training_alone(examples):
 def test_notebook_keeps_the_house_rules(path):
     notebook = nbformat.read(path, as_version=4)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    assert [cell.metadata.get("tags", []) for cell in code] == [["parameters"], *[[]] * (len(code) - 1)]
+    assert [cell.metadata.get("tags", []) for cell in code] == [
+        ["parameters"],
+        *[[]] * (len(code) - 1),
+    ]
     assert any("# NBVAL_CHECK_OUTPUT" in cell.source for cell in code)
     assert not any(re.search(r"^\s*(def|class) ", cell.source, re.MULTILINE) for cell in code)
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
@@ -161,5 +209,10 @@ def test_notebook_keeps_the_house_rules(path):
 def test_stored_notebooks_of_lite_are_of_the_preset_as_it_is(number):
     """`dli study --preset lite --no-compute` brings them up to date."""
     (path,) = (ROOT / "results" / "lite" / "notebooks").glob(f"{number}_*.ipynb")
-    outputs = [o for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code" for o in c.outputs]
+    outputs = [
+        o
+        for c in nbformat.read(path, as_version=4).cells
+        if c.cell_type == "code"
+        for o in c.outputs
+    ]
     assert PRESETS["lite"].about in "".join(o.get("text", "") for o in outputs)

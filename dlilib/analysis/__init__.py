@@ -1,0 +1,1 @@
+"""Reads records; makes statistics, tables, figures and words. Trains nothing."""

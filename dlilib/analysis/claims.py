@@ -1,0 +1,280 @@
+"""What the paper claims, and what is left of each claim as its protocol is corrected."""
+
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import astuple, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from dlilib.analysis.paper import printed
+from dlilib.analysis.stats import Estimate, Pair, clustered_difference, estimate
+from dlilib.losses import METHODS
+from dlilib.study.experiments import all_runs, preset_named
+from dlilib.training.run import Run
+from dlilib.training.store import Store
+
+SMALL = ("Blowhole", "Crack")  # the defects below 1 % of an image
+FLOOR = 0.05  # below this IoU of the small defects, in every run, gains in it say nothing
+
+Record = dict[str, Any]
+Group = list[Record]  # one seed's: DLI's at each fraction of the data, then the rival's
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """One way to train and to evaluate, told by what differs from the paper's."""
+
+    changes: dict[str, Any] = field(default_factory=dict)  # fields of every run
+    losses: str = "released"  # of the rivals whose loss as published differs
+    epoch: str = "best"  # whose figures count, "best" or "last"
+
+
+FREE_IN_VAL = {"free_in_val": True}
+TILE = {"split": "tile"}
+PROTOCOLS = {
+    "paper's protocol": Protocol(),
+    "last epoch": Protocol(epoch="last"),
+    "published losses": Protocol(losses="published"),
+    "free tiles validate": Protocol(FREE_IN_VAL),
+    "free tiles validate, published losses": Protocol(FREE_IN_VAL, losses="published"),
+    "solid masks": Protocol({"threshold": 127}),
+    "tile-disjoint": Protocol(TILE),
+    "tile-disjoint, last epoch": Protocol(TILE, epoch="last"),
+    "all corrected": Protocol(TILE | FREE_IN_VAL, losses="published", epoch="last"),
+}
+# The harder one first; the one with more seeds gives the verdict.
+AUDIT = ("all corrected", "tile-disjoint, last epoch")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What an estimate says of a claim."""
+
+    state: str  # "reproduced", "weaker", "not reproduced", "undecided", "pending", …
+    why: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.state} ({self.why})" if self.why else self.state
+
+
+def pair(ours: Record, theirs: Record, epoch: str) -> Pair:
+    """Return two records' pixel counts at an epoch, "best" or "last".
+
+    Raises:
+        ValueError: They do not validate on the same images.
+    """
+    if ours["val_images"] != theirs["val_images"]:
+        raise ValueError(
+            f"{ours['id']} and {theirs['id']} validate on different images: not to be compared"
+        )
+    counts = [np.array(record[epoch]["images"]) for record in (ours, theirs)]
+    return Pair(*counts, np.array(ours["val_tiles"]))
+
+
+def class_iou(record: Record, epoch: str) -> np.ndarray:
+    """IoU of each class at an epoch, "best" or "last": (K,), 0 where nothing is marked or meant."""
+    counts = np.array(record[epoch]["classes"], float)  # (K, 3)
+    return counts[:, 0] / np.maximum(counts.sum(axis=1), 1)
+
+
+def gain(groups: list[Group], epoch: str) -> Estimate:
+    """Micro IoU of DLI less the rival's."""
+    return clustered_difference([pair(ours, theirs, epoch) for ours, theirs in groups])
+
+
+def smaller_drop(groups: list[Group], epoch: str) -> Estimate:
+    """How much more of its IoU DLI keeps than the rival from all of the data to half of it."""
+    differences = []
+    for ours_whole, ours_half, theirs_whole, theirs_half in groups:
+        ours = ours_half[epoch]["iou"] / max(ours_whole[epoch]["iou"], 1e-9)
+        theirs = theirs_half[epoch]["iou"] / max(theirs_whole[epoch]["iou"], 1e-9)
+        differences.append(ours - theirs)
+    return estimate(differences)
+
+
+def small_less_large(groups: list[Group], epoch: str) -> Estimate:
+    """Mean gain in IoU over the small classes less that over the others."""
+    differences = []
+    for ours, theirs in groups:
+        gains = class_iou(ours, epoch) - class_iou(theirs, epoch)
+        small = np.isin(ours["data"]["classes"], SMALL)
+        differences.append(gains[small].mean() - gains[~small].mean())
+    return estimate(differences)
+
+
+def always(groups: list[Group], epoch: str) -> str:
+    """Nothing stands against measuring."""
+    return ""
+
+
+def small_are_found(groups: list[Group], epoch: str) -> str:
+    """Why the small defects cannot be compared: none of the runs finds them."""
+    for record in (record for group in groups for record in group):
+        small = np.isin(record["data"]["classes"], SMALL)
+        if class_iou(record, epoch)[small].max() >= FLOOR:
+            return ""
+    return f"small defects below IoU {FLOOR}"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A comparison of DLI's runs with a rival's."""
+
+    rival: dict[str, Any]  # the fields of Run in which the rival differs from DLI
+    table: int | None = None  # of the paper, which prints both means; None: it prints no number
+    measure: Callable[[list[Group], str], Estimate] = gain  # of the seeds' records, at an epoch
+    fractions: tuple[float, ...] = (1.0,)  # of the data: a run of each for DLI and for the rival
+    obstacle: Callable[[list[Group], str], str] = always  # why it is not measurable, or ""
+
+    def paper(self, encoder: str) -> float:
+        """The difference that the paper prints, NaN if none."""
+        if self.table is None:
+            return float("nan")
+        blend = 0.5 if self.table == 2 else None
+        ours = printed(self.table, encoder, "dli", blend)
+        method, share = self.rival.get("method", "dli"), self.rival.get("p_poisson", blend)
+        theirs = printed(self.table, encoder, method, share)
+        return float("nan") if ours is None or theirs is None else ours[0] - theirs[0]
+
+
+CLAIMS = {
+    **{f"DLI beats {name}": Claim({"method": name}, table=1) for name in METHODS if name != "dli"},
+    "both blends beat cut-paste": Claim({"p_poisson": 0.0}, table=2),
+    "both blends beat Poisson": Claim({"p_poisson": 1.0}, table=2),
+    "DLI drops less than WCE at half the data": Claim(
+        {"method": "wce"}, measure=smaller_drop, fractions=(1.0, 0.5)
+    ),
+    "DLI helps small defects more than large ones": Claim(
+        {"method": "baseline"}, measure=small_less_large, obstacle=small_are_found
+    ),
+}
+OPEN = {  # what DLI leaves open: its released choice, less the other one
+    "every free image filled, less until uniform": Claim({"until": "uniform"}),
+    "Poisson on the rectangle, less on the mask": Claim({"region": "mask"}),
+    "mixed gradients, less the donor's": Claim({"guidance": "donor"}),
+    "widened label, less the donor's own": Claim({"label": "tight"}),
+}
+COLUMNS = (
+    "encoder",
+    "claim",
+    "protocol",
+    "paper",
+    "mean",
+    "low",
+    "high",
+    "n",
+    "text",
+    "state",
+    "verdict",
+)
+
+
+def claims(
+    preset: str,
+    folder: str | Path,
+    encoders: Sequence[str] = (),
+    seeds: Sequence[int] = (),
+    protocols: Iterable[str] = tuple(PROTOCOLS),
+    which: dict[str, Claim] = CLAIMS,
+) -> pd.DataFrame:
+    """Measure every claim under every protocol, as a difference.
+
+    Args:
+        preset: A key of `PRESETS`.
+        folder: Of the preset's results.
+        encoders: Instead of the preset's.
+        seeds: Instead of the preset's.
+        protocols: Keys of `PROTOCOLS`.
+        which: `CLAIMS` or `OPEN`.
+
+    Returns:
+        A row for each encoder, claim and protocol: the paper's difference (NaN where it prints
+        none), mean, low and high (95 % interval of `stats.clustered_difference`, or of
+        `stats.estimate` where a claim is not about one pair), n (seeds), text, state and verdict
+        (the state and why).
+    """
+    p, planned = preset_named(preset), set(all_runs(preset))
+    read = functools.cache(Store(folder).record)
+    rows = []
+    for encoder in encoders or p.encoders:
+        bases = [replace(p.base, encoder=encoder, seed=seed) for seed in seeds or p.seeds]
+        for name, claim in which.items():
+            for protocol in protocols:
+                needed = [_runs(base, claim, PROTOCOLS[protocol]) for base in bases]
+                if all(needed):
+                    measured = _measure(claim, encoder, needed, PROTOCOLS[protocol], planned, read)
+                    rows.append((encoder, name, protocol, *measured))
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _measure(
+    claim: Claim,
+    encoder: str,
+    needed: list[list[Run]],
+    protocol: Protocol,
+    planned: set[Run],
+    read: Callable[[Run], Record | None],
+) -> tuple:
+    """The columns of `claims` from "paper" on; needed: the runs of each seed."""
+    records = [[read(run) for run in runs] for runs in needed]
+    groups = [group for group in records if all(group)]
+    found, theirs = claim.measure(groups, protocol.epoch), claim.paper(encoder)
+    if not groups and not any(planned.issuperset(runs) for runs in needed):
+        text, word = "not planned", Verdict("not planned")
+    elif groups and (why := claim.obstacle(groups, protocol.epoch)):
+        text, word = str(found), Verdict("not measurable", why)
+    else:
+        text, word = str(found), verdict(found, theirs)
+    return theirs, *astuple(found), text, word.state, str(word)
+
+
+def _runs(base: Run, claim: Claim, protocol: Protocol) -> list[Run]:
+    """One seed's runs that a claim needs; none where the protocol is the paper's for this claim."""
+    method = claim.rival.get("method", "dli")
+    rival = dict(claim.rival)
+    if METHODS[method].varies:
+        rival["losses"] = protocol.losses
+    elif protocol.losses != "released" and not protocol.changes:
+        return []
+    ours = replace(base, **protocol.changes)
+    theirs = replace(ours, **rival)
+    return [replace(run, fraction=f) for run in (ours, theirs) for f in claim.fractions]
+
+
+def verdict(ours: Estimate, paper: float) -> Verdict:
+    """Say what an estimate means, never stronger than its interval."""
+    if ours.n == 0:
+        return Verdict("pending")
+    if ours.high < 0:
+        return Verdict("not reproduced")
+    if not ours.low > 0:
+        return Verdict("undecided", f"n = {ours.n}")
+    return Verdict("weaker" if ours.high < paper else "reproduced")
+
+
+def verdicts(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of `claims` that decide: the paper's own protocol, and the audit."""
+    rows = []
+    for (encoder, claim), found in frame.groupby(["encoder", "claim"], sort=False):
+        protocols = {row.protocol: row for row in found.itertuples()}
+        ours = protocols["paper's protocol"]
+        # the one with more seeds; of as many, one that is planned; of these, the harder one
+        audit = max(
+            (protocols[name] for name in AUDIT), key=lambda row: (row.n, row.state != "not planned")
+        )
+        rows.append(
+            {
+                "encoder": encoder,
+                "claim": claim,
+                "paper": ours.paper,
+                "paper's protocol": ours.text,
+                "reproduced?": ours.verdict,
+                "audit": audit.protocol,
+                "under it": audit.text,
+                "survives?": audit.verdict,
+            }
+        )
+    return pd.DataFrame(rows)

@@ -1,0 +1,105 @@
+"""The records of finished runs as one table."""
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from dlilib.metrics import iou
+from dlilib.study.sweep import SAME_DATA
+from dlilib.training.run import Run
+from dlilib.training.store import read_record
+
+RESULTS = (
+    "id",
+    "iou_best",
+    "iou_last",
+    "epoch_best",
+    "digest",
+    "seconds",
+    "device",
+    "precision_used",
+    "path",
+)
+
+
+def records(folder: str | Path) -> pd.DataFrame:
+    """Read the records of a folder.
+
+    Args:
+        folder: That of the records, or the one above it.
+
+    Returns:
+        One row for each finished run: the fields of its Run; `iou_best`, the paper's figure, at the
+        epoch with the best validation IoU, and `iou_<class>` at that epoch; `iou_last`,
+        `epoch_best`, `digest` (of the data), `seconds`, `device`, `precision_used` and `path`.
+
+    Raises:
+        ValueError: A file is not a record, or two records of data sets of one name are of
+            different data; the message names the file.
+
+    Example:
+        >>> frame = records("results/lite")
+        >>> frame.groupby("method")["iou_best"].mean()
+    """
+    folder = Path(folder, "records") if Path(folder, "records").is_dir() else Path(folder)
+    rows = [_row(path) for path in sorted(folder.glob("*.json"))]
+    if not rows:
+        return pd.DataFrame(columns=[*asdict(Run()), *RESULTS])
+    first_of: dict[tuple, dict[str, Any]] = {}
+    for row in rows:
+        first = first_of.setdefault(tuple(row[name] for name in SAME_DATA), row)
+        if row["digest"] != first["digest"]:
+            raise ValueError(
+                f"{row['path']}: of other data than {first['path']}, though of one name; keep them "
+                "apart"
+            )
+    return pd.DataFrame(rows)
+
+
+def _row(path: Path) -> dict[str, Any]:
+    record = read_record(path)
+    try:
+        _check_unchanged(record)
+        machine = record["machine"]
+        device = machine["device"]
+        used = machine.get("precision", record["run"].get("precision", "fp32"))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path}: a record that was changed ({error}); delete it to run it again"
+        ) from None
+    best = record["best"]
+    by_class = zip(record["data"]["classes"], best["classes"], strict=True)
+    return {
+        **asdict(Run(**record["run"])),
+        "id": record["id"],
+        "iou_best": best["iou"],
+        "iou_last": record["last"]["iou"],
+        "epoch_best": best["epoch"],
+        **{f"iou_{name}": iou(*counts) for name, counts in by_class},
+        "digest": record["data"].get("digest"),
+        "seconds": record["seconds"],
+        "device": device,
+        "precision_used": used,
+        "path": path.as_posix(),
+    }
+
+
+def _check_unchanged(record: dict[str, Any]) -> None:
+    """Raise ValueError unless the record's figures fit each other."""
+    for moment in (record["best"], record["last"]):
+        counted = iou(*map(sum, zip(*moment["classes"], strict=True)))
+        if f"{counted:.6f}" != f"{moment['iou']:.6f}":
+            raise ValueError(f"its IoU {moment['iou']} is not that of its counts")
+    epoch, seconds = record["best"]["epoch"], record["seconds"]
+    if not (1 <= epoch <= Run(**record["run"]).epochs and seconds >= 0):
+        raise ValueError(f"epoch {epoch}, {seconds} seconds")
+
+
+def select(frame: pd.DataFrame, runs: Iterable[Run]) -> pd.DataFrame:
+    """Return the rows of `runs`, in their order."""
+    order = {run.id: k for k, run in enumerate(runs)}
+    found = frame[frame["id"].isin(list(order))]
+    return found.sort_values("id", key=lambda ids: ids.map(order)).reset_index(drop=True)

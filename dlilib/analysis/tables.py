@@ -1,0 +1,174 @@
+"""The study's tables, each a pandas DataFrame."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from dlilib.analysis import claims, paper
+from dlilib.analysis.records import select
+from dlilib.analysis.stats import SHARE, estimate, summarise
+from dlilib.losses import METHODS
+from dlilib.metrics import iou
+from dlilib.models import LIGHT_ENCODERS
+from dlilib.study import experiments
+from dlilib.training.run import Run
+from dlilib.training.store import Store
+
+SPLITS = {"image": "the paper's split", "tile": "tile-disjoint"}
+PAPER_IMAGES = 1000 * (313 + 952)  # training images seen: epochs × those of an epoch
+
+
+def paper_table(
+    number: int, preset: str, frame: pd.DataFrame, split: str = "image", seeds: Sequence[int] = ()
+) -> pd.DataFrame:
+    """Return the paper's Table 1 or 2, ours beside the paper's.
+
+    Every encoder of the paper has its columns, whether the preset plans it or not.
+
+    Args:
+        number: 1, a row for each method, or 2, a row for each blend of DLI.
+        preset: A key of `PRESETS`.
+        frame: The preset's records.
+        split: "image" or "tile".
+        seeds: Instead of the preset's.
+
+    Returns:
+        For each encoder, and for the average over all three, the columns "<encoder>, ours"
+        ("pending" where no run is finished) and "<encoder>, paper".
+    """
+    name, by = (("comparison", "method"), ("ablation", "p_poisson"))[number - 1]
+    runs = experiments.experiment(name, preset, LIGHT_ENCODERS, seeds, split=split)
+    ours = summarise(runs, frame, ["encoder", by]).set_index(["encoder", by])["text"]
+    rows = []
+    for key in METHODS if number == 1 else (0.0, 1.0, 0.5):
+        row = {by: key}
+        for encoder in LIGHT_ENCODERS:
+            row[f"{encoder}, ours"] = ours[encoder, key]
+            row[f"{encoder}, paper"] = _printed(number, encoder, key)
+        found = select(frame, [run for run in runs if getattr(run, by) == key])
+        row["average, ours"] = _average(found)
+        row["average, paper"] = _printed(number, "average", key)
+        rows.append(row)
+    return pd.DataFrame(rows).set_index(by)
+
+
+def _average(frame: pd.DataFrame) -> str:
+    """The mean over the encoders, seed by seed, of the seeds that have all of them."""
+    by_seed = frame.pivot(index="seed", columns="encoder", values="iou_best")
+    whole = by_seed.reindex(columns=LIGHT_ENCODERS).dropna()
+    return str(estimate(whole.mean(axis=1), within=SHARE))
+
+
+def _printed(number: int, encoder: str, key: str | float) -> str:
+    cell = paper.printed(1, encoder, key) if number == 1 else paper.printed(2, encoder, "dli", key)
+    return "not in the paper" if cell is None else f"{cell[0]:.3f} ± {cell[1]:.3f}"
+
+
+def class_table(
+    preset: str,
+    frame: pd.DataFrame,
+    encoders: Sequence[str] = (),
+    split: str = "image",
+    seeds: Sequence[int] = (),
+) -> pd.DataFrame:
+    """Return Figure 3 in numbers: a row for each encoder and method, a column for each class."""
+    runs = experiments.experiment("comparison", preset, encoders, seeds, split=split)
+    by = ["encoder", "method"]
+    overall = ("iou_best", "iou_last")
+    columns = [name for name in frame if name.startswith("iou_") and name not in overall]
+    table = summarise(runs, frame, by)[by]
+    for name in columns:
+        found = summarise(runs, frame, by, name)
+        never = "never found (n = " + found["n"].astype(str) + ")"
+        table[name.removeprefix("iou_")] = found["text"].where(found["mean"] != 0, never)
+    return table
+
+
+def learning_curve(record: dict[str, Any]) -> pd.DataFrame:
+    """Return IoU on the validation images against training images seen.
+
+    All classes at every epoch; each class at the epochs that the record keeps, and at the last one.
+
+    Returns:
+        Columns what ("all classes" or a class), images and IoU.
+    """
+    run, history, last = Run(**record["run"]), record["history"], record["last"]["classes"]
+    by_class = history.get("classes", [])  # records from before these were kept have none
+    every = math.ceil(run.epochs / max(1, len(by_class)))  # epochs between two points of a class
+    epochs, seen = np.arange(1, run.epochs + 1), images_seen(record)
+    rows = []
+    for epoch, tp, fp in zip(epochs, history["tp"], history["fp"], strict=True):
+        rows.append(("all classes", seen * epoch, iou(tp, fp, record["positives"] - tp)))
+    for c, name in enumerate(record["data"]["classes"]):
+        positives = last[c][0] + last[c][2]
+        kept = zip(epochs[::every], by_class, strict=False)
+        points = [(epoch, counts[c]) for epoch, counts in kept]
+        for epoch, (tp, fp) in [*points, (run.epochs, last[c][:2])]:
+            rows.append((name, seen * epoch, iou(tp, fp, positives - tp)))
+    return pd.DataFrame(rows, columns=["what", "images", "IoU"])
+
+
+def schedule(run: Run) -> str:
+    """Say what sets a pilot's run apart from the others, for a legend."""
+    return (
+        f"{run.method}, {run.split} split, {run.size} px, batch {run.batch}, lr {run.lr:g}, "
+        f"{run.epochs} epochs"
+    )
+
+
+def images_seen(record: dict[str, Any]) -> int:
+    """Count the training images of one epoch of a run that is not few-shot."""
+    free, *defective = record["data"]["train"]
+    return round(free * record["run"]["free_share"]) + sum(defective)
+
+
+def pilot_table(preset: str, folder: str | Path) -> pd.DataFrame:
+    """Return the pilot's runs, a row each, "pending" where not finished.
+
+    Figures are those of the best epoch, as in Table 1, but for `last`.
+    """
+    store = Store(folder)
+    rows = [_pilot_row(run, store.record(run)) for run in experiments.pilot(preset)]
+    return pd.DataFrame(rows, dtype=object).fillna("")
+
+
+def _pilot_row(run: Run, record: dict[str, Any] | None) -> dict[str, Any]:
+    row = {
+        "method": run.method,
+        "split": run.split,
+        "size": run.size,
+        "batch": run.batch,
+        "lr": f"{run.lr:g}",
+        "epochs": run.epochs,
+    }
+    if record is None:
+        return {**row, "micro IoU": "pending"}
+    images, machine = images_seen(record), record["machine"]
+    classes = zip(record["data"]["classes"], record["best"]["classes"], strict=True)
+    return {
+        **row,
+        "images": images * run.epochs,
+        "steps": math.ceil(images / run.batch) * run.epochs,
+        "minutes": round(record["seconds"] / 60),
+        "micro IoU": f"{record['best']['iou']:.3f}",
+        "last": f"{record['last']['iou']:.3f}",
+        **{name: f"{iou(*counts):.3f}" for name, counts in classes},
+        "machine": f"{machine['device']}, {machine['precision']}".replace(", ", "; "),
+    }
+
+
+def verdict_table(preset: str, folder: str | Path, encoders: Sequence[str] = ()) -> pd.DataFrame:
+    """Return `claims.verdicts`, with words where the paper prints no number."""
+    found = claims.verdicts(claims.claims(preset, folder, encoders))
+    found["paper"] = found["paper"].map("{:+.3f}".format).replace("+nan", "no number")
+    return found
+
+
+def markdown(frame: pd.DataFrame) -> str:
+    """Write the columns of the frame as a Markdown table."""
+    rows = [list(frame.columns), ["---"] * len(frame.columns), *frame.astype(str).to_numpy()]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)

@@ -1,0 +1,1 @@
+"""Times injection, blending and training beside their baselines."""

@@ -1,0 +1,144 @@
+"""Files in a folder or a zip, read with checks: every refusal is a DataError that names the file."""
+
+import hashlib
+import lzma
+import os
+import re
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+UNREADABLE = (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, RuntimeError)
+Files = dict[str, Callable[[], bytes]]
+LARGEST = 256 * 2**20  # bytes of a file in a zip, unpacked
+HIDDEN = re.compile(r"(^|/)\.")  # as macOS adds "._a.png"
+
+
+class DataError(ValueError):
+    """Data that cannot be used; the message names the file and what is wrong with it."""
+
+
+def open_files(root: Path) -> Files:
+    """List every file below a folder or in a zip, but hidden ones. Nothing is unpacked.
+
+    Returns:
+        Relative path -> what reads its bytes.
+
+    Raises:
+        DataError: There is no such folder or zip, or it is not safe to read.
+    """
+    if root.is_dir():
+        readers = _in_folder(root)
+    elif root.exists():
+        readers = _in_zip(root)
+    else:
+        raise DataError(f"{root}: no such folder or zip")
+    seen = {name: read for name, read in readers.items() if not HIDDEN.search(name)}
+    return {name: _checked(read, name) for name, read in seen.items()}
+
+
+def _in_folder(root: Path) -> Files:
+    top = root.resolve()
+    paths = [path for path in sorted(root.rglob("*")) if path.is_file() or path.is_symlink()]
+    for path in paths:
+        if not Path(os.path.realpath(path)).is_relative_to(top):  # Path.resolve raises on a loop
+            raise DataError(f"{path}: a link that leaves {root}")
+    return {path.relative_to(root).as_posix(): path.read_bytes for path in paths}
+
+
+def _in_zip(root: Path) -> Files:
+    try:
+        archive = zipfile.ZipFile(root)
+    except (zipfile.BadZipFile, NotImplementedError) as error:
+        raise DataError(f"{root}: not a readable zip (truncated?): {error}") from None
+    readers: Files = {}
+    for entry in archive.infolist():
+        name = entry.filename
+        if name in readers:
+            raise DataError(f"{root}: entry {name!r} is there twice")
+        if _leaves(name):
+            raise DataError(f"{root}: entry {name!r} leaves the folder")
+        if entry.file_size > LARGEST:
+            raise DataError(
+                f"{root}: entry {name!r} unpacks to {entry.file_size} bytes, over {LARGEST}"
+            )
+        readers[name] = partial(archive.read, name)
+    return {name: read for name, read in readers.items() if not name.endswith("/")}
+
+
+def _leaves(name: str) -> bool:
+    """Whether an entry of a zip would be unpacked outside its folder."""
+    drive = re.match(r"[A-Za-z]:", name)
+    return PurePosixPath(name).is_absolute() or ".." in re.split(r"[/\\]", name) or bool(drive)
+
+
+def _checked(read: Callable[[], bytes], name: str) -> Callable[[], bytes]:
+    def checked() -> bytes:
+        try:
+            return read()
+        except UNREADABLE as error:
+            raise DataError(f"{name}: cannot be read: {error}") from None
+
+    return checked
+
+
+def read_text(files: Files, root: str | Path, name: str) -> str:
+    """The UTF-8 text of one file, without a byte order mark."""
+    if name not in files:
+        raise DataError(f"{root}/{name}: missing")
+    try:
+        return files[name]().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{root}/{name}: not UTF-8 text: {error}") from None
+
+
+def digest_files(files: Files, paths: Iterable[str]) -> str:
+    """sha256 over the sorted "folder/name sha256" lines of the files.
+
+    Where they lie above that does not matter.
+    """
+    lines = sorted(
+        f"{'/'.join(PurePosixPath(p).parts[-3:])} {hashlib.sha256(files[p]()).hexdigest()}"
+        for p in paths
+    )
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+class WriteError(RuntimeError):
+    """A file that cannot be written; the message says what to do."""
+
+    def __init__(self, path: Path, error: OSError) -> None:
+        super().__init__(
+            f"{path}: cannot be written ({error.strerror or error}). What is finished is kept: "
+            "make room or name another folder by --results, then start again"
+        )
+
+
+def write_whole(path: Path, content: bytes, sync: bool = True) -> None:
+    """Write beside the path, then rename: a reader never sees half a file.
+
+    Args:
+        path: Where the content is to lie; missing folders are made.
+        content: What to write.
+        sync: Wait until the content is on the disk, so that it survives the loss of power.
+
+    Raises:
+        WriteError: The file cannot be written.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("wb") as file:
+            file.write(content)
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        raise WriteError(path, error) from None
+    finally:
+        with suppress(OSError):
+            part.unlink()

@@ -1,0 +1,158 @@
+"""Train/validation splits: which images train and which validate."""
+
+import numpy as np
+
+from dlilib.extras import require
+from dlilib.tiles import TileSet
+
+PROTOCOLS = ("image", "tile")
+FOLDS = 5  # one fold in five validates: the paper's 80 % / 20 %
+
+
+def split(
+    tiles: TileSet,
+    protocol: str = "image",
+    seed: int = 0,
+    fraction: float = 1.0,
+    free_in_val: bool = False,
+    shots: int = 0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Split the images into training and validation.
+
+    Args:
+        tiles: The data set.
+        protocol: "image", the paper's: of each defect class a random 80 % of the images trains,
+            whatever part they show. "tile": no part on both sides. Seeds 5k..5k+4 are the five
+            folds of one shuffled, class-stratified grouping, so that over five seeds every part
+            validates once.
+        seed: Of the split, a non-negative integer below 2**32.
+        fraction: Share of each class's training images, defect-free ones included, that is kept,
+            in (0, 1].
+        free_in_val: Defect-free images validate too, split like the defect classes. Without it (as
+            released) all of them train, but for those of validation parts under "tile", which are
+            left out.
+        shots: 0, or few-shot: so many images of each class, not of an empty mask, train, of as many
+            parts, with the defect-free images of all parts that do not validate; the defects of all
+            other parts validate, and with free_in_val their defect-free images. Needs "tile" and
+            all of the data. Seeds take disjoint parts for as long as a class has them.
+
+    Returns:
+        Indices (train, val) into `tiles`: int64, sorted, disjoint.
+
+    Raises:
+        ValueError: An argument is none of the above, there are too few parts, or no part of a class
+            is left to validate; the message names the class.
+        MissingExtraError: "tile" needs scikit-learn.
+
+    Example:
+        >>> train, val = split(toy_tiles(), protocol="image", seed=0)
+        >>> len(np.intersect1d(train, val))
+        0
+    """
+    _check(tiles, protocol, seed, fraction, shots)
+    if shots:
+        return _few_shot(tiles, shots, seed, free_in_val)
+    labels = np.asarray(tiles.labels)
+    rng = np.random.default_rng(seed)
+    if protocol == "image":
+        aside = _image_level(labels, rng)
+    else:
+        aside = _tile_level(labels, np.asarray(tiles.tile), seed)
+    in_val = aside if free_in_val else aside & (labels > 0)
+    # by images, the defect-free ones that do not validate train; by parts, their part is aside
+    train = np.flatnonzero(~in_val if protocol == "image" else ~aside)
+    if fraction < 1:
+        train = _keep(train, labels[train], fraction, rng)
+    return train, np.flatnonzero(in_val)
+
+
+def leak(tiles: TileSet, train: np.ndarray, val: np.ndarray) -> float:
+    """Share of the validation images whose part also has an image in training."""
+    tile = np.asarray(tiles.tile)
+    return float(np.isin(tile[val], tile[train]).mean())
+
+
+def _check(tiles: TileSet, protocol: str, seed: int, fraction: float, shots: int) -> None:
+    if protocol not in PROTOCOLS:
+        raise ValueError(f'protocol must be "image" or "tile", got {protocol!r}')
+    if not isinstance(seed, int | np.integer) or not 0 <= seed < 2**32:
+        raise ValueError(f"seed must be a non-negative integer below 2**32, got {seed!r}")
+    if not len(tiles):
+        raise ValueError("there are no images to split")
+    if not 0 < fraction <= 1:
+        raise ValueError(f"fraction must lie in (0, 1], got {fraction}")
+    natural = isinstance(shots, int | np.integer) and shots >= 0
+    if not natural or (shots and (protocol, fraction) != ("tile", 1)):
+        raise ValueError(
+            f'shots must be 0, or more with "tile" and fraction 1: {shots!r}, {protocol!r}, '
+            f"{fraction}"
+        )
+
+
+def _image_level(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A random fifth of each class, bool (N,)."""
+    aside = np.zeros(len(labels), bool)
+    # defect-free images last: free_in_val leaves the split of the others as it is
+    for label in range(labels.max(), -1, -1):
+        members = rng.permutation(np.flatnonzero(labels == label))
+        aside[members[int(len(members) * (1 - 1 / FOLDS)) :]] = True
+    return aside
+
+
+def _tile_level(labels: np.ndarray, tile: np.ndarray, seed: int) -> np.ndarray:
+    """The images of one fold of the parts, bool (N,)."""
+    model_selection = require("sklearn.model_selection", "study")
+    distinct = [len(np.unique(tile[labels == label])) for label in np.unique(labels)]
+    if max(distinct) < FOLDS:
+        raise ValueError(
+            f'protocol "tile" needs a class of {FOLDS} or more tiles (parts), not {max(distinct)}'
+        )
+    folds = model_selection.StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed // FOLDS)
+    _, val = list(folds.split(labels, labels, tile))[seed % FOLDS]
+    return np.isin(np.arange(len(labels)), val)
+
+
+def _few_shot(
+    tiles: TileSet, shots: int, seed: int, free_in_val: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    labels, tile = np.asarray(tiles.labels), np.asarray(tiles.tile)
+    support = _support(tiles, shots, seed)
+    in_val = (labels > 0) & ~np.isin(tile, tile[support])
+    for label, name in enumerate(tiles.classes, start=1):
+        if label not in labels[in_val]:
+            raise ValueError(f"{shots} shots, seed {seed}: no tile is left to validate {name}")
+    free_aside = (labels == 0) & np.isin(tile, tile[in_val])
+    free_train = np.flatnonzero((labels == 0) & ~free_aside)
+    train = np.sort(np.concatenate([support, free_train]))
+    return train, np.flatnonzero(in_val | free_aside if free_in_val else in_val)
+
+
+def _support(tiles: TileSet, shots: int, seed: int) -> np.ndarray:
+    """The annotated images that train: `shots` a class, each of another part."""
+    labels, tile = np.asarray(tiles.labels), np.asarray(tiles.tile)
+    annotated = tiles.masks.flatten(1).amax(1).cpu().numpy() > 0
+    support = []
+    for label, name in enumerate(tiles.classes, start=1):
+        shown = annotated & (labels == label)
+        parts = np.unique(tile[shown])
+        if len(parts) <= shots:
+            raise ValueError(
+                f"{shots} shots need more than {shots} tiles of class {name}, it has {len(parts)}"
+            )
+        # all seeds go through the parts in one order, each where the seed before it ended
+        order = np.random.default_rng(label).permutation(parts)
+        for part in order[(seed * shots + np.arange(shots)) % len(order)]:
+            images = np.flatnonzero((tile == part) & shown)
+            support.append(np.random.default_rng(seed).choice(images))
+    return np.array(support)
+
+
+def _keep(
+    indices: np.ndarray, labels: np.ndarray, fraction: float, rng: np.random.Generator
+) -> np.ndarray:
+    """The fraction of each class, rounded down as released, but (differs) never less than one."""
+    kept = []
+    for label in np.unique(labels):
+        members = rng.permutation(indices[labels == label])
+        kept.append(members[: max(1, int(len(members) * fraction))])
+    return np.sort(np.concatenate(kept))

@@ -1,0 +1,101 @@
+"""A sweep over runs that fits into whatever time there is."""
+
+import re
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from dlilib.data import datasets
+from dlilib.tiles import TileSet
+from dlilib.training.run import Run
+from dlilib.training.store import Store
+from dlilib.training.trainer import fit
+
+SAME_DATA = ("data", "size", "threshold", "resize")  # runs alike in these are of one data set
+
+
+def load_tiles(run: Run, root: str | Path | None = None) -> TileSet:
+    """Load the data that a run asks for; root: as in `datasets.load`."""
+    return datasets.load(run.data, root, run.size, run.threshold, run.resize)
+
+
+def pending(runs: Iterable[Run], folder: str | Path) -> list[Run]:
+    """Return the runs without a record in `folder`.
+
+    Raises:
+        ValueError: A file there is not a record; the message names it.
+    """
+    store = Store(folder)
+    return [run for run in runs if store.record(run) is None]
+
+
+def execute(
+    runs: Sequence[Run],
+    folder: str | Path,
+    root: str | Path | None = None,
+    device: str | None = None,
+    budget: float | None = None,
+    progress: bool = True,
+) -> int:
+    """Finish what is pending of `runs`, in order.
+
+    Several processes may work on one folder at once: each leaves alone what another is training.
+
+    Args:
+        runs: What to train.
+        folder: Where records and checkpoints are kept.
+        root: Of the real data, as in `datasets.load`.
+        device: None: the first GPU, else the CPU.
+        budget: Seconds; the sweep stops cleanly before an epoch that would pass it and continues
+            there the next time. None: no limit.
+        progress: Show a bar over runs with the epochs of the current one.
+
+    Returns:
+        How many runs are still pending.
+
+    Raises:
+        ValueError: The device is not there, or a file in the folder is not a record.
+    """
+    deadline = None if budget is None else time.monotonic() + budget
+    device = device_named(device)
+    todo, store = pending(runs, folder), Store(folder)
+    data: dict[tuple, TileSet] = {}
+    with tqdm(total=len(todo), desc="runs", unit="run", disable=not progress or not todo) as bar:
+        for run in todo:
+            with store.claim(run) as mine:
+                if mine:
+                    key = tuple(getattr(run, name) for name in SAME_DATA)
+                    if key not in data:
+                        data[key] = load_tiles(run, root)
+                    show = _shows(bar, run)
+                    if fit(run, data[key], device, folder, deadline, show) is None:
+                        break
+            bar.update()
+    return len(pending(runs, folder))
+
+
+def _shows(bar: tqdm, run: Run):
+    """What tells `bar` how far `run` is, for `fit`."""
+
+    def show(epoch: int, last: float) -> None:
+        name = f"{run.method} {run.encoder} seed {run.seed}"
+        bar.set_postfix_str(f"{name}: epoch {epoch}/{run.epochs}, IoU {last:.3f}")
+
+    return show
+
+
+def device_named(device: str | None) -> str:
+    """Return the device, or for None the first GPU, else the CPU.
+
+    Raises:
+        ValueError: It is not there, or not a device.
+    """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if not re.fullmatch(r"cpu|(cuda|mps|xpu)(:\d+)?", device):
+        raise ValueError(f"device must be as cpu, cuda or cuda:1, got {device!r}")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"device {device}: torch sees no CUDA device")
+    return device

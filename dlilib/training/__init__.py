@@ -1,0 +1,1 @@
+"""What one training run is, does and keeps. No grid of runs, no tables."""

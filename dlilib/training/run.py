@@ -1,0 +1,129 @@
+"""A run is a value: everything that changes its result, and nothing else."""
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass, fields
+
+from dlilib.balance import TIES, UNTIL
+from dlilib.blend import GUIDANCES, REGIONS
+from dlilib.data.images import RESIZES
+from dlilib.data.splits import PROTOCOLS
+from dlilib.inject import LABELS
+from dlilib.losses import METHODS, VARIANTS
+from dlilib.models import ENCODERS
+from dlilib.training.precision import PRECISIONS
+
+CHOICES = {
+    "resize": (*RESIZES, "pad"),
+    "split": PROTOCOLS,
+    "method": tuple(METHODS),
+    "losses": VARIANTS,
+    "until": UNTIL,
+    "ties": TIES,
+    "region": REGIONS,
+    "guidance": GUIDANCES,
+    "label": LABELS,
+    "encoder": tuple(ENCODERS),
+    "weights": (None, "imagenet"),
+    "precision": PRECISIONS,
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run; the defaults are the paper's protocol as released."""
+
+    data: str = "magnetic_tiles"  # the TileSet's source
+    size: int = 256  # side of the square images, pixels
+    resize: str = "nearest"  # how images got there
+    threshold: int = 0  # of the mask PNGs, 0..254
+    split: str = "image"  # "image" or "tile"
+    fraction: float = 1.0  # of the training data kept
+    free_in_val: bool = False  # free images validate too
+    free_share: float = 1.0  # of the free training images drawn anew for each epoch
+    method: str = "dli"  # "baseline", "focal", "balanced", "wce" or "dli"
+    losses: str = "released"  # the competitors' losses as "released" or as "published"
+    p_poisson: float = 0.5  # DLI: probability of Poisson blending; 0 cut-paste only, 1 Poisson only
+    until: str = "filled"  # DLI: fill every free image, or stop once "uniform"
+    region: str = "rectangle"  # DLI: where Poisson solves
+    guidance: str = "mixed"  # DLI: Poisson's gradients
+    label: str = "dilated"  # DLI: a Poisson composite's label, "dilated" or "tight"
+    encoder: str = "resnet18"  # "resnest50d", "resnet18" or "mobileone_s1"
+    weights: str | None = "imagenet"  # the encoder's start, or None for random
+    epochs: int = 1000
+    batch: int = 64  # images
+    lr: float = 5e-4  # AdamW without weight decay, cosine to 0 over the epochs
+    seed: int = 0  # of the split, the model and every draw
+    precision: str = (
+        "fp32"  # or "bf16", autocast; "auto": bf16 where the hardware multiplies in it, else fp32
+    )
+    shots: int = 0  # few-shot: annotated images a class that train; 0: as the split says
+    nbr: float = 0.0  # weight of the normal background regularisation (our reading)
+    similarity: bool = (
+        False  # DLI: composites weighted by their likeness to real defects (our reading)
+    )
+    ties: str = (
+        "lowest"  # DLI: which of several rarest classes is injected, the "lowest" or a "random" one
+    )
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            self._check_type(field.name, type(field.default))
+        if not re.fullmatch(r"[\w-]+", self.data):
+            raise ValueError(
+                f"Run.data must be a name of letters, digits, _ and -, got {self.data!r}"
+            )
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(
+                    f"Run.{name} must be one of {choices}, got {getattr(self, name)!r}"
+                )
+        self._check_ranges()
+        if self.shots and (self.split, self.fraction) != ("tile", 1):
+            raise ValueError(f'Run.shots = {self.shots} needs split "tile" and fraction 1')
+        if self.similarity and not METHODS[self.method].injects:
+            raise ValueError(
+                f'Run.similarity weighs composites: it needs method "dli", not {self.method!r}'
+            )
+
+    def _check_type(self, name: str, kind: type) -> None:
+        value = getattr(self, name)
+        if kind is float and type(value) is int:
+            object.__setattr__(self, name, float(value))  # 1 and 1.0 are one run
+        elif type(value) is not kind and name != "weights":
+            raise ValueError(f"Run.{name} must be of type {kind.__name__}, got {value!r}")
+
+    def _check_ranges(self) -> None:
+        stride = ENCODERS[self.encoder].stride
+        good = {
+            "fraction": 0 < self.fraction <= 1,
+            "free_share": 0 <= self.free_share <= 1,
+            "p_poisson": 0 <= self.p_poisson <= 1,
+            "threshold": 0 <= self.threshold <= 254,
+            "epochs": self.epochs >= 1,
+            "batch": self.batch >= 2,  # batch norm needs two
+            "size": self.size >= 8 and self.size % stride == 0,
+            "lr": 0 < self.lr < 1,
+            "seed": 0 <= self.seed < 2**32,
+            "shots": self.shots >= 0,
+            "nbr": 0 <= self.nbr < float("inf"),
+        }
+        for name, in_range in good.items():
+            if not in_range:
+                raise ValueError(f"Run.{name} is out of range: {getattr(self, name)}")
+
+    @property
+    def changed(self) -> dict[str, str | int | float | bool | None]:
+        """The fields that differ from the defaults."""
+        found = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {f.name: found[f.name] for f in fields(self) if found[f.name] != f.default}
+
+    @property
+    def id(self) -> str:
+        """A readable prefix and a hash over `changed`: the name of the run's files."""
+        # A field that is added later leaves the ids as they are, and a default must never change.
+        digest = hashlib.sha256(json.dumps(self.changed, sort_keys=True).encode()).hexdigest()
+        return (
+            f"{self.data}-{self.encoder}-{self.method}-{self.split}-seed{self.seed}-{digest[:10]}"
+        )

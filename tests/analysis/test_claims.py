@@ -1,0 +1,247 @@
+import math
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import dlilib
+from dlilib.analysis import claims, report, tables
+from dlilib.analysis.stats import Estimate, Pair, clustered_difference, estimate
+from dlilib.models import LIGHT_ENCODERS
+from dlilib.study import presets
+from dlilib.training.store import Store
+
+ROOT = Path(__file__).parents[2]
+BASE = replace(presets.PRESETS["lite"].base, encoder="resnet18")
+
+
+def record(run, images, tiles=(1, 1, 2, 2), classes=None):
+    """A record with these counts (V, 3); by class: all in the first unless given."""
+    counts = np.array(images).tolist()
+    per_class = classes or [np.sum(images, axis=0).tolist(), *[[0, 0, 0]] * 4]
+    iou = float(np.sum(images, axis=0)[0] / np.sum(images))
+    moment = {"epoch": 1, "iou": iou, "classes": per_class, "images": counts}
+    return {
+        "id": run.id,
+        "run": asdict(run),
+        "machine": {"device": "CPU"},
+        "seconds": 60.0,
+        "best": moment,
+        "data": {"classes": ["Blowhole", "Break", "Crack", "Fray", "Uneven"]},
+        "val_images": list(range(len(images))),
+        "val_tiles": list(tiles[: len(images)]),
+        "last": {**moment, "images": counts[::-1]},
+    }
+
+
+def test_difference_and_its_interval_by_hand():
+    # parts 1 and 2 have the differences 0.5 and 0; a resample of two parts gives 0.5, 0.25 (two ways) or 0
+    ours, theirs = np.array([[8, 2, 0], [4, 6, 0]]), np.array([[3, 7, 0], [4, 6, 0]])
+    pair = Pair(ours, theirs, np.array([1, 2]))
+    single = clustered_difference([pair])
+    assert single.mean == pytest.approx(0.25) and single.n == 1 and math.isnan(single.low)
+    both = clustered_difference([pair, pair])  # the seeds agree, so the parts decide
+    assert (both.mean, both.n) == (pytest.approx(0.25), 2)
+    assert both.low == pytest.approx(0, abs=0.13) and both.high == pytest.approx(0.5, abs=0.13)
+    assert clustered_difference([]).n == 0
+
+
+def test_seeds_that_disagree_widen_the_interval_to_students():
+    parts = np.arange(50)
+    flat = [
+        Pair(np.tile([x, 10 - x, 0], (50, 1)), np.tile([5, 5, 0], (50, 1)), parts) for x in (6, 9)
+    ]
+    found = clustered_difference(flat)
+    expected = estimate([0.1, 0.4])
+    assert (found.mean, found.low, found.high) == pytest.approx(
+        (expected.mean, expected.low, expected.high)
+    )
+
+
+def test_parts_are_drawn_whole_not_images():
+    g = np.random.default_rng(0)
+    hit = np.repeat(g.integers(0, 2, 12), 20)  # twenty images of each of twelve parts behave alike
+    ours, theirs = np.stack([hit * 9 + 1, 10 - hit * 9, 0 * hit], 1), np.tile([5, 6, 0], (240, 1))
+    clustered = clustered_difference([Pair(ours, theirs, np.repeat(np.arange(12), 20))] * 2)
+    loose = clustered_difference([Pair(ours, theirs, np.arange(240))] * 2)
+    assert clustered.high - clustered.low > 3 * (loose.high - loose.low)
+
+
+def test_interval_covers_when_seeds_validate_the_same_parts():
+    g, covered = np.random.default_rng(0), 0
+    parts = np.arange(30)
+    for _ in range(150):
+        of_part = g.normal(
+            0, 0.1, len(parts)
+        )  # ours is that much better on each part, in every seed
+        pairs = []
+        for shift in g.normal(0.1, 0.01, 5):
+            right = (100 * (0.5 + shift + of_part)).clip(1, 99).round()
+            ours, theirs = (
+                np.stack([right, 100 - right, 0 * right], 1),
+                np.tile([50, 50, 0], (len(parts), 1)),
+            )
+            pairs.append(Pair(ours, theirs, parts))
+        found = clustered_difference(pairs)
+        covered += found.low <= 0.1 <= found.high
+    assert covered / 150 > 0.88
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "n", "paper", "expected"),
+    [
+        (0.01, 0.03, 5, 0.02, "reproduced"),
+        (0.01, 0.015, 5, 0.02, "weaker"),
+        (-0.01, 0.03, 5, 0.02, "undecided (n = 5)"),
+        (-0.03, -0.01, 5, 0.02, "not reproduced"),
+        (math.nan, math.nan, 1, 0.02, "undecided (n = 1)"),
+        (math.nan, math.nan, 0, 0.02, "pending"),
+        (0.01, 0.03, 3, math.nan, "reproduced"),
+        (0.01, 0.03, 2, 0.02, "reproduced"),
+        (0.0, 0.0, 2, 0.02, "undecided (n = 2)"),
+    ],
+)
+def test_verdict_is_never_stronger_than_the_interval(low, high, n, paper, expected):
+    assert str(claims.verdict(Estimate(0.02, low, high, n), paper)) == expected
+
+
+def test_claims_compare_what_they_say(tmp_path):
+    store = Store(tmp_path)
+    good, poor = [[9, 1, 0]] * 4, [[6, 4, 0]] * 4
+    for seed in (0, 1, 2):
+        for split, dli in (("image", good), ("tile", poor)):
+            for method in ("baseline", "dli"):
+                run = replace(BASE, seed=seed, split=split, method=method)
+                store.finish(run, record(run, dli if method == "dli" else poor))
+    frame = claims.claims("lite", tmp_path, seeds=(0, 1, 2)).set_index(["claim", "protocol"])
+    row = frame.loc["DLI beats baseline", "paper's protocol"]
+    assert (row["mean"], row["low"], row["n"]) == (pytest.approx(0.3), pytest.approx(0.3), 3)
+    assert row["paper"] == pytest.approx(0.780 - 0.746) and row["verdict"] == "reproduced"
+    assert frame.loc["DLI beats baseline", "tile-disjoint"]["verdict"] == "undecided (n = 3)"
+    assert frame.loc["DLI beats wce", "paper's protocol"]["verdict"] == "pending"
+    assert frame.loc["both blends beat Poisson", "paper's protocol"]["paper"] == pytest.approx(
+        0.780 - 0.769
+    )
+    small = frame.loc["DLI helps small defects more than large ones", "paper's protocol"]
+    assert small["mean"] == pytest.approx(0.3 / 2) and small["verdict"] == "reproduced"
+    decided = claims.verdicts(frame.reset_index()).set_index("claim").loc["DLI beats baseline"]
+    assert (decided["reproduced?"], decided["audit"]) == ("reproduced", "tile-disjoint, last epoch")
+
+
+def test_gains_among_defects_that_nobody_finds_are_no_gains(tmp_path):
+    store = Store(tmp_path)
+    for seed, method in ((s, m) for s in (0, 1) for m in ("baseline", "dli")):
+        run = replace(BASE, seed=seed, method=method)
+        blind = [[0, 5, 9], [3, 1, 1], [0, 0, 9], [5, 1, 0], [9, 1, 0]]
+        store.finish(run, record(run, [[9, 1, 0]] * 4, classes=blind))
+    frame = claims.claims("lite", tmp_path).set_index(["claim", "protocol"])
+    small = frame.loc["DLI helps small defects more than large ones", "paper's protocol"]
+    assert small["verdict"].startswith("not measurable")
+
+
+def test_what_no_run_feeds_is_not_planned_and_the_rest_pending(tmp_path):
+    frame = claims.claims("short", tmp_path, ["resnet18"]).set_index(["claim", "protocol"])["text"]
+    assert (
+        frame["DLI beats baseline", "solid masks"]
+        == frame["DLI beats wce", "tile-disjoint"]
+        == "pending"
+    )
+    assert frame["DLI beats wce", "solid masks"] == "not planned"
+    assert ("DLI beats wce", "published losses") not in frame  # the paper's own there
+    frame = claims.claims("lite", tmp_path).set_index(["claim", "protocol"])["text"]
+    assert frame["DLI drops less than WCE at half the data", "tile-disjoint"] == "pending"
+    assert frame["DLI drops less than WCE at half the data", "all corrected"] == "not planned"
+    assert frame["DLI beats focal", "free tiles validate, published losses"] == "pending"
+    assert frame["DLI beats focal", "published losses"] == "not planned"  # neither alone
+    assert set(claims.claims("smoke", tmp_path, protocols=["tile-disjoint"])["text"]) == {
+        "not planned"
+    }
+
+
+def test_open_choices_are_paired_differences(tmp_path):
+    store = Store(tmp_path)
+    for until, images in (("filled", [[9, 1, 0]] * 4), ("uniform", [[7, 3, 0]] * 4)):
+        run = replace(BASE, method="dli", until=until)
+        store.finish(run, record(run, images))
+    frame = claims.claims("lite", tmp_path, protocols=["paper's protocol"], which=claims.OPEN)
+    texts = frame.set_index("claim")["text"].to_dict()
+    assert texts["every free image filled, less until uniform"] == "0.200 (n = 1)"
+    assert texts["widened label, less the donor's own"] == "pending"
+
+
+def test_half_the_data_by_hand(tmp_path):
+    store = Store(tmp_path)
+    for method, fraction, right in (
+        ("dli", 1.0, 8),
+        ("dli", 0.5, 6),
+        ("wce", 1.0, 8),
+        ("wce", 0.5, 2),
+    ):
+        run = replace(BASE, method=method, fraction=fraction)
+        store.finish(run, record(run, [[right, 10 - right, 0]] * 4))
+    frame = claims.claims("lite", tmp_path, protocols=["paper's protocol"]).set_index("claim")
+    assert frame.loc["DLI drops less than WCE at half the data", "mean"] == pytest.approx(
+        6 / 8 - 2 / 8
+    )
+
+
+def test_runs_on_different_images_are_not_compared(tmp_path):
+    store = Store(tmp_path)
+    for method, images in (("baseline", 3), ("dli", 4)):
+        run = replace(BASE, method=method)
+        store.finish(run, record(run, [[1, 1, 1]] * images))
+    with pytest.raises(ValueError, match="validate on different images"):
+        claims.claims("lite", tmp_path)
+
+
+def test_classes_that_nobody_finds_are_called_so(tmp_path):
+    for seed in (0, 1):
+        run = replace(BASE, method="dli", seed=seed)
+        Store(tmp_path).finish(
+            run, record(run, [[1, 1, 1]] * 4, classes=[[0, 0, 4], *[[1, 1, 0]] * 4])
+        )
+    row = tables.class_table("lite", dlilib.records(tmp_path)).set_index("method").loc["dli"]
+    assert (row["Blowhole"], row["Break"]) == (
+        "never found (n = 2)",
+        "0.500 [0.500, 0.500] (n = 2)",
+    )
+    assert tables.class_table("lite", dlilib.records(tmp_path / "none")).shape == (5, 2)
+
+
+def test_every_cell_of_the_papers_tables_is_ours_or_pending(tmp_path):
+    run = replace(BASE, method="dli")
+    Store(tmp_path).finish(run, record(run, [[1, 1, 0]] * 4))
+    frame = dlilib.records(tmp_path)
+    for number, rows in ((1, 5), (2, 3)):
+        table = tables.paper_table(number, "lite", frame)
+        assert table.shape == (rows, 8)
+        ours = table.filter(like="ours").to_numpy().flatten().tolist()
+        assert (
+            sorted(set(ours)) == ["0.500 (n = 1)", "pending"]
+            and ours.count("pending") == 4 * rows - 1
+        )
+        assert table.loc["dli" if number == 1 else 0.5, "average, paper"] == "0.800 ± 0.022"
+
+
+def test_average_is_over_encoders_seed_by_seed(tmp_path):
+    base = presets.PRESETS["short"].base
+    for seed, encoder, right in [
+        (s, e, 5 + s + k) for s in (0, 1) for k, e in enumerate(LIGHT_ENCODERS)
+    ]:
+        run = replace(base, method="wce", encoder=encoder, seed=seed)
+        if (seed, encoder) != (1, "resnest50d"):
+            Store(tmp_path).finish(run, record(run, [[right, 10 - right, 0]] * 4))
+    table = tables.paper_table(1, "short", dlilib.records(tmp_path))
+    assert table.loc["wce", "average, ours"] == "0.600 (n = 1)"  # seed 1 lacks an encoder
+    assert table.loc["dli", "average, ours"] == "pending"
+    other = tables.paper_table(1, "short", dlilib.records(tmp_path), seeds=[1])
+    assert (
+        other.loc["wce", "resnet18, ours"] == "0.600 (n = 1)"
+        and other.loc["wce", "average, ours"] == "pending"
+    )
+
+
+def test_results_page_is_that_of_the_records():
+    """`dli report` brings it up to date."""
+    assert (ROOT / "results" / "README.md").read_text() == report.report(ROOT / "results")

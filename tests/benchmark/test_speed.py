@@ -1,0 +1,241 @@
+import contextlib
+import sys
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as F
+
+import dlilib
+from dlilib import augment, blend, inject
+from dlilib.benchmark import speed
+from dlilib.blend import GUIDANCES, REGIONS
+from dlilib.training.run import Run
+from dlilib.training.trainer import Trainer
+
+RUN = Run(data="toy", size=64, weights=None, epochs=3, batch=16, free_share=0.2)
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture
+def on_meta(monkeypatch):
+    """A device without values: what needs one (a wait on a GPU) raises. It knows no autocast."""
+    monkeypatch.setattr(torch, "autocast", lambda *a, **k: contextlib.nullcontext())
+    return torch.device("meta")
+
+
+def whole(masks):
+    return blend.Box(0, masks.shape[-2], 0, masks.shape[-1])
+
+
+@pytest.mark.parametrize("region", REGIONS)
+@pytest.mark.parametrize("guidance", GUIDANCES)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_boxes_give_what_the_whole_images_give(toy, monkeypatch, region, guidance, channels):
+    labels = torch.zeros(30, dtype=torch.int64)
+    images = toy.images[:30].float().expand(-1, channels, -1, -1) / 255
+    transform = dlilib.DynamicLabelInjection(
+        toy, region=region, guidance=guidance, generator=generator()
+    )
+    plan = transform.plan(labels)
+    fast = transform.apply_plan(plan, images, toy.masks[:30], labels)
+    monkeypatch.setattr(inject, "surroundings", lambda masks: [whole(masks)] * len(masks))
+    plain = transform.apply_plan(plan, images, toy.masks[:30], labels)
+    assert (fast[0] - plain[0]).abs().max() < 1e-5
+    assert torch.equal(fast[1], plain[1]) and torch.equal(fast[2], plain[2])
+
+
+@pytest.mark.parametrize("region", REGIONS)
+def test_images_blended_together_equal_those_blended_one_by_one(monkeypatch, region):
+    target, donor = (torch.rand(9, 2, 40, 32, generator=generator(k)) for k in (0, 1))
+    mask = torch.rand(9, 40, 32, generator=generator(2)) < torch.linspace(0, 1, 9)[:, None, None]
+    fast = dlilib.poisson_blend(target, donor, mask, region=region)
+    monkeypatch.setattr(blend, "surroundings", lambda masks: [whole(masks)])  # as on a GPU
+    assert (dlilib.poisson_blend(target, donor, mask, region=region) - fast).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    "at", [(0, 0, 1, 1), (3, 4, 9, 6), (0, 5, 12, 9), (11, 8, 12, 9), (0, 0, 12, 9)]
+)
+def test_box_holds_the_mask_a_pixel_before_and_two_after(at):
+    masks = torch.zeros(3, 1, 12, 9, dtype=torch.bool)
+    top, left, bottom, right = at
+    masks[1, 0, top:bottom, left:right] = True
+    boxes = blend.surroundings(masks)
+    assert boxes[0] == boxes[2] == blend.Box(0, 12, 0, 9)  # nothing to go by
+    rows, columns = (max(top - 1, 0), min(bottom + 2, 12)), (max(left - 1, 0), min(right + 2, 9))
+    assert boxes[1] == blend.Box(*rows, *columns)
+
+
+def test_grid_is_torchs_affine_grid():
+    maps = augment.draw_warps([augment.Warp(affine=1.0)], torch.zeros(5, dtype=int), generator())
+    expected = F.affine_grid(maps, [5, 1, 21, 34], align_corners=True)
+    assert (augment._grid(maps, 21, 34) - expected).abs().max() < 1e-6
+
+
+def test_mirrors_are_told_from_other_maps():
+    names = list(augment.RELEASED_WARPS)
+    maps = augment.draw_warps(
+        list(augment.RELEASED_WARPS.values()), torch.arange(5).repeat(40), generator()
+    )
+    flips, rest = augment.mirrors(maps)
+    assert {names[k % 5] for k in rest.tolist()} == {"Blowhole", "Crack"}
+    images, masks = torch.rand(200, 1, 9, 8), torch.rand(200, 9, 8) < 0.5
+    flipped, warped = augment.flip(images, masks, flips), augment.warp(images, masks, maps)
+    only = [k for k in range(200) if k not in set(rest.tolist())]
+    assert 100 < len(only) < 200 and flips[only].any(0).all() and not flips[rest].any()
+    assert (flipped[0] - warped[0])[only].abs().max() < 1e-5 and torch.equal(
+        flipped[1][only], warped[1][only]
+    )
+
+
+@pytest.mark.parametrize(
+    "region", ["rectangle"]
+)  # the mask-bounded solver asks when it has converged
+def test_injection_asks_its_device_for_nothing_and_runs_as_much_for_a_large_batch(
+    toy, on_meta, region
+):
+    transform = dlilib.DynamicLabelInjection(toy, region=region, generator=generator())
+    ops = []
+    for batch in (32, 32, 128):  # the first one also makes the solver's matrices, once
+        labels = torch.zeros(batch, dtype=torch.int64)
+        images, masks = (x[:batch].to(on_meta) for x in (toy.images.float(), toy.masks))
+        with speed.Traffic("meta") as traffic:
+            out = transform(images, masks, labels)
+        assert out[0].is_meta and out[2].min() > 0
+        ops.append(traffic.ops)
+    assert ops[0] >= ops[1] == ops[2] < 170
+
+
+def test_training_epoch_asks_its_device_for_the_loss_at_its_end_and_nothing_else(toy, on_meta):
+    trainer = Trainer(RUN, toy, on_meta)
+    for batch in trainer.plan_epoch():
+        assert trainer.update(*trainer.prepare(*batch)).is_meta
+    with pytest.raises(RuntimeError, match=r"item.*meta"):
+        trainer._train_epoch()
+
+
+def test_no_python_runs_for_each_image_of_a_plan(toy):
+    transform = dlilib.DynamicLabelInjection(toy, generator=generator())
+
+    def calls(batch, sizes):
+        labels, count = torch.zeros(batch * sizes, dtype=torch.int64), Counter()
+        sys.setprofile(lambda frame, event, _: count.update([event]))
+        try:
+            transform.plan_batches(labels, [batch] * sizes)
+        finally:
+            sys.setprofile(None)
+        return count["call"]
+
+    calls(2, 2)
+    assert calls(8, 3) == calls(64, 3)
+
+
+def test_plans_drawn_together_are_each_like_one_drawn_alone(toy):
+    transform = dlilib.DynamicLabelInjection(toy, generator=generator())
+    sizes = [16, 1, 0, 16, 5]
+    labels = torch.randint(0, 6, (sum(sizes),), generator=generator()) * (
+        torch.rand(sum(sizes)) < 0.3
+    )
+    plans = transform.plan_batches(labels, sizes)
+    assert len(plans) == len(sizes)
+    for own, plan in zip(labels.split(sizes), plans, strict=True):
+        assert plan.target.tolist() == (own == 0).nonzero()[:, 0].tolist()
+        assert plan.label.tolist() == dlilib.plan_classes(own, 5)[own == 0].tolist()
+        assert torch.equal(toy.labels[plan.donor], plan.label)
+        for c in range(1, 6):  # without replacement within a batch
+            donors = plan.donor[plan.label == c].tolist()
+            assert len(set(donors)) == len(donors)
+    with pytest.raises(ValueError, match=r"batches have 3 images, the labels 5$"):
+        transform.plan_batches(labels[:5], [2, 1])
+
+
+def test_epoch_of_plans_is_used_batch_by_batch(toy):
+    trainer = Trainer(RUN, toy, torch.device("cpu"))
+    for rows, flips, plan in trainer.plan_epoch():
+        images, masks = trainer.prepare(rows, flips, plan)
+        assert len(images) == len(masks) == len(rows) == len(flips)
+        present = [[int(c) for c in m.unique() if c] for m in masks]
+        labels = toy.labels[rows].clone()
+        labels[plan.target] = plan.label
+        assert all(set(found) <= {int(label)} for found, label in zip(present, labels, strict=True))
+
+
+def test_compare_gives_medians_and_ratios_to_the_first():
+    frame = speed.compare(
+        {"one": lambda: sum(range(20_000)), "ten": lambda: sum(range(200_000))}, repeats=5
+    )
+    assert frame["what"].tolist() == ["one", "ten"] and frame["n"].tolist() == [5, 5]
+    assert (frame["low"] <= frame["ms"]).all() and (frame["ms"] <= frame["high"]).all()
+    assert frame["ratio"][0] == 1 and frame["ratio"][1] > 3
+
+
+def test_tables_have_the_peers_that_are_installed(toy):
+    blending = speed.blending(size=24, batch=2, repeats=2)
+    assert set(blending["mask"]) == {"all", "box"} and "OpenCV seamlessClone" in set(
+        blending["what"]
+    )
+    injection = speed.injection(toy, batch=8, free=6, repeats=2)
+    assert injection["what"][0] == "dlilib" and np.isfinite(injection["ms"]).all()
+    training = speed.training(RUN, toy, steps=1, repeats=2)
+    assert training["what"].tolist() == ["resident batch", "without injection", "with injection"]
+    assert (training["images_per_s"] > 0).all()
+    roof = speed.roofline(replace(RUN, batch=2), toy, repeats=1)
+    assert (roof["share"] > 0).all() and isinstance(roof, pd.DataFrame)
+
+
+def test_a_compiler_that_fails_is_told_and_left_out(toy, monkeypatch, capsys):
+    def fail(*_, **__):
+        def run(*_):
+            raise RuntimeError("no compiler")
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", fail)
+    frame = speed.training(RUN, toy, steps=1, repeats=1, compiled=True)
+    assert frame["what"].tolist() == ["resident batch", "without injection", "with injection"]
+    assert "graphs fails: RuntimeError: no compiler" in capsys.readouterr().err
+
+
+def test_compiled_step_is_timed_too(toy, monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda step, mode, dynamic: step)
+    frame = speed.training(RUN, toy, steps=1, repeats=1, compiled=True)
+    assert frame["what"].tolist()[-2:] == ["compiled", "graphs"]
+
+
+def test_authors_code_that_is_not_there_is_named(toy, tmp_path):
+    with pytest.raises(ValueError, match=f"{tmp_path}.*label_fusion"):
+        speed.injection(toy, batch=8, free=6, released_src=str(tmp_path), root=tmp_path)
+
+
+def test_nothing_injected_has_gradients(toy):
+    images = (toy.images[:6].float() / 255).requires_grad_()
+    out = dlilib.DynamicLabelInjection(toy, generator=generator())(
+        images, toy.masks[:6], toy.labels[:6]
+    )
+    assert not out[0].requires_grad
+
+
+def test_no_batches_have_no_plans(toy):
+    assert (
+        dlilib.DynamicLabelInjection(toy).plan_batches(torch.zeros(0, dtype=torch.int64), []) == []
+    )
+
+
+@pytest.mark.gpu
+def test_epoch_on_cuda_never_waits(toy):
+    trainer = Trainer(RUN, toy, torch.device("cuda"))
+    batches = list(trainer.plan_epoch())
+    trainer.update(*trainer.prepare(*batches[0]))
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for batch in batches[1:4]:
+            trainer.update(*trainer.prepare(*batch))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

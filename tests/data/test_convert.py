@@ -1,0 +1,254 @@
+"""Polygons of LabelMe and COCO end up where they were drawn, and what is wrong with a file is said."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from dlilib import DataError, from_folder
+from dlilib.cli import app
+from dlilib.data.convert import convert
+
+TRIANGLE, SQUARE = [[4, 4], [20, 4], [4, 20]], [[24, 6], [32, 6], [32, 14], [24, 14]]
+
+
+def shape(label, points, kind="polygon"):
+    return {"label": label, "points": points, "shape_type": kind, "group_id": None, "flags": {}}
+
+
+def photograph(path, seed):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (24, 40, 3), np.uint8)).save(path)
+
+
+@pytest.fixture
+def labelme(tmp_path):
+    root = tmp_path / "labelme"
+    for k, name in enumerate(("line 1/a.png", "line 1/b.png", "c.jpg")):
+        photograph(root / name, k)
+    (root / "line 1" / "a.json").write_text(
+        json.dumps({"shapes": [shape("dent", TRIANGLE), shape("burr", SQUARE)]})
+    )
+    round_one = shape("dent", [[10, 10], [10, 15]], "circle")
+    (root / "c.json").write_text(
+        json.dumps({"shapes": [shape("burr", [[30, 20], [22, 8]], "rectangle"), round_one]})
+    )
+    return root
+
+
+@pytest.fixture
+def coco(tmp_path):
+    root = tmp_path / "coco"
+    for k, name in enumerate(("a.png", "b.png")):
+        photograph(root / "images" / name, k)
+    flat = [[x for point in points for x in point] for points in (TRIANGLE, SQUARE)]
+    listed = {
+        "images": [{"id": 7, "file_name": "b.png"}, {"id": 3, "file_name": "a.png"}],
+        "categories": [
+            {"id": 9, "name": "burr"},
+            {"id": 0, "name": "defects"},
+            {"id": 2, "name": "dent"},
+        ],
+        "annotations": [
+            {"id": 1, "image_id": 3, "category_id": 2, "segmentation": [flat[0]]},
+            {"id": 2, "image_id": 3, "category_id": 9, "segmentation": [flat[1]]},
+        ],
+    }
+    (root / "instances.json").write_text(json.dumps(listed))
+    return root
+
+
+def filled(points, value):
+    return cv2.fillPoly(np.zeros((24, 40), np.uint8), [np.array(points)], value)
+
+
+def test_labelme_shapes_are_drawn(labelme, tmp_path):
+    tiles = from_folder(convert("labelme", labelme, tmp_path / "out"), size=None)
+    assert tiles.names == ("c", "line 1_a", "line 1_b") and tiles.classes == ("burr", "dent")
+    np.testing.assert_array_equal(tiles.masks[1], filled(TRIANGLE, 2) + filled(SQUARE, 1))
+    assert not tiles.masks[2].any()
+    y, x = np.mgrid[:24, :40]
+    distance, box = np.hypot(y - 10, x - 10), (y >= 8) & (y <= 20) & (x >= 22) & (x <= 30)
+    wrong = tiles.masks[0].numpy() != 2 * (distance <= 5) + box
+    assert not wrong[abs(distance - 5) >= 1].any()  # nothing but the circle's edge
+    copied = (tmp_path / "out" / "images" / "line 1_a.png").read_bytes()
+    assert copied == (labelme / "line 1" / "a.png").read_bytes()
+
+
+def test_coco_polygons_are_drawn_with_the_classes_in_use_by_id(coco, tmp_path):
+    tiles = from_folder(convert("coco", coco, tmp_path / "out"), size=None)
+    assert (tiles.names, tiles.classes, tiles.labels.tolist()) == (
+        ("a", "b"),
+        ("dent", "burr"),
+        [1, 0],
+    )
+    np.testing.assert_array_equal(tiles.masks[0], filled(TRIANGLE, 1) + filled(SQUARE, 2))
+
+
+def test_command_converts_and_counts(coco, tmp_path):
+    result = CliRunner().invoke(app, ["convert", "coco", str(coco), str(tmp_path / "out")])
+    assert result.exit_code == 0 and "{'dent': 1, 'burr': 0, 'Free': 1}" in result.output
+
+
+def broken(change):
+    def apply(path):
+        content = json.loads(path.read_text())
+        change(content)
+        path.write_text(json.dumps(content))
+
+    return apply
+
+
+LABELME = {
+    "no shapes": (
+        broken(lambda c: c.pop("shapes")),
+        r"a\.json: not as LabelMe writes it \(KeyError",
+    ),
+    "no JSON": (lambda path: path.write_text("{"), r"a\.json: not as LabelMe writes it"),
+    "a list": (lambda path: path.write_text("[1]"), r"a\.json: not as LabelMe writes it"),
+    "a point": (
+        broken(lambda c: c["shapes"].append(shape("dent", [[1, 1]], "point"))),
+        r"a\.json: holds a point",
+    ),
+    "two corners": (
+        broken(lambda c: c["shapes"].append(shape("x", [[1, 1], [2, 2]]))),
+        r"a\.png: a polygon of x has",
+    ),
+    "no numbers": (
+        broken(lambda c: c["shapes"].append(shape("x", [["a", 1]] * 3))),
+        r"a\.png: not as",
+    ),
+    "no image": (
+        lambda path: path.rename(path.with_name("z.json")),
+        r"z\.json: there is no image of that name",
+    ),
+    "outside": (
+        broken(lambda c: c["shapes"].append(shape("x", [[50, 1], [60, 1], [60, 9]]))),
+        "x lies outside",
+    ),
+    "a name twice": (
+        broken(lambda c: c["shapes"].append(shape("dent ", SQUARE))),
+        "distinct class names",
+    ),
+    "Free": (
+        broken(lambda c: c["shapes"].append(shape("Free", SQUARE))),
+        "distinct class names, not Free",
+    ),
+    "a label of no line": (
+        broken(lambda c: c["shapes"].append(shape("a\nb", SQUARE))),
+        r"a\.json: not as .*'a\\nb'",
+    ),
+    "a null": (
+        broken(lambda c: c["shapes"].append(shape(None, SQUARE))),
+        r"a\.json: not as LabelMe .*None",
+    ),
+    "resized since": (
+        broken(lambda c: c.update(imageHeight=48, imageWidth=80)),
+        r"a\.png: is 40×24 pixels.*as 80×48",
+    ),
+    "far away": (
+        broken(lambda c: c["shapes"].append(shape("x", [[10**400, 1]] * 3))),
+        r"a\.png: not as.*Overflow",
+    ),
+    "a nest": (
+        lambda path: path.write_text("[" * 100_000),
+        r"a\.json: not as LabelMe writes it .RecursionError",
+    ),
+    "no picture": (
+        lambda path: path.with_suffix(".png").write_bytes(b"no"),
+        r"a\.png: unreadable image",
+    ),
+}
+COCO = {
+    "run lengths": (
+        broken(lambda c: c["annotations"][0].update(segmentation={})),
+        "annotation 1 is no list of poly",
+    ),
+    "box alone": (
+        broken(lambda c: c["annotations"][0].update(segmentation=[])),
+        "annotation 1 is no list of polygons",
+    ),
+    "unknown class": (
+        broken(lambda c: c["annotations"][0].update(category_id=1)),
+        "not as COCO writes it .KeyError",
+    ),
+    "unknown image": (
+        broken(lambda c: c["annotations"][0].update(image_id=1)),
+        "not as COCO writes it .KeyError",
+    ),
+    "image is gone": (
+        broken(lambda c: c["images"][0].update(file_name="q.png")),
+        "lists the image 'q.png', of which",
+    ),
+    "no class": (
+        broken(lambda c: c.update(categories=[], annotations=[])),
+        "shapes are of 0 classes",
+    ),
+    "a class twice": (
+        broken(lambda c: c["categories"].append({"id": 2, "name": "x"})),
+        "an id of a category, or",
+    ),
+    "an image twice": (
+        broken(lambda c: c["images"].append({"id": 3, "file_name": "b.png"})),
+        "is there twice",
+    ),
+    "a file twice": (
+        broken(lambda c: c["images"].append({"id": 4, "file_name": "b.png"})),
+        "is there twice",
+    ),
+    "resized since": (
+        broken(lambda c: c["images"][1].update(height=9, width=9)),
+        r"a\.png: is 40×24 .* as 9×9",
+    ),
+    "words": (
+        broken(lambda c: c["annotations"][0].update(segmentation=[["a"] * 6])),
+        r"a\.png: not as an annot",
+    ),
+    "two lists": (lambda path: path.with_name("x.json").write_text("{}"), "needs one JSON file"),
+}
+
+
+@pytest.mark.parametrize("case", LABELME)
+def test_broken_labelme_is_named_and_nothing_is_written(labelme, tmp_path, case):
+    spoil, message = LABELME[case]
+    spoil(labelme / "line 1" / "a.json")
+    with pytest.raises(DataError, match=message):
+        convert("labelme", labelme, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("case", COCO)
+def test_broken_coco_is_named_and_nothing_is_written(coco, tmp_path, case):
+    spoil, message = COCO[case]
+    spoil(coco / "instances.json")
+    with pytest.raises(DataError, match=message):
+        convert("coco", coco, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_numbers_as_labels_are_names(labelme, tmp_path):
+    broken(lambda c: c["shapes"][0].update(label=3))(labelme / "line 1" / "a.json")
+    assert from_folder(convert("labelme", labelme, tmp_path / "out"), size=None).classes == (
+        "3",
+        "burr",
+        "dent",
+    )
+
+
+def test_names_that_fall_together_and_folders_in_use_are_refused(labelme, tmp_path):
+    photograph(labelme / "line 1_a.png", 5)
+    with pytest.raises(DataError, match="more than one image would be called line 1_a"):
+        convert("labelme", labelme, tmp_path / "out")
+    with pytest.raises(ValueError, match="holds something already"):
+        convert("labelme", labelme, labelme)
+    with pytest.raises(
+        ValueError, match=r"out: lies in .*labelme, where the next conversion would find it"
+    ):
+        convert("labelme", labelme, labelme / "out")
+    with pytest.raises(ValueError, match=r"c\.json: is a file or holds something already"):
+        convert("labelme", labelme, labelme / "c.json")
+    with pytest.raises(ValueError, match=r"source must be one of \('labelme', 'coco'\)"):
+        convert("yolo", labelme, tmp_path / "out")

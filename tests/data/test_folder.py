@@ -1,0 +1,494 @@
+import io
+import shutil
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dlilib import DataError, Run, fit, from_folder
+
+STEMS = ("a", "b", "c")
+
+
+def encoded(pixels, kind="PNG"):
+    buffer = io.BytesIO()
+    (pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def grey(seed, size=(16, 16)):
+    return np.random.default_rng(seed).integers(0, 256, size, np.uint8)
+
+
+def mask_of(*counts, size=(16, 16)):
+    """A mask whose first pixels hold class 1 counts[0] times, then class 2 counts[1] times, and so on."""
+    mask = np.zeros(size, np.uint8)
+    mask.flat[: sum(counts)] = np.repeat(np.arange(1, len(counts) + 1), counts)
+    return mask
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("images", "masks"):
+        (tmp_path / "parts" / name).mkdir(parents=True)
+    root = tmp_path / "parts"
+    (root / "classes.txt").write_text("scratch\ndent\n")
+    for seed, (stem, counts) in enumerate(zip(STEMS, [(5, 0), (0, 0), (3, 9)], strict=True)):
+        (root / "images" / f"{stem}.png").write_bytes(encoded(grey(seed)))
+        (root / "masks" / f"{stem}.png").write_bytes(encoded(mask_of(*counts)))
+    return root
+
+
+def test_images_masks_and_labels_are_those_of_the_files(folder):
+    tiles = from_folder(folder, size=16)
+    assert (tiles.names, tiles.classes, tiles.source) == (STEMS, ("scratch", "dent"), "parts")
+    assert tiles.images.dtype == tiles.masks.dtype == torch.uint8
+    assert tiles.labels.dtype == tiles.tile.dtype == torch.int64
+    np.testing.assert_array_equal(tiles.images[:, 0], [grey(seed) for seed in range(3)])
+    np.testing.assert_array_equal(tiles.masks, [mask_of(5, 0), mask_of(0, 0), mask_of(3, 9)])
+    assert tiles.labels.tolist() == [1, 0, 2]
+    assert tiles.tile.tolist() == [0, 1, 2]
+    assert tiles.sizes.tolist() == [[16, 16]] * 3
+    assert tiles.counts() == {"scratch": 1, "dent": 1, "Free": 1}
+
+
+def test_zip_gives_the_same_tiles(folder, tmp_path):
+    with zipfile.ZipFile(tmp_path / "parts.zip", "w") as archive:
+        for path in sorted(folder.rglob("*"), reverse=True):
+            archive.write(path, path.relative_to(folder))
+    tiles, zipped = from_folder(folder, size=16), from_folder(tmp_path / "parts.zip", size=16)
+    assert torch.equal(tiles.images, zipped.images) and torch.equal(tiles.masks, zipped.masks)
+    assert (tiles.digest, tiles.names, tiles.source) == (zipped.digest, zipped.names, zipped.source)
+
+
+def test_digest_follows_the_contents(folder):
+    before = from_folder(folder, size=16).digest
+    assert from_folder(str(folder), size=8).digest == before
+    (folder / "masks" / "a.png").write_bytes(encoded(mask_of(6, 0)))
+    assert from_folder(folder, size=16).digest != before
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("classes.txt", "dent\nscratch\n"), ("tiles.csv", "image,tile\na,1\nb,1\nc,2\n")],
+)
+def test_digest_follows_what_names_classes_and_parts(folder, name, text):
+    before = from_folder(folder, size=16).digest
+    (folder / name).write_text(text)
+    assert from_folder(folder, size=16).digest != before
+
+
+def test_a_photograph_is_read_as_it_is_shown(folder):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn it clockwise to show it
+    shown = grey(0, (16, 24))
+    Image.fromarray(np.rot90(shown)).save(folder / "images" / f"{STEMS[0]}.png", exif=exif)
+    (folder / "masks" / f"{STEMS[0]}.png").write_bytes(encoded(mask_of(5, size=(16, 24))))
+    tiles = from_folder(folder, size=None)
+    np.testing.assert_array_equal(tiles.images[0, 0], shown)
+    assert tiles.sizes[0].tolist() == [16, 24]
+
+
+def test_a_defect_too_thin_for_the_size_is_refused(folder):
+    thin = np.zeros((16, 16), np.uint8)
+    thin[:, 1] = 1
+    (folder / "masks" / f"{STEMS[0]}.png").write_bytes(encoded(thin))
+    with pytest.raises(
+        DataError,
+        match=rf"images/{STEMS[0]}\.png: its defect vanishes at size 8 \(1 do\): enlarge it",
+    ):
+        from_folder(folder, size=8)
+    assert from_folder(folder, size=16).labels[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("counts", "label"),
+    [((0, 0), 0), ((1, 0), 1), ((0, 1), 2), ((7, 6), 1), ((6, 7), 2), ((6, 6), 1)],
+)
+def test_label_is_the_class_with_most_pixels(folder, counts, label):
+    (folder / "masks" / "b.png").write_bytes(encoded(mask_of(*counts)))
+    assert from_folder(folder, size=16).labels[1] == label
+
+
+@pytest.mark.parametrize("palette", [[0, 0, 0, 255, 0, 0, 0, 255, 0], [9, 9, 9, 9, 9, 9, 1, 1, 1]])
+def test_palette_masks_give_their_indices_whatever_the_colours(folder, palette):
+    mask = Image.fromarray(mask_of(3, 9)).convert("L")
+    mask = Image.frombytes("P", mask.size, mask.tobytes())
+    mask.putpalette(palette)
+    (folder / "masks" / "c.png").write_bytes(encoded(mask))
+    np.testing.assert_array_equal(from_folder(folder, size=16).masks[2], mask_of(3, 9))
+
+
+def test_one_bit_masks_give_class_one(folder):
+    (folder / "masks" / "a.png").write_bytes(encoded(mask_of(5, 0) > 0))
+    np.testing.assert_array_equal(from_folder(folder, size=16).masks[0], mask_of(5, 0))
+
+
+def test_rgb_images_give_three_channels_and_grey_ones_are_repeated(folder):
+    colour = np.random.default_rng(9).integers(0, 256, (16, 16, 3), np.uint8)
+    (folder / "images" / "b.png").write_bytes(encoded(colour))
+    images = from_folder(folder, size=16).images
+    assert images.shape == (3, 3, 16, 16)
+    np.testing.assert_array_equal(images[1].permute(1, 2, 0), colour)
+    for channel in images[0]:
+        np.testing.assert_array_equal(channel, grey(0))
+
+
+def test_rgb_files_that_are_grey_give_one_channel(folder):
+    (folder / "images" / "b.png").write_bytes(encoded(np.repeat(grey(7)[..., None], 3, axis=2)))
+    images = from_folder(folder, size=16).images
+    assert images.shape == (3, 1, 16, 16)
+    np.testing.assert_array_equal(images[1, 0], grey(7))
+
+
+@pytest.mark.parametrize(
+    ("kind", "suffix"), [("JPEG", "JPG"), ("BMP", "bmp"), ("TIFF", "tif"), ("JPEG", "jpeg")]
+)
+def test_image_formats(folder, kind, suffix):
+    (folder / "images" / "a.png").unlink()
+    content = encoded(grey(0), kind)
+    (folder / "images" / f"a.{suffix}").write_bytes(content)
+    decoded = np.asarray(Image.open(io.BytesIO(content)))
+    np.testing.assert_array_equal(from_folder(folder, size=16).images[0, 0], decoded)
+
+
+def test_sizes_may_differ_and_are_kept(folder):
+    for stem, size in zip(STEMS, [(16, 16), (24, 40), (100, 9)], strict=True):
+        (folder / "images" / f"{stem}.png").write_bytes(encoded(grey(1, size)))
+        (folder / "masks" / f"{stem}.png").write_bytes(encoded(np.full(size, 2, np.uint8)))
+    tiles = from_folder(folder, size=32)
+    assert tiles.images.shape == (3, 1, 32, 32)
+    assert (tiles.masks == 2).all()
+    assert tiles.sizes.tolist() == [[16, 16], [24, 40], [100, 9]]
+
+
+def test_classes_are_numbered_by_line_and_blank_lines_do_not_count(folder):
+    (folder / "classes.txt").write_bytes("\r\n dent \r\nRiß\r\n\r\nscratch".encode())
+    tiles = from_folder(folder, size=16)
+    assert tiles.classes == ("dent", "Riß", "scratch")
+    assert tiles.counts() == {"dent": 1, "Riß": 1, "scratch": 0, "Free": 1}
+
+
+def test_byte_order_mark_is_no_part_of_a_name(folder):
+    (folder / "classes.txt").write_text("scratch\ndent", encoding="utf-8-sig")
+    (folder / "tiles.csv").write_text("image,tile\na,1\nb,1\nc,2\n", encoding="utf-8-sig")
+    tiles = from_folder(folder, size=16)
+    assert tiles.classes == ("scratch", "dent")
+    assert tiles.tile.tolist() == [0, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ("image,tile\na,x\nb,y\nc,x\n", [0, 1, 0]),
+        ("tile,image,note\r\n7,c,n\r\n7,b,n\r\n30,a,n\r\n5,unused,n\r\n", [0, 1, 1]),
+    ],
+)
+def test_tiles_csv_groups_images(folder, rows, expected):
+    (folder / "tiles.csv").write_text(rows)
+    tile = from_folder(folder, size=16).tile
+    assert (tile[:, None] == tile).tolist() == [[i == j for j in expected] for i in expected]
+    assert tile.dtype == torch.int64
+
+
+def no_mask(root):
+    (root / "masks" / "b.png").unlink()
+    return "images/b.png", r"no mask masks/b\.png"
+
+
+def no_image(root):
+    (root / "images" / "b.png").unlink()
+    return "masks/b.png", "no image of that name"
+
+
+def no_images(root):
+    for path in [*root.glob("images/*"), *root.glob("masks/*")]:
+        path.unlink()
+    return "images", "holds no image"
+
+
+def misspelt_folder(root):
+    (root / "masks").rename(root / "Masks")
+    return "masks", "masks: holds no image or is not there, but: Masks, classes.txt, images"
+
+
+def no_classes(root):
+    (root / "classes.txt").unlink()
+    return "classes.txt", "missing"
+
+
+def empty_classes(root):
+    (root / "classes.txt").write_text("\n \n")
+    return "classes.txt", "needs 1 to 255 distinct class names"
+
+
+def duplicate_class(root):
+    (root / "classes.txt").write_text("dent\nscratch\ndent \n")
+    return "classes.txt", "distinct"
+
+
+def classes_not_text(root):
+    (root / "classes.txt").write_bytes(b"\xff\xfe\x00dent")
+    return "classes.txt", "UTF-8"
+
+
+def index_over_k(root):
+    (root / "masks" / "b.png").write_bytes(encoded(mask_of(1, 1, 1)))
+    return "masks/b.png", "class index 3, .* 2 classes"
+
+
+def mask_of_another_size(root):
+    (root / "masks" / "b.png").write_bytes(encoded(mask_of(1, size=(8, 24))))
+    return "masks/b.png", "24×8, its image 16×16"
+
+
+def rgb_mask(root):
+    (root / "masks" / "b.png").write_bytes(encoded(np.zeros((16, 16, 3), np.uint8)))
+    return "masks/b.png", "RGB"
+
+
+def deep_mask(root):
+    (root / "masks" / "b.png").write_bytes(encoded(np.ones((16, 16), np.uint16)))
+    return "masks/b.png", "I;16"
+
+
+def deep_image(root):
+    (root / "images" / "b.png").write_bytes(encoded(np.ones((16, 16), np.uint16)))
+    return "images/b.png", "I;16"
+
+
+def unreadable_image(root):
+    (root / "images" / "b.png").write_bytes(b"nothing")
+    return "images/b.png", "unreadable image"
+
+
+def truncated_image(root):
+    path = root / "images" / "b.png"
+    path.write_bytes(path.read_bytes()[:-40])
+    return "images/b.png", "unreadable image"
+
+
+def unreadable_mask(root):
+    (root / "masks" / "b.png").write_bytes(b"nothing")
+    return "masks/b.png", "unreadable mask"
+
+
+def two_images_of_one_name(root):
+    (root / "images" / "b.jpg").write_bytes(encoded(grey(5), "JPEG"))
+    return "images/b.", r"images/b\.(png|jpg)"
+
+
+def tiles_without_a_column(root):
+    (root / "tiles.csv").write_text("image,part\na,1\nb,1\nc,1\n")
+    return "tiles.csv", "columns image,tile"
+
+
+def tiles_empty(root):
+    (root / "tiles.csv").write_text("")
+    return "tiles.csv", "columns image,tile"
+
+
+def tiles_without_a_row(root):
+    (root / "tiles.csv").write_text("image,tile\na,1\nc,1\n")
+    return "tiles.csv", "no row for image 'b' .its stem; 0 more"
+
+
+def tiles_with_a_short_row(root):
+    (root / "tiles.csv").write_text("image,tile\na,1\nb\nc,1\n")
+    return "tiles.csv", "'b'"
+
+
+def tiles_with_an_empty_cell(root):
+    (root / "tiles.csv").write_text("image,tile\na,1\nb,\nc,1\n")
+    return "tiles.csv", "'b'"
+
+
+def tiles_that_contradict(root):
+    (root / "tiles.csv").write_text("image,tile\na,1\nb,1\nb,2\nc,1\n")
+    return "tiles.csv", "'b'"
+
+
+@pytest.mark.parametrize(
+    "corrupt",
+    [
+        no_mask,
+        no_image,
+        no_images,
+        misspelt_folder,
+        no_classes,
+        empty_classes,
+        duplicate_class,
+        classes_not_text,
+        index_over_k,
+        mask_of_another_size,
+        rgb_mask,
+        deep_mask,
+        deep_image,
+        unreadable_image,
+        truncated_image,
+        unreadable_mask,
+        two_images_of_one_name,
+        tiles_without_a_column,
+        tiles_empty,
+        tiles_without_a_row,
+        tiles_with_a_short_row,
+        tiles_with_an_empty_cell,
+        tiles_that_contradict,
+    ],
+    ids=lambda function: function.__name__,
+)
+def test_what_cannot_be_used_is_refused_naming_the_file(folder, corrupt):
+    file, what = corrupt(folder)
+    with pytest.raises(DataError, match=what) as caught:
+        from_folder(folder, size=16)
+    assert file in str(caught.value)
+
+
+def test_corrupted_zip_member_is_refused_naming_it(folder, tmp_path):
+    with zipfile.ZipFile(tmp_path / "parts.zip", "w") as archive:
+        for path in folder.rglob("*.*"):
+            archive.write(path, path.relative_to(folder))
+        entry = archive.getinfo("classes.txt")
+    content = bytearray((tmp_path / "parts.zip").read_bytes())
+    content[entry.header_offset + 30 + len("classes.txt")] ^= 1
+    (tmp_path / "parts.zip").write_bytes(content)
+    with pytest.raises(DataError, match=r"classes\.txt"):
+        from_folder(tmp_path / "parts.zip", size=16)
+
+
+def test_root_that_does_not_exist_is_refused(tmp_path):
+    with pytest.raises(DataError, match="nowhere"):
+        from_folder(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(("argument", "value"), [("size", 12), ("size", 0), ("resize", "area")])
+def test_argument_out_of_range_is_refused(folder, argument, value):
+    with pytest.raises(ValueError, match=f"{argument} must .*{value}") as caught:
+        from_folder(folder, **{argument: value})
+    assert not isinstance(caught.value, DataError)
+
+
+@pytest.fixture
+def binary(folder):
+    """The same parts with a folder of masks for each class; b is free."""
+    shutil.rmtree(folder / "masks")
+    (folder / "classes.txt").unlink()
+    marks = {
+        ("dent", "a"): mask_of(2),
+        ("dent", "c"): mask_of(9),
+        ("scratch", "c"): mask_of(3) * 255,
+    }
+    for (kind, stem), mask in marks.items():
+        (folder / "masks" / kind).mkdir(parents=True, exist_ok=True)
+        (folder / "masks" / kind / f"{stem}.png").write_bytes(encoded(mask))
+    return folder
+
+
+def test_a_folder_of_masks_a_class_gives_the_same_as_indices(binary):
+    tiles = from_folder(binary, size=16)
+    assert (tiles.classes, tiles.names, tiles.labels.tolist()) == (
+        ("dent", "scratch"),
+        STEMS,
+        [1, 0, 1],
+    )
+    assert tiles.masks[2].flatten()[:10].tolist() == [2] * 3 + [1] * 6 + [
+        0
+    ]  # the later class stands
+    (binary / "classes.txt").write_text("scratch\ndent\nnick\n")
+    tiles = from_folder(binary, size=16)
+    assert (tiles.classes, tiles.labels.tolist()) == (("scratch", "dent", "nick"), [2, 0, 2])
+    assert tiles.masks[2].flatten()[:10].tolist() == [2] * 9 + [0]
+
+
+def test_masks_of_classes_that_fit_nothing_are_named(binary):
+    (binary / "classes.txt").write_text("dent\n")
+    with pytest.raises(
+        DataError, match=r"masks/scratch: classes\.txt does not name this class, but \['dent'\]"
+    ):
+        from_folder(binary, size=16)
+    (binary / "classes.txt").unlink()
+    (binary / "masks" / "dent" / "z.png").write_bytes(encoded(mask_of(1)))
+    with pytest.raises(DataError, match=r"masks/dent/z\.png: no image of that name"):
+        from_folder(binary, size=16)
+    (binary / "masks" / "a.png").write_bytes(encoded(mask_of(1)))
+    with pytest.raises(
+        DataError, match=r"masks/a\.png: not read where it lies; .* are masks/<class>/<name>\.png"
+    ):
+        from_folder(binary, size=16)
+
+
+@pytest.mark.parametrize(
+    "path", ["masks/dent/b.bmp", "masks/dent/b.jpg", "masks/dent/deep/b.png", "masks/nick/b.tif"]
+)
+def test_masks_that_would_not_be_read_are_named(binary, path):
+    (binary / path).parent.mkdir(exist_ok=True)
+    (binary / path).write_bytes(encoded(mask_of(1)))
+    with pytest.raises(
+        DataError, match=rf"{path}: not read where it lies; .* masks/<class>/<name>\.png"
+    ):
+        from_folder(binary, size=16)
+
+
+def test_indices_that_are_no_png_are_named(folder):
+    (folder / "masks" / "b.png").rename(folder / "masks" / "b.jpg")
+    with pytest.raises(
+        DataError, match=r"masks/b\.jpg: not read where it lies; .* are masks/<name>\.png"
+    ):
+        from_folder(folder, size=16)
+
+
+def test_a_folder_of_masks_called_free_is_refused(binary):
+    (binary / "masks" / "dent").rename(binary / "masks" / "Free")
+    with pytest.raises(
+        DataError, match=r"masks: needs 1 to 255 distinct class names, not Free; got \['Free'"
+    ):
+        from_folder(binary, size=16)
+
+
+def test_a_zip_of_the_folder_itself_reads_and_what_macos_adds_is_no_image(binary, tmp_path):
+    with zipfile.ZipFile(tmp_path / "parts.zip", "w") as archive:
+        for path in binary.rglob("*.*"):
+            archive.write(path, f"my parts/{path.relative_to(binary)}")
+            archive.writestr(
+                f"__MACOSX/my parts/{path.relative_to(binary).parent}/._{path.name}", b"Mac"
+            )
+    (binary / "images" / "._a.png").write_bytes(b"Mac")
+    zipped, tiles = from_folder(tmp_path / "parts.zip", size=16), from_folder(binary, size=16)
+    assert (
+        zipped.names == tiles.names == STEMS
+        and zipped.classes == tiles.classes
+        and zipped.digest == tiles.digest
+    )
+
+
+def test_own_size_is_kept_and_padded_to_the_largest(folder):
+    wide = grey(5, (12, 30))
+    (folder / "images" / "b.png").write_bytes(encoded(wide))
+    (folder / "masks" / "b.png").write_bytes(encoded(mask_of(4, size=(12, 30))))
+    tiles = from_folder(folder, size=None)
+    assert tiles.images.shape == (3, 1, 16, 32) and tiles.resize == "pad"
+    assert tiles.sizes.tolist() == [[16, 16], [12, 30], [16, 16]]
+    np.testing.assert_array_equal(tiles.images[1, 0], np.pad(wide, [(0, 4), (0, 2)], "edge"))
+    np.testing.assert_array_equal(tiles.masks[1, :12, :30], mask_of(4, size=(12, 30)))
+    assert int(tiles.masks[1].sum()) == 4
+
+
+@pytest.mark.parametrize(("count", "channels"), [(1, 1), (1, 3), (12, 3)])
+def test_own_shapes_and_numbers_of_classes_train(tmp_path, count, channels):
+    for name in ("images", "masks"):
+        (tmp_path / "my parts" / name).mkdir(parents=True)
+    (tmp_path / "my parts" / "classes.txt").write_text("".join(f"kind {c}\n" for c in range(count)))
+    for k in range(4 * count + 6):
+        mask = np.zeros((21, 34), np.uint8)
+        mask[3:9, 4:12] = k % 4 and 1 + k // 4 if k < 4 * count else 0
+        (tmp_path / "my parts" / "masks" / f"{k}.png").write_bytes(encoded(mask))
+        pixels = grey(k, (21, 34, 3) if channels == 3 else (21, 34))
+        (tmp_path / "my parts" / "images" / f"{k}.png").write_bytes(encoded(pixels))
+    tiles = from_folder(tmp_path / "my parts", size=None)
+    run = Run(
+        data="my_parts", size=40, resize="pad", weights=None, epochs=1, batch=8, free_in_val=True
+    )
+    record = fit(run, tiles)
+    assert tiles.images.shape[1:] == (channels, 24, 40) and len(record["last"]["classes"]) == count

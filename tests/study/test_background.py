@@ -1,0 +1,129 @@
+"""`dli run --background`: it makes way for everything else, ends at once, and loses at most an epoch."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+
+from dlilib import cli
+from dlilib.study import background, experiments, sweep
+
+DLI = [sys.executable, "-m", "dlilib", "run", "--background"]
+PATIENCE = 120  # seconds
+
+
+def waited_for(condition, process=None):
+    deadline = time.monotonic() + PATIENCE
+    while not (found := condition()):
+        assert process is None or process.poll() is None, "it ended"
+        assert time.monotonic() < deadline, "it took too long"
+        time.sleep(0.05)
+    return found
+
+
+def alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def epochs(folder):
+    """Name of each checkpoint -> its epoch and its losses."""
+    states = {
+        path.name: torch.load(path, weights_only=True)
+        for path in folder.glob("smoke/checkpoints/*.pt")
+    }
+    return {name: (state["epoch"], state["history"]["loss"]) for name, state in states.items()}
+
+
+@contextmanager
+def running(folder):
+    """Two background processes at the smoke preset's first runs, and their ids."""
+    command = [*DLI, "--preset", "smoke", "--workers", "2", "--results", str(folder)]
+    log = folder / "log"
+    with log.open("w") as output:
+        process = subprocess.Popen(command, stderr=output)
+    try:
+        told = waited_for(lambda: re.search(r"processes (\d+) (\d+):", log.read_text()), process)
+        yield process, [int(pid) for pid in told.groups()]
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
+def test_it_makes_way_ends_at_once_however_it_ends_and_loses_at_most_an_epoch(tmp_path, end):
+    with running(tmp_path) as (process, pids):
+        waited_for(lambda: len(epochs(tmp_path)) == 2, process)
+        for pid in pids:
+            assert os.getpriority(os.PRIO_PROCESS, pid) == 19
+            assert b"OMP_NUM_THREADS=1\0" in Path(f"/proc/{pid}/environ").read_bytes()
+            group = Path(f"/proc/{pid}/autogroup")
+            assert not group.exists() or group.read_text().endswith("nice 19\n")
+        process.kill()  # not even a word to its processes
+        process.wait()
+        waited_for(lambda: not any(alive(pid) for pid in pids))
+    before = epochs(tmp_path)
+    with running(tmp_path) as (process, pids):
+        waited_for(
+            lambda: all(epochs(tmp_path)[name][0] > before[name][0] for name in before), process
+        )
+        os.kill(pids[0], signal.SIGSTOP)  # a paused one ends too
+        process.send_signal(end)
+        process.wait(timeout=10)
+        assert not any(alive(pid) for pid in pids)
+    for name, (epoch, losses) in epochs(tmp_path).items():
+        assert losses[: before[name][0]] == before[name][1] and epoch > before[name][0]
+
+
+def test_a_session_that_may_not_be_lowered_yet_is_lowered_a_moment_later(monkeypatch):
+    """Linux lets an ordinary user lower one session in a tenth of a second, and says EAGAIN to the next."""
+    answers, written = [BlockingIOError(), BlockingIOError(), None], []
+
+    def write(path, text):
+        written.append((str(path), text))
+        if answer := answers.pop(0):
+            raise answer
+
+    monkeypatch.setattr(Path, "write_text", write)
+    monkeypatch.setattr(os, "setpriority", lambda *args: None)
+    background._lowest_priority(7)
+    assert written == [("/proc/7/autogroup", "19")] * 3
+
+
+def test_it_finishes_what_is_pending(tmp_path):
+    words = ["--preset", "smoke", "--match", "shots=1 similarity=True", "--results", str(tmp_path)]
+    done = subprocess.run([*DLI, *words], capture_output=True, text=True)
+    assert done.stdout == "1 of 1 runs finished, 0 pending\n", done.stderr
+    assert not sweep.pending(experiments.all_runs("smoke", words[3]), tmp_path / "smoke")
+    assert {path.suffix for path in tmp_path.rglob("*.*")} == {".json"}
+
+
+def test_the_last_words_of_a_process_that_fails_are_told(tmp_path):
+    words = ["--preset", "lite", "--root", str(tmp_path / "absent"), "--results", str(tmp_path)]
+    done = subprocess.run([*DLI, *words], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert re.search(
+        r"^dli: a process of the sweep failed with exit code 1: dli: .*absent",
+        done.stderr,
+        re.MULTILINE,
+    )
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("words", [["--device", "cuda"], ["--scheduler", "tcp://head:8786"]])
+def test_it_is_for_this_machines_cpu(words):
+    from typer.testing import CliRunner
+
+    result = CliRunner().invoke(cli.app, ["run", "--background", *words])
+    assert result.exit_code == 2

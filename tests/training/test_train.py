@@ -1,0 +1,329 @@
+import itertools
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import dlilib
+from dlilib.data.files import WriteError
+from dlilib.metrics import iou
+from dlilib.training import few_shot
+from dlilib.training.run import Run
+from dlilib.training.store import Store, read_record
+from dlilib.training.trainer import Trainer, fit
+
+TINY = Run(data="toy", size=32, weights=None, epochs=3, batch=16, lr=2e-3, free_share=0.1)
+
+
+@pytest.fixture(scope="module")
+def small():
+    return dlilib.toy_tiles(size=32)
+
+
+@pytest.fixture(scope="module")
+def record(small):
+    return fit(TINY, small)
+
+
+def without_time(record):
+    return json.loads(json.dumps({k: v for k, v in record.items() if k != "seconds"}))
+
+
+def test_run_repeats_bit_for_bit_and_leaves_the_global_generator_alone(small, record):
+    state = torch.get_rng_state()
+    assert without_time(fit(TINY, small)) == without_time(record)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"seed": 1},
+        {"method": "baseline"},
+        {"p_poisson": 0.0},
+        {"split": "tile"},
+        {"ties": "random"},
+    ],
+)
+def test_what_a_run_names_changes_its_result(small, record, changed):
+    assert fit(replace(TINY, **changed), small)["history"] != record["history"]
+
+
+def test_record_holds_consistent_counts(small, record):
+    assert len(record["history"]["loss"]) == TINY.epochs
+    for moment in ("best", "last"):
+        kept = record[moment]
+        tp, fp, fn = np.sum(kept["classes"], axis=0)
+        assert tp + fn == record["positives"]
+        assert kept["iou"] == pytest.approx(iou(tp, fp, fn))
+        assert (np.sum(kept["images"], axis=0) == (tp, fp, fn)).all()
+        k = kept["epoch"] - 1
+        assert (record["history"]["tp"][k], record["history"]["fp"][k]) == (tp, fp)
+        assert record["history"]["classes"][k] == [[tp, fp] for tp, fp, _ in kept["classes"]]
+    pairs = zip(record["history"]["tp"], record["history"]["fp"], strict=True)
+    curve = [iou(tp, fp, record["positives"] - tp) for tp, fp in pairs]
+    assert record["best"]["iou"] == pytest.approx(max(curve))
+    assert record["last"]["epoch"] == TINY.epochs
+    assert [small.masks[i].gt(0).sum() for i in record["val_images"]] == [
+        t + f for t, _, f in record["last"]["images"]
+    ]
+
+
+@pytest.mark.parametrize("method", ["baseline", "focal", "balanced", "wce"])
+def test_every_competitor_trains(small, method):
+    loss = fit(replace(TINY, method=method), small)["history"]["loss"]
+    assert loss[-1] < loss[0]
+
+
+@pytest.mark.parametrize("encoder", ["resnest50d", "mobileone_s1"])
+def test_other_encoders_train(small, encoder):
+    assert fit(replace(TINY, encoder=encoder, epochs=1), small)["encoder_parameters"] < 2e6
+
+
+def test_bf16_trains(small):
+    assert np.isfinite(
+        fit(replace(TINY, precision="bf16", epochs=1), small)["history"]["loss"]
+    ).all()
+
+
+def test_free_validation_tiles_are_scored(small):
+    alarms = fit(replace(TINY, free_in_val=True, epochs=1), small)["last"]["false_alarms"]
+    assert alarms["of"] > 0
+    assert alarms["images"] <= alarms["of"]
+
+
+def test_a_seed_shows_every_method_the_same_images(small):
+    batches = []
+    for method in ("baseline", "dli"):
+        trainer = Trainer(replace(TINY, method=method), small, torch.device("cpu"))
+        batches.append(torch.cat(list(trainer._batches(torch.Generator().manual_seed(0)))))
+    assert torch.equal(*batches)
+
+
+def test_last_batch_of_one_image_is_left_out(small):
+    trainer = Trainer(replace(TINY, method="baseline", free_share=0.0), small, torch.device("cpu"))
+    n = int((small.labels[trainer.train] > 0).sum())
+    trainer.run = replace(trainer.run, batch=n - 1)
+    assert [len(b) for b in trainer._batches(torch.Generator())] == [n - 1]
+
+
+@pytest.mark.parametrize("stop", [1, 2])
+def test_interrupted_run_ends_bit_identical(small, record, tmp_path, stop):
+    class Interrupted(Exception):
+        pass
+
+    def interrupt(epoch, _):
+        if epoch == stop:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        fit(TINY, small, folder=tmp_path, on_epoch=interrupt)
+    assert Store(tmp_path).checkpoint_path(TINY).exists()
+    assert without_time(fit(TINY, small, folder=tmp_path)) == without_time(record)
+    assert not Store(tmp_path).checkpoint_path(TINY).exists()
+
+
+def test_deadline_stops_before_an_epoch_and_the_next_call_goes_on(
+    small, record, tmp_path, monkeypatch
+):
+    ticks = itertools.count()
+    monkeypatch.setattr(
+        "dlilib.training.trainer.time.monotonic", lambda: next(ticks)
+    )  # an epoch takes three ticks
+    epochs, results = [], []
+    assert fit(TINY, small, folder=tmp_path, deadline=-1) is None
+    for _ in range(TINY.epochs):
+        deadline = next(ticks) + 6  # room for one epoch, not for two
+        results.append(
+            fit(
+                TINY,
+                small,
+                folder=tmp_path,
+                deadline=deadline,
+                on_epoch=lambda e, _: epochs.append(e),
+            )
+        )
+    assert epochs == [1, 2, 3]
+    assert results[:2] == [None, None]
+    assert without_time(results[2]) == without_time(record)
+
+
+def test_finished_run_is_read_not_trained(small, tmp_path, monkeypatch):
+    first = fit(replace(TINY, epochs=1), small, folder=tmp_path)
+    monkeypatch.setattr("dlilib.training.trainer.Trainer", None)
+    assert fit(replace(TINY, epochs=1), small, folder=tmp_path) == json.loads(json.dumps(first))
+
+
+def test_record_of_a_thousand_epochs_stays_under_30_kb(small, record, tmp_path):
+    trainer = Trainer(replace(TINY, epochs=1000), small, torch.device("cpu"))
+    images = {
+        "images": [[12345, 12345, 12345]] * 80 + [[0, 0, 0]] * 190
+    }  # as many as free_in_val gives
+    examples = {f"MT_Blowhole/exp1_num_10871{k}": "x" * 900 for k in range(5)}
+    trainer.best, trainer.last = (
+        {**record["best"], **images, "examples": examples},
+        {**record["last"], **images},
+    )
+    trainer.history = {"loss": [0.1234] * 1000, "tp": [567890] * 1000, "fp": [456789] * 1000}
+    trainer.history["classes"] = [[[112345, 12345]] * 5] * 1000
+    trainer.val = trainer.val.repeat(20)[:270]
+    Store(tmp_path).finish(trainer.run, trainer.record())
+    path = Store(tmp_path).record_path(trainer.run)
+    assert 20_000 < path.stat().st_size < 30_000
+    assert len(read_record(path)["history"]["loss"]) == 100
+    assert len(read_record(path)["history"]["classes"]) == 15
+    assert len(read_record(path)["history"]["tp"]) == 1000
+
+
+def test_cut_record_and_checkpoint_of_another_run_name_their_file(small, tmp_path):
+    store = Store(tmp_path)
+    store.finish(TINY, {"id": TINY.id, "run": {}})
+    with pytest.raises(ValueError, match=f"{TINY.id}.*not a record"):
+        store.record(TINY)
+    store.record_path(TINY).write_text('{"id": "cut of')
+    with pytest.raises(ValueError, match=f"{TINY.id}.*not a record"):
+        read_record(store.record_path(TINY))
+    store.record_path(TINY).unlink()
+    store.save(TINY, {"run": {"seed": 5}})
+    with pytest.raises(ValueError, match="another run"):
+        fit(TINY, small, folder=tmp_path)
+    store.checkpoint_path(TINY).write_bytes(b"garbage")
+    with pytest.raises(ValueError, match=r"unreadable checkpoint.*delete it"):
+        fit(TINY, small, folder=tmp_path)
+
+
+def test_checkpoint_that_would_run_code_is_refused(small, tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "sprung"), "w"))
+
+    store = Store(tmp_path)
+    store.save(TINY, {"run": Trap()})
+    with pytest.raises(ValueError, match="unreadable checkpoint"):
+        fit(TINY, small, folder=tmp_path)
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_failed_write_leaves_the_old_file_and_no_rest(tmp_path, monkeypatch):
+    store = Store(tmp_path)
+    store.save(TINY, {"epoch": 1})
+    before = store.checkpoint_path(TINY).read_bytes()
+
+    def full(descriptor):
+        raise OSError(28, "no space left")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(WriteError, match="no space"):
+        store.save(TINY, {"epoch": 2})
+    assert store.checkpoint_path(TINY).read_bytes() == before
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 1
+
+
+def test_tiles_that_are_not_the_runs_are_refused(small):
+    for changed in (
+        {"data": "magnetic_tiles"},
+        {"size": 64},
+        {"threshold": 127},
+        {"resize": "bilinear"},
+    ):
+        (name, value), *_ = changed.items()
+        with pytest.raises(ValueError, match=f"wants {name} {value!r}"):
+            fit(replace(TINY, **changed), small)
+
+
+def test_record_or_checkpoint_of_other_data_is_not_taken_for_the_runs(small, tmp_path):
+    other = replace(small, digest="other")
+    run = replace(TINY, epochs=2)
+    assert fit(run, small, folder=tmp_path / "finished")
+    with pytest.raises(ValueError, match=f"{run.id}.*other data"):
+        fit(run, other, folder=tmp_path / "finished")
+    trainer = Trainer(run, small, torch.device("cpu"))
+    Store(tmp_path / "unfinished").save(run, trainer.state())
+    with pytest.raises(ValueError, match="other data"):
+        fit(run, other, folder=tmp_path / "unfinished")
+
+
+@pytest.mark.gpu
+def test_trains_on_the_gpu(small):
+    assert fit(TINY, small, device="cuda")["last"]["iou"] >= 0
+
+
+FEW = replace(TINY, split="tile", shots=1, method="dli", p_poisson=0.0)
+
+
+def test_few_shot_run_keeps_how_its_features_tell_defects_apart(small):
+    record = fit(FEW, small)
+    assert record["data"]["train"][1:] == [1] * 5
+    features = record["features"]
+    assert 0 <= features["auroc"] <= 1 and len(features["normal"]) == len(features["defect"]) == 100
+    assert np.allclose(
+        np.mean(features["normal"] + features["defect"], axis=0), 0, atol=2e-3
+    )  # principal components
+
+
+def test_a_quarter_of_a_few_shot_epoch_is_defective(small):
+    trainer = Trainer(replace(FEW, free_share=0.5), small, torch.device("cpu"))
+    labels = small.labels[torch.cat(trainer._batches(torch.Generator()))]
+    assert (labels > 0).float().mean().item() == pytest.approx(0.25, abs=0.02)
+    assert set(torch.bincount(labels)[1:].tolist()) == {int((labels > 0).sum()) // 5}
+
+
+@pytest.mark.parametrize("changed", [{"nbr": 0.1}, {"similarity": True}])
+def test_few_shot_terms_change_the_run_and_without_them_it_is_the_plain_one(small, changed):
+    plain, other = fit(FEW, small), fit(replace(FEW, **changed), small)
+    assert without_time(plain)["history"] != without_time(other)["history"]
+    off = {name: type(value)(0) for name, value in changed.items()}
+    assert replace(FEW, **off).id == FEW.id
+    assert without_time(fit(replace(FEW, **off), small)) == without_time(plain)
+
+
+def test_background_term_is_added_with_its_weight(small):
+    trainer = Trainer(FEW, small, torch.device("cpu"))
+    images, masks = trainer.prepare(*next(iter(trainer.plan_epoch())))
+    trainer.model.eval()
+    with torch.no_grad():
+        plain = trainer.loss(images, masks)
+        term = few_shot.normal_background(trainer._forward(images)[0], masks)
+        trainer.criterion.run = replace(FEW, nbr=0.25)
+        assert trainer.loss(images, masks).item() == pytest.approx((plain + 0.25 * term).item())
+
+
+def test_composites_alike_to_no_prototype_in_particular_weigh_one(small):
+    trainer = Trainer(FEW, small, torch.device("cpu"))
+    rows, flips, plan = next(iter(trainer.plan_epoch()))
+    images, masks = trainer.prepare(rows, flips, plan)
+    trainer.model.eval()
+    with torch.no_grad():
+        plain = trainer.loss(images, masks, plan).item()
+        trainer.criterion.prototypes = torch.zeros(5, 128)
+        assert trainer.loss(images, masks, plan).item() == pytest.approx(plain)
+        trainer.criterion.prototypes = trainer._prototypes()
+        assert trainer.loss(images, masks, plan).item() != pytest.approx(plain, rel=1e-6)
+
+
+def test_prototypes_are_of_each_classs_own_real_defects(small):
+    trainer = Trainer(FEW, small, torch.device("cpu"))
+    found = trainer._prototypes()
+    support = [int(i) for i in trainer.train if small.labels[i] == 3]
+    images, masks, _ = trainer._gather(torch.tensor(support))
+    with torch.no_grad():
+        own = few_shot.region_features(trainer._forward(images)[0], masks == 3)
+    assert found.shape == (5, 128)
+    assert torch.allclose(found[2], own[0], atol=1e-4)
+
+
+def test_interrupted_few_shot_run_ends_as_an_undisturbed_one(small, tmp_path):
+    run = replace(FEW, nbr=0.1, similarity=True)
+    whole = fit(run, small)
+    trainer = Trainer(run, small, torch.device("cpu"))
+    trainer.step()
+    Store(tmp_path).save(run, trainer.state())
+    assert without_time(fit(run, small, folder=tmp_path)) == without_time(whole)
+
+
+def test_few_shot_papers_encoder_trains(small):
+    assert (
+        fit(replace(FEW, encoder="resnet34", epochs=1, nbr=0.1), small)["encoder_parameters"] > 2e7
+    )
