@@ -1,6 +1,9 @@
-"""Dynamic Label Injection for imbalanced defect segmentation: the drop-in transform and the study around it.
+"""Dynamic Label Injection for imbalanced defect segmentation.
 
-Each public name is loaded when it is first used (PEP 562), so that the transform does not wait for the study.
+The drop-in transform, and the study around it.
+
+Each public name is loaded when it is first used (PEP 562), so that the transform does not wait
+for the study.
 """
 
 from importlib import import_module
@@ -34,11 +37,10 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     home = _HOME[name]
-    value = (
-        import_module(f"dlilib.{name}")
-        if home is None
-        else getattr(import_module(f"dlilib.{home}"), name)
-    )
+    if home is None:
+        value = import_module(f"{__name__}.{name}")
+    else:
+        value = getattr(import_module(f"{__name__}.{home}"), name)
     globals()[name] = value
     return value
 

@@ -113,7 +113,7 @@ def _grid(maps: Tensor, height: int, width: int) -> Tensor:
 
 
 def draw_flips(batch: int, generator: Generator | None = None) -> Tensor:
-    """Draw vertical and horizontal flips, each with probability 0.5 as released: bool (batch, 2)."""
+    """Draw vertical and horizontal flips, bool (batch, 2), with probability 0.5 as released."""
     return torch.rand(batch, 2, generator=generator) < 0.5
 
 

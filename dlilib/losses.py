@@ -23,7 +23,7 @@ def class_bce(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def weighted_by(weights: Tensor) -> Loss:
-    """Sum over classes of weight × mean BCE; weights (K,) that sum to 1 keep the baseline's scale."""
+    """Sum over classes of weight × mean BCE; weights (K,) of sum 1 keep the baseline's scale."""
     return lambda logits, target: (weights.to(logits) * class_bce(logits, target)).sum()
 
 

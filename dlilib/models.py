@@ -135,7 +135,7 @@ def load(path: str | Path, encoder: str, num_classes: int) -> nn.Module:
 
 
 def normalised(images: Tensor) -> Tensor:
-    """Normalise images (B, C, H, W) in [0, 1], grey or RGB, to what the models take (B, 3, H, W)."""
+    """Normalise images (B, C, H, W) in [0, 1], grey or RGB, for the models: (B, 3, H, W)."""
     return ((images - MEAN) / STD).expand(-1, 3, -1, -1)
 
 

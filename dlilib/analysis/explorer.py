@@ -1,4 +1,7 @@
-"""One injection by hand: what DLI draws is set by controls instead, and a picture follows them live in JupyterLab."""
+"""One injection by hand, in JupyterLab.
+
+Controls set what DLI would draw at random, and a picture follows them live.
+"""
 
 import base64
 import io
@@ -20,7 +23,7 @@ from dlilib.inject import LABELS, inject
 from dlilib.tiles import TileSet
 
 BRIGHTEST = 80  # grey levels, where the colours of the difference end
-PLACES = {
+PLACES = {  # of three square panels and their colour bar, as shares of the figure
     "left": 0.005,
     "right": 0.945,
     "bottom": 0.02,
@@ -28,7 +31,10 @@ PLACES = {
     "wspace": 0.03,
     "width_ratios": (1, 1, 1, 0.05),
 }
-WIDE = {"style": {"description_width": "9em"}, "layout": Layout(width="30em", max_width="97%")}
+WIDE: dict[str, Any] = {
+    "style": {"description_width": "9em"},
+    "layout": Layout(width="30em", max_width="97%"),
+}
 
 
 def inject_one(
@@ -40,16 +46,30 @@ def inject_one(
     poisson: bool = True,
     **options: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """A donor's defect in a tile: the image (C, H, W), its label (H, W) and by how much the image differs (C, H, W).
+    """Inject a donor's defect into an image.
 
-    target, donor: indices into tiles; the class is the donor's. rotation: degrees clockwise, scale: a factor, both
-    about the centre. poisson: else cut-paste. options: region, guidance and label, as in `inject`.
-    Images are float in [0, 1] and not clipped, as there.
+    Args:
+        tiles: Where both come from.
+        target: Index into tiles of the image to inject into.
+        donor: Index into tiles of the donor, which also sets the class.
+        rotation: Of the donor about the image's centre, degrees clockwise.
+        scale: Of the donor about the image's centre, a factor.
+        poisson: Blend by Poisson; else by cut-paste.
+        **options: region, guidance and label, as in `inject`.
+
+    Returns:
+        The image (C, H, W), float in [0, 1] and not clipped, as `inject` gives it; its mask (H, W);
+        and the absolute change of the image's pixels (C, H, W).
     """
-    label, height, width = tiles.labels[[donor]], *tiles.images.shape[2:]
-    maps = _turned(rotation, scale, (height - 1) / (width - 1))
-    plan = Plan(torch.tensor([0]), label, torch.tensor([donor]), maps, torch.tensor([poisson]))
-    before = tiles.images[[target]].float() / 255
+    height, width = tiles.images.shape[2:]
+    plan = Plan(
+        target=torch.tensor([0]),
+        label=tiles.labels[[donor]],
+        donor=torch.tensor([donor]),
+        maps=_turned(rotation, scale, (height - 1) / (width - 1)),
+        poisson=torch.tensor([poisson]),
+    )
+    before = tiles.images[[target]].float() / 255  # (1, C, H, W)
     images, masks, _ = inject(
         plan, before, tiles.masks[[target]], tiles.labels[[target]], tiles, **options
     )
@@ -58,39 +78,53 @@ def inject_one(
 
 def _turned(rotation: float, scale: float, aspect: float) -> Tensor:
     """The map (1, 2, 3) that `augment.warp` takes: from output to input, hence the inverse."""
-    cos, sin = (f(math.radians(rotation)) / scale for f in (math.cos, math.sin))
+    angle = math.radians(rotation)
+    cos, sin = math.cos(angle) / scale, math.sin(angle) / scale
     return torch.tensor([[[cos, sin * aspect, 0.0], [-sin / aspect, cos, 0.0]]])
 
 
 def picture(
     tiles: TileSet, target: int, donor: int, p_poisson: float, seed: int, **how: Any
 ) -> bytes:
-    """PNG of a composite, its label and its difference to the target; how: the rest of what `inject_one` takes.
+    """Draw a composite, its mask and its difference to the target, side by side.
 
-    The blend is Poisson where the seed's draw from [0, 1) is below p_poisson, else cut-paste.
+    Args:
+        tiles: As in `inject_one`, and so are target and donor.
+        target: Index of the image to inject into.
+        donor: Index of the donor.
+        p_poisson: Probability of Poisson blending: it is chosen where the seed's draw from [0, 1)
+            is below, else cut-paste.
+        seed: Of that draw.
+        **how: The other arguments of `inject_one`, but for poisson.
+
+    Returns:
+        A PNG.
     """
     drawn = torch.rand((), generator=Generator().manual_seed(seed)).item()
-    image, label, change = inject_one(tiles, target, donor, poisson=drawn < p_poisson, **how)
-    change = 255 * change.amax(dim=0)
-    name, outside = tiles.classes[tiles.labels[donor] - 1], torch.where(label == 0, change, 0).max()
+    poisson = drawn < p_poisson
+    image, label, change = inject_one(tiles, target, donor, poisson=poisson, **how)
+    levels = 255 * change.amax(dim=0)  # (H, W), grey levels
+    outside = torch.where(label == 0, levels, 0).max()
+    name = tiles.classes[tiles.labels[donor] - 1]
+    blend = "Poisson" if poisson else "cut-paste"
     titles = (
-        f"{'Poisson' if drawn < p_poisson else 'cut-paste'} (the seed drew {drawn:.3f})",
+        f"{blend} (the seed drew {drawn:.3f})",
         f"label: {name}, {int((label > 0).sum())} pixels",
         f"|difference|, outside the label ≤ {outside:.1f}",
     )
     png = io.BytesIO()
-    _panels(image, label, change, titles).savefig(
-        png, format="png", pil_kwargs={"compress_level": 1}
-    )  # the quickest
+    quickest = {"compress_level": 1}
+    _panels(image, label, levels, titles).savefig(png, format="png", pil_kwargs=quickest)
     return png.getvalue()
 
 
-def _panels(image: Tensor, label: Tensor, change: Tensor, titles: Sequence[str]) -> Figure:
+def _panels(image: Tensor, label: Tensor, levels: Tensor, titles: Sequence[str]) -> Figure:
+    """Image, mask and grey levels of the difference (H, W), with the colour bar of the latter."""
     figure = Figure(figsize=(9.6, 3.3), dpi=100)
     *axes, bar = figure.subplots(1, 4, gridspec_kw=PLACES)
     show_image(axes[0], image)
     show_image(axes[1], label)
-    shown = axes[2].imshow(change.numpy(), cmap="rocket", vmin=0, vmax=BRIGHTEST)
+    shown = axes[2].imshow(levels.numpy(), cmap="rocket", vmin=0, vmax=BRIGHTEST)
     axes[2].set(xticks=[], yticks=[])
     figure.colorbar(shown, cax=bar, extend="max", label="grey levels")
     for ax, title in zip(axes, titles, strict=True):
@@ -99,7 +133,7 @@ def _panels(image: Tensor, label: Tensor, change: Tensor, titles: Sequence[str])
 
 
 class Explorer(VBox):
-    """Controls over their picture; where no widget can live, as in a rendered page, the picture alone."""
+    """Controls above their picture; the picture alone where no widget runs, as in a static page."""
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
         png = base64.b64encode(self.children[-1].value).decode()
@@ -107,10 +141,25 @@ class Explorer(VBox):
 
 
 def explore(tiles: TileSet, donors: np.ndarray | Tensor | None = None, seed: int = 0) -> Explorer:
-    """Controls for every choice of one injection and the picture of it, which follows them.
+    """Show controls for every choice of one injection, and its picture, which follows them.
 
-    donors: indices of the tiles whose defects are offered, default all; targets are all free tiles. seed: the first.
-    Raises ValueError for tiles without a free one, and as `DonorBank.of`.
+    Every defect-free image can be the target.
+
+    Args:
+        tiles: The data set.
+        donors: Indices into tiles of the donors to choose from; None: all.
+        seed: The first value of the seed's control.
+
+    Returns:
+        A widget, to be the last expression of a notebook's cell.
+
+    Raises:
+        ValueError: There is no defect-free image, or a class has no donor.
+
+    Example:
+        >>> explorer = explore(dlilib.toy_tiles())
+        >>> explorer.children[-1].format
+        'png'
     """
     if not (tiles.labels == 0).any():
         raise ValueError(f"{tiles.source} has no free tile to inject into")
@@ -118,33 +167,31 @@ def explore(tiles: TileSet, donors: np.ndarray | Tensor | None = None, seed: int
     classes = Dropdown(
         description="class", options=[(name, k) for k, name in enumerate(tiles.classes)], **WIDE
     )
-    controls, shown = (
-        _controls(tiles, bank, seed),
-        ipywidgets.Image(format="png", layout=Layout(max_width="100%")),
-    )
+    controls = _controls(tiles, bank, seed)
+    shown = ipywidgets.Image(format="png", layout=Layout(max_width="100%"))
 
-    def offer(_: Any = None) -> None:
+    def offer_donors(_: Any = None) -> None:
         controls["donor"].options = _named(tiles, bank.members[classes.value])
 
     def draw(_: Any = None) -> None:
-        shown.value = picture(tiles, **{name: control.value for name, control in controls.items()})
+        chosen = {name: control.value for name, control in controls.items()}
+        shown.value = picture(tiles, **chosen)
 
-    classes.observe(offer, "value")
+    classes.observe(offer_donors, "value")
     for control in controls.values():
         control.observe(draw, "value")
     draw()
-    what, how = list(controls.values())[:4], list(controls.values())[4:]
-    return Explorer(
-        [HBox([VBox([classes, *what]), VBox(how)], layout=Layout(flex_flow="row wrap")), shown]
-    )
+    widgets = list(controls.values())
+    left, right = VBox([classes, *widgets[:4]]), VBox(widgets[4:])
+    return Explorer([HBox([left, right], layout=Layout(flex_flow="row wrap")), shown])
 
 
 def _controls(tiles: TileSet, bank: DonorBank, seed: int) -> dict[str, ipywidgets.ValueWidget]:
-    """A control for every argument of `picture` after the tiles."""
-    free = _named(tiles, (tiles.labels == 0).nonzero()[:, 0])
+    """Argument of `picture` -> its control, for all of them but the tiles."""
+    targets = _named(tiles, (tiles.labels == 0).nonzero()[:, 0])
     return {
         "donor": Dropdown(description="donor", options=_named(tiles, bank.members[0]), **WIDE),
-        "target": Dropdown(description="target tile", options=free, **WIDE),
+        "target": Dropdown(description="target tile", options=targets, **WIDE),
         "rotation": ipywidgets.IntSlider(
             0, min=-180, max=180, description="rotation, degrees", **WIDE
         ),
@@ -162,4 +209,5 @@ def _controls(tiles: TileSet, bank: DonorBank, seed: int) -> dict[str, ipywidget
 
 
 def _named(tiles: TileSet, indices: Tensor) -> list[tuple[str, int]]:
+    """Names of images with their indices, as a Dropdown takes its options."""
     return [(tiles.names[i], i) for i in indices.tolist()]

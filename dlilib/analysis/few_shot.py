@@ -106,7 +106,7 @@ def _row(variant: str, run: Run, store: Store) -> dict:
 
 
 def table(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the measures of each encoder, number of shots and variant of `runs`, over the seeds."""
+    """Return the measures over the seeds, for each encoder, number of shots and variant."""
     rows = []
     for key, group in frame.groupby(["encoder", "shots", "variant"], sort=False):
         measures = [str(estimate(group[name].dropna(), within=SHARE)) for name in MEASURES]

@@ -17,9 +17,9 @@ PAPER_TABLES = {
 }
 FEW_SHOT = (
     "Annotated images a class (shots); the last epoch's figures on the defects of all other parts. "
-    "The few-shot paper gives no formulas: see notebook 6 for what was chosen in their place. AUROC "
-    "of features: how well the encoder's features tell defect cells from normal ones, by their "
-    "angle to the mean direction of these.\n"
+    "The few-shot paper gives no formulas: see notebook 6 for what was chosen in their place. "
+    "AUROC of features: how well the encoder's features tell defect cells from normal ones, by "
+    "their angle to the mean direction of these.\n"
 )
 GAINS = (
     "What each part adds: the variants with it less the same variants without it, seed by seed; "
@@ -29,15 +29,15 @@ GAINS = (
     "average with the part and without it.\n"
 )
 VERDICTS = (
-    "Differences in micro IoU over n seeds; 95 % intervals: the wider of Student's t over seeds and "
-    "a bootstrap over seeds and parts (not over images). The last two claims are other "
-    "differences, with Student's t alone: in the share of the IoU kept at half the data, and in the "
-    "mean IoU gained by small classes less large ones.\n"
+    "Differences in micro IoU over n seeds; 95 % intervals: the wider of Student's t over seeds "
+    "and a bootstrap over seeds and parts (not over images). The last two claims are other "
+    "differences, with Student's t alone: in the share of the IoU kept at half the data, and in "
+    "the mean IoU gained by small classes less large ones.\n"
 )
 PILOT = (
-    "Runs of seed 0 that compared batch size, learning rate and length before the preset's schedule "
-    "was set; notebook 3 draws their curves. Figures of the best epoch; `last`: the last one's "
-    "micro IoU. The minutes were taken beside other work on the machine.\n"
+    "Runs of seed 0 that compared batch size, learning rate and length before the preset's "
+    "schedule was set; notebook 3 draws their curves. Figures of the best epoch; `last`: the last "
+    "one's micro IoU. The minutes were taken beside other work on the machine.\n"
 )
 INTRODUCTION = """# Results
 
@@ -52,8 +52,8 @@ the preset that it stands under, and never stronger than its interval.
 def report(results: str | Path) -> str:
     """Write the results as Markdown.
 
-    For each preset with records: what they are, Tables 1 and 2 beside the paper's, the claims, and
-    the pilot.
+    Each preset with records gets a section: what its runs are, Tables 1 and 2 beside the paper's,
+    IoU per class, the claims, the few-shot runs and the pilot.
 
     Args:
         results: Folder of all results.
@@ -61,31 +61,37 @@ def report(results: str | Path) -> str:
     Raises:
         ValueError: It holds no records.
     """
-    sections = [section for preset in PRESETS_TOLD if (section := _preset(preset, results))]
-    if not sections:
+    lines = []
+    for preset in PRESETS_TOLD:
+        lines += _preset(preset, results)
+    if not lines:
         raise ValueError(f"no records of {', '.join(PRESETS_TOLD)} in {results}")
-    return "\n".join([INTRODUCTION, *(line for section in sections for line in section)])
+    return "\n".join([INTRODUCTION, *lines])
 
 
 def _preset(preset: str, results: str | Path) -> list[str]:
+    """Blocks of Markdown that make a preset's section; none if none of its runs is finished."""
     folder = experiments.results_folder(preset, results)
     frame = select(records(folder / "records"), experiments.all_runs(preset))
     pilot = tables.pilot_table(preset, folder)
     piloted = len(pilot) > 0 and (pilot["micro IoU"] != "pending").any()
     if not len(frame) and not piloted:
         return []
-    parts = [f"## `{preset}`\n"]
+    blocks = [f"## `{preset}`\n"]
     if len(frame):
-        parts += [_about(preset, frame), *_paper_tables(preset, frame)]
-        parts += [*_claims(preset, frame, folder), *_few_shot(preset, folder)]
+        blocks.append(_about(preset, frame))
+        blocks += _paper_tables(preset, frame)
+        blocks += _claims(preset, frame, folder)
+        blocks += _few_shot(preset, folder)
     else:
-        parts.append(f"{PRESETS[preset].about}. No run of its grid is finished.\n")
+        blocks.append(f"{PRESETS[preset].about}. No run of its grid is finished.\n")
     if piloted:
-        parts += ["### Pilot\n", PILOT, tables.markdown(pilot), ""]
-    return parts
+        blocks += ["### Pilot\n", PILOT, tables.markdown(pilot), ""]
+    return blocks
 
 
 def _about(preset: str, frame: pd.DataFrame) -> str:
+    """What the preset is, how its runs start, and how much of it is finished."""
     counts = frame["device"].value_counts()
     devices = "; ".join(f"{n} on {device}" for device, n in counts.items())
     starts = frame["weights"].map(lambda weights: "random" if pd.isna(weights) else weights)
@@ -99,31 +105,33 @@ def _about(preset: str, frame: pd.DataFrame) -> str:
 
 
 def _paper_tables(preset: str, frame: pd.DataFrame) -> list[str]:
-    parts = []
+    """Tables 1 and 2 and the IoU per class, on both splits."""
+    blocks = []
     for number, title in PAPER_TABLES.items():
         for split, name in tables.SPLITS.items():
             table = tables.paper_table(number, preset, frame, split).reset_index()
-            parts += [f"### {title}, {name}\n", tables.markdown(table), ""]
+            blocks += [f"### {title}, {name}\n", tables.markdown(table), ""]
     encoders = _encoders(preset, frame)
     for split, name in tables.SPLITS.items():
         table = tables.class_table(preset, frame, encoders, split)
-        parts += [f"### IoU per class, {name}\n", tables.markdown(table), ""]
-    return parts
+        blocks += [f"### IoU per class, {name}\n", tables.markdown(table), ""]
+    return blocks
 
 
 def _claims(preset: str, frame: pd.DataFrame, folder: Path) -> list[str]:
+    """The verdicts, and what DLI's open choices change, at both epochs."""
     encoders = _encoders(preset, frame)
     verdicts = tables.verdict_table(preset, folder, encoders)
     found = claims.claims(preset, folder, encoders, protocols=EPOCHS, which=claims.OPEN)
     choices = found.pivot(index=["encoder", "claim"], columns="protocol", values="text")
     choices = choices[list(EPOCHS)].reset_index()
-    return [
-        *["### What survives\n", VERDICTS, tables.markdown(verdicts), ""],
-        *["### What DLI leaves open, the paper's split\n", tables.markdown(choices), ""],
-    ]
+    survives = ["### What survives\n", VERDICTS, tables.markdown(verdicts), ""]
+    title = "### What DLI leaves open, the paper's split\n"
+    return [*survives, title, tables.markdown(choices), ""]
 
 
 def _few_shot(preset: str, folder: Path) -> list[str]:
+    """The few-shot tables; no blocks if no such run is finished."""
     runs = few_shot.runs(preset, folder)
     if not runs["record"].notna().any():
         return []
@@ -133,5 +141,6 @@ def _few_shot(preset: str, folder: Path) -> list[str]:
 
 
 def _encoders(preset: str, frame: pd.DataFrame) -> list[str]:
+    """The preset's encoders that have a finished run."""
     found = set(frame["encoder"])
     return [encoder for encoder in PRESETS[preset].encoders if encoder in found]

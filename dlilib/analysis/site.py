@@ -16,14 +16,18 @@ from dlilib.analysis.records import records, select
 from dlilib.study import experiments
 
 HERE = Path(__file__).parent
-FIGURES = {  # of the front page: file -> what it shows, caption
+FIGURES = {  # of the front page: pattern of the file -> alternative text, caption
     "figure_8.png": (
-        "A grid of images: a row for each defect class, with the free image, the donor, its mask and both composites",
-        "One injection for each defect class, by Poisson blending and by cut-paste (Figure 8 of the paper).",
+        "A grid of images: a row for each defect class, with the free image, the donor, its mask "
+        "and both composites",
+        "One injection for each defect class, by Poisson blending and by cut-paste (Figure 8 of "
+        "the paper).",
     ),
     "claims_*.png": (
-        "Points with intervals around a line at zero: a row for each claim, a colour for each protocol, {encoder}",
-        "Every claim as a difference, by protocol, {encoder}: right of the line speaks for Dynamic Label Injection.",
+        "Points with intervals around a line at zero: a row for each claim, a colour for each "
+        "protocol, {encoder}",
+        "Every claim as a difference, by protocol, {encoder}: right of the line speaks for "
+        "Dynamic Label Injection.",
     ),
     "figure_3_*.png": (
         "Bars of IoU: a group for each defect class, a bar for each method, {encoder}",
@@ -32,10 +36,11 @@ FIGURES = {  # of the front page: file -> what it shows, caption
 }
 FRONT = """# Dynamic Label Injection, reproduced
 
-**Dynamic Label Injection** (DLI; Caruso, Pelosin, Simoni and Boschetti, ECCV Workshops 2024) balances every training
-batch of a defect segmenter: each defect-free image receives an augmented defect of the class that is rarest so far.
-Here are the paper's tables and figures again, beside its own numbers and with intervals, and a look at what is left of
-each claim once no part is on both sides of the split.
+**Dynamic Label Injection** (DLI; Caruso, Pelosin, Simoni and Boschetti, ECCV Workshops 2024)
+balances every training batch of a defect segmenter: each defect-free image receives an augmented
+defect of the class that is rarest so far. Here are the paper's tables and figures again, beside its
+own numbers and with intervals, and a look at what is left of each claim once no part is on both
+sides of the split.
 
 **Preset `{preset}`.** {about}. {found} of {planned} planned runs are finished. {meaning}
 
@@ -70,43 +75,69 @@ One notebook with other parameters, in the folder `notebooks`:
 papermill 03_main_comparison.ipynb my_03.ipynb -p preset {preset} -y "seeds: [0]"
 ```
 """
+MEANING = "A verdict is about this preset, and never stronger than its interval."
+MEANING_OF_TOY = (
+    "**Toy tiles show that everything runs; these numbers say nothing about the paper.**"
+)
+HEADING = re.compile(r"^#+ (.+)", re.MULTILINE)
+HEADING_OR_BOLD_LINE = re.compile(r"^(?:#+ .+|\*\*[^*\n]+\*\*)$", re.MULTILINE)
+ALTERNATIVE_TEXT = re.compile(r"#\| fig-alt: (.+)")  # as in Quarto
+UNBROKEN = re.compile(r"\[\S+, \S+\]|\S+ ± \S+|\(n = \d+\)")  # "[0.1, 0.2]", "0.1 ± 0.2", "(n = 2)"
 
 
 def build(preset: str, results: str | Path) -> Path:
-    """Write the site of a preset anew, into `site` in the folder of its results; the path of its index.html.
+    """Write the site of a preset anew, into `site` in the folder of its results.
 
-    Each executed notebook becomes a page, those of `results`/notebooks where the preset has none of that name; so does
-    `results`/README.md.  Raises ValueError where no notebook of the preset was executed.
+    Each executed notebook becomes a page; so does `results`/README.md. Notebooks are taken from the
+    preset's folder, and from `results`/notebooks where the preset has none of that name.
+
+    Args:
+        preset: A key of `PRESETS`.
+        results: Folder of all results.
+
+    Returns:
+        The path of the site's index.html.
+
+    Raises:
+        ValueError: The preset is unknown, or none of its notebooks was executed.
+
+    Example:
+        >>> build("smoke", "results")
+        PosixPath('results/smoke/site/index.html')
     """
     folder = experiments.results_folder(preset, results)
-    pages = {
-        f"{name}.html": nbformat.read(path, 4)
-        for name, path in _executed(preset, folder, Path(results)).items()
-    }
+    paths = _executed(preset, folder, Path(results))
+    notebooks = {f"{name}.html": nbformat.read(path, 4) for name, path in paths.items()}
     site = folder / "site"
     shutil.rmtree(site, ignore_errors=True)
     (site / "images").mkdir(parents=True)
     shutil.copy(HERE / "page.css", site)
-    pages = {"index.html": _front(preset, folder, _titles(pages)), **pages}
-    if (numbers := Path(results, "README.md")).is_file():
-        pages["all_numbers.html"] = _page(numbers.read_text())
+    pages = {"index.html": _front(preset, folder, _titles(notebooks)), **notebooks}
+    all_numbers = Path(results, "README.md")
+    if all_numbers.is_file():
+        pages["all_numbers.html"] = _page(all_numbers.read_text())
+    titles = _titles(pages)
     for name, notebook in pages.items():
-        _write(site, name, notebook, _titles(pages))
+        _write(site, name, notebook, titles)
     return site / "index.html"
 
 
 def _executed(preset: str, folder: Path, results: Path) -> dict[str, Path]:
-    """Name -> executed notebook, in order."""
-    found = [
-        [p for p in (f / "notebooks").glob("[0-9]*.ipynb") if ".failed" not in p.name]
-        for f in (folder, results)
-    ]
-    own, common = ({path.stem: path for path in paths} for paths in found)
+    """Name -> executed notebook, in order: the preset's own, and what else all presets share."""
+    own = _notebooks(folder / "notebooks")
     if not own:
         raise ValueError(
-            f"no executed notebooks in {folder / 'notebooks'}: run dli study --preset {preset} first"
+            f"no executed notebooks in {folder / 'notebooks'}: run dli study --preset {preset} "
+            "first"
         )
-    return dict(sorted((common | own).items()))
+    shared = _notebooks(results / "notebooks")
+    return dict(sorted({**shared, **own}.items()))
+
+
+def _notebooks(folder: Path) -> dict[str, Path]:
+    """Name -> notebook in the folder, without those that failed."""
+    paths = folder.glob("[0-9]*.ipynb")
+    return {path.stem: path for path in paths if ".failed" not in path.name}
 
 
 def _page(text: str) -> NotebookNode:
@@ -114,30 +145,28 @@ def _page(text: str) -> NotebookNode:
 
 
 def _titles(pages: dict[str, NotebookNode]) -> dict[str, str]:
-    """Page -> its first heading."""
-    texts = {
-        name: "\n".join(c.source for c in page.cells if c.cell_type == "markdown")
-        for name, page in pages.items()
-    }
-    headings = {name: re.search("^#+ (.+)", text, re.MULTILINE) for name, text in texts.items()}
-    return {name: heading[1] if heading else Path(name).stem for name, heading in headings.items()}
+    """Name of the page -> its first heading."""
+    titles = {}
+    for name, page in pages.items():
+        text = "\n".join(cell.source for cell in page.cells if cell.cell_type == "markdown")
+        heading = HEADING.search(text)
+        titles[name] = heading[1] if heading else Path(name).stem
+    return titles
 
 
 def _front(preset: str, folder: Path, titles: dict[str, str]) -> NotebookNode:
-    p, planned = experiments.preset_named(preset), experiments.all_runs(preset)
+    """The front page; titles: of the notebooks' pages."""
+    chosen = experiments.preset_named(preset)
+    planned = experiments.all_runs(preset)
     frame = select(records(folder / "records"), planned)
-    encoders = [encoder for encoder in p.encoders if encoder in set(frame["encoder"])]
-    meaning = "A verdict is about this preset, and never stronger than its interval."
-    if p.base.data == "toy":
-        meaning = (
-            "**Toy tiles show that everything runs; these numbers say nothing about the paper.**"
-        )
+    found = set(frame["encoder"])
+    encoders = [encoder for encoder in chosen.encoders if encoder in found]
     text = FRONT.format(
         preset=preset,
-        about=p.about[0].upper() + p.about[1:],
+        about=chosen.about[0].upper() + chosen.about[1:],
         found=len(frame),
         planned=len(planned),
-        meaning=meaning,
+        meaning=MEANING_OF_TOY if chosen.base.data == "toy" else MEANING,
         note=report.VERDICTS,
         verdicts=tables.markdown(tables.verdict_table(preset, folder, encoders)),
         figures="\n\n".join(_figures(folder)),
@@ -147,22 +176,22 @@ def _front(preset: str, folder: Path, titles: dict[str, str]) -> NotebookNode:
 
 
 def _figures(folder: Path) -> list[str]:
-    """The front page's figures that are there, as HTML; they are copied into the site."""
-    parts = []
-    for pattern, (alt, caption) in FIGURES.items():
+    """The front page's figures that exist, as HTML; each is copied into the site."""
+    blocks = []
+    for pattern, texts in FIGURES.items():
+        before_encoder = pattern.partition("*")[0]
         for path in sorted((folder / "figures").glob(pattern)):
             shutil.copy(path, folder / "site" / "images")
-            file, encoder = f"images/{path.name}", path.stem.removeprefix(pattern.partition("*")[0])
+            encoder = path.stem.removeprefix(before_encoder)
+            alt, caption = (text.format(encoder=encoder) for text in texts)
+            file = f"images/{path.name}"
             image = f'<a href="{file}"><img src="{file}" alt="{alt}"></a>'
-            parts.append(
-                f"<figure>{image}<figcaption>{caption}</figcaption></figure>".format(
-                    encoder=encoder
-                )
-            )
-    return parts
+            blocks.append(f"<figure>{image}<figcaption>{caption}</figcaption></figure>")
+    return blocks
 
 
 def _write(site: Path, name: str, notebook: NotebookNode, titles: dict[str, str]) -> None:
+    """Write a page and its images; titles: of all pages, for the navigation."""
     _describe_images(notebook)
     exporter = HTMLExporter(
         template_name="basic",
@@ -179,37 +208,46 @@ def _write(site: Path, name: str, notebook: NotebookNode, titles: dict[str, str]
         "titles": titles,
     }
     html, resources = exporter.from_notebook_node(notebook, resources)
-    html = re.sub(
-        "<style scoped.*?</style>", "", html, flags=re.DOTALL
-    )  # pandas' own, against the page's
-    html = re.sub("<td>.*?</td>", _whole_intervals, html)
-    html = html.replace("<table", '<div class="scroll" tabindex="0"><table').replace(
-        "</table>", "</table></div>"
-    )
-    (site / name).write_text(html, encoding="utf-8")
+    (site / name).write_text(_restyled(html), encoding="utf-8")
     for file, content in resources["outputs"].items():
         (site / file).write_bytes(content)
 
 
+def _restyled(html: str) -> str:
+    """The page with tables in the site's style, which scroll and do not break within intervals."""
+    # pandas brings a style of its own, which goes against the site's.
+    html = re.sub("<style scoped.*?</style>", "", html, flags=re.DOTALL)
+    html = re.sub("<td>.*?</td>", _whole_intervals, html)
+    html = html.replace("<table", '<div class="scroll" tabindex="0"><table')
+    return html.replace("</table>", "</table></div>")
+
+
 def _whole_intervals(cell: re.Match) -> str:
-    """The table cell, whose lines break around "[0.1, 0.2]", "0.1 ± 0.2" and "(n = 2)", not within them."""
-    kept = r"\[\S+, \S+\]|\S+ ± \S+|\(n = \d+\)"
-    return re.sub(kept, lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}"), cell[0])
+    """The table cell, whose lines break around intervals and not within them."""
+    return UNBROKEN.sub(lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}"), cell[0])
 
 
 def _describe_images(notebook: NotebookNode) -> None:
-    """Alternative texts: a cell's first line "#| fig-alt: …" (as in Quarto), else the heading or bold line above it.
+    """Give every image an alternative text: that of its own cell, else of the closest one above.
 
     From the second image on that one text describes, it is numbered.
     """
     text, count = "", 0
     for cell in notebook.cells:
-        if cell.cell_type == "markdown":
-            for found in re.findall(r"^(?:#+ .+|\*\*[^*\n]+\*\*)$", cell.source, re.MULTILINE):
-                text, count = found.strip("#* ."), 0
-        elif found := re.match(r"#\| fig-alt: (.+)", cell.source):
-            text, count = found[1], 0
+        description = _description(cell)
+        if description is not None:
+            text, count = description, 0
         for output in cell.get("outputs", []):
             if "image/png" in output.get("data", {}):
                 count += 1
-                output.metadata["image/png"] = {"alt": text if count == 1 else f"{text}, {count}"}
+                alt = text if count == 1 else f"{text}, {count}"
+                output.metadata["image/png"] = {"alt": alt}
+
+
+def _description(cell: NotebookNode) -> str | None:
+    """A code cell's first line "#| fig-alt: …", or a text's last heading or bold line, if any."""
+    if cell.cell_type == "markdown":
+        titles = HEADING_OR_BOLD_LINE.findall(cell.source)
+        return titles[-1].strip("#* .") if titles else None
+    found = ALTERNATIVE_TEXT.match(cell.source)
+    return found[1] if found else None

@@ -8,8 +8,8 @@ import pandas as pd
 from scipy.special import stdtrit  # scipy.stats takes a second to import
 
 LEVEL = 0.95
-SHARE = (0.0, 1.0)  # what an IoU lies in
-RESAMPLES = 2000
+SHARE = (0.0, 1.0)  # the range of an IoU
+RESAMPLES = 2000  # of the bootstrap
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,27 @@ class Estimate:
 def estimate(
     values: Sequence[float], level: float = LEVEL, within: tuple[float, float] = (-np.inf, np.inf)
 ) -> Estimate:
-    """Mean of values (num_seeds,) with its Student's t interval.
+    """Estimate the mean over seeds, with its Student's t interval.
 
-    It holds its level from two seeds on if their values are independent and roughly normal.
+    From two seeds on the interval holds its level, if the seeds' values are independent and
+    roughly normal. A bootstrap over the seeds does not: over two to five seeds its 95 % interval
+    covers the truth in 50 to 84 % of all cases.
 
-    within: what the mean is known to lie in, as 0 and 1 for an IoU; the interval is cut there.
-    A bootstrap of the seeds does not: of 95 % intervals over two to five seeds it covers the truth with 50 to 84 %.
+    Args:
+        values: (num_seeds,), one value for each seed.
+        level: Of the interval, in (0, 1).
+        within: The range in which the mean must lie, such as (0, 1) for an IoU; the interval is
+            cut there.
+
+    Returns:
+        Mean, interval and number of seeds. Without seeds all but n are NaN, with one the interval.
+
+    Raises:
+        ValueError: `values` is not one-dimensional, or `level` does not lie in (0, 1).
+
+    Example:
+        >>> print(estimate([0.71, 0.74, 0.72], within=(0, 1)))
+        0.723 [0.685, 0.761] (n = 3)
     """
     values = np.asarray(values, float)
     if values.ndim != 1:
@@ -50,39 +65,56 @@ def estimate(
     mean = float(values.mean())
     if n == 1:
         return Estimate(mean, np.nan, np.nan, 1)
-    half = float(stdtrit(n - 1, (1 + level) / 2) * values.std(ddof=1) / np.sqrt(n))
+    quantile = stdtrit(n - 1, (1 + level) / 2)
+    half = float(quantile * values.std(ddof=1) / np.sqrt(n))
     return Estimate(mean, max(within[0], mean - half), min(within[1], mean + half), n)
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two runs' pixel counts on the same validation images: the runs differ, the seed and its split do not."""
+    """Pixel counts of two different runs of one seed on the same validation images."""
 
     ours: np.ndarray  # (V, 3): TP, FP, FN of each image, summed over the classes asked for
     theirs: np.ndarray  # (V, 3)
-    tiles: np.ndarray  # (V,): which part each image shows
+    tiles: np.ndarray  # (V,): id of the part that each image shows
 
 
 def clustered_difference(pairs: Sequence[Pair], level: float = LEVEL, seed: int = 0) -> Estimate:
-    """Mean over seeds of the micro IoU of ours less theirs, with an interval over seeds and parts, not over images.
+    """Estimate the difference in micro IoU, ours less theirs, over seeds and parts.
 
-    The interval is the wider, at each end, of Student's t over the seeds' differences and of a bootstrap that draws
-    parts, the same ones for all seeds, since seeds may validate the same, and then seeds: few seeds make the first the
-    wider one, few parts the second. With one seed it is NaN, as in `estimate`: parts alone do not tell what another
-    training run would give. n: seeds.
+    Images of one part are not independent, so the interval is over parts and not over images. Each
+    end is the wider one of two intervals: Student's t over the seeds' differences, which is wider
+    for few seeds, and a bootstrap, which is wider for few parts. The bootstrap draws parts and then
+    seeds. All seeds share the drawn parts, since they may validate on the same ones.
+
+    Args:
+        pairs: One for each seed.
+        level: Of the interval, in (0, 1).
+        seed: Of the bootstrap.
+
+    Returns:
+        Mean over the seeds, interval and number of seeds. With one seed the interval is NaN, as in
+        `estimate`: parts alone do not tell what another training run would give.
+
+    Raises:
+        ValueError: `level` does not lie in (0, 1).
     """
-    by_seed = estimate([float(_gap(p.ours.sum(0), p.theirs.sum(0))) for p in pairs], level)
+    differences = [float(_gap(p.ours.sum(axis=0), p.theirs.sum(axis=0))) for p in pairs]
+    by_seed = estimate(differences, level)
     n = len(pairs)
     if n < 2:
         return by_seed
     parts = np.unique(np.concatenate([p.tiles for p in pairs]))
     rng = np.random.default_rng(seed)
+    # How often each resample draws each part: (RESAMPLES, P).
     weights = rng.multinomial(len(parts), np.full(len(parts), 1 / len(parts)), size=RESAMPLES)
-    gaps = np.stack(
-        [_gap(*(weights @ _by_part(c, p.tiles, parts) for c in (p.ours, p.theirs))) for p in pairs],
-        axis=1,
-    )
-    means = np.take_along_axis(gaps, rng.integers(n, size=gaps.shape), axis=1).mean(axis=1)
+    gaps = np.empty((RESAMPLES, n))
+    for k, pair in enumerate(pairs):
+        ours = weights @ _by_part(pair.ours, pair.tiles, parts)  # (RESAMPLES, 3)
+        theirs = weights @ _by_part(pair.theirs, pair.tiles, parts)
+        gaps[:, k] = _gap(ours, theirs)
+    drawn_seeds = rng.integers(n, size=gaps.shape)
+    means = np.take_along_axis(gaps, drawn_seeds, axis=1).mean(axis=1)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return Estimate(by_seed.mean, min(by_seed.low, float(low)), max(by_seed.high, float(high)), n)
 
@@ -94,36 +126,55 @@ def _by_part(counts: np.ndarray, tiles: np.ndarray, parts: np.ndarray) -> np.nda
 
 
 def _gap(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-    """Difference in IoU of counts (..., 3); an IoU of nothing is 0."""
-    return np.subtract(*(c[..., 0] / np.maximum(c.sum(axis=-1), 1) for c in (ours, theirs)))
+    """Difference in IoU of counts (..., 3): (...)."""
+    return _iou(ours) - _iou(theirs)
+
+
+def _iou(counts: np.ndarray) -> np.ndarray:
+    """IoU of counts (..., 3): (...), 0 where there is no pixel to count."""
+    return counts[..., 0] / np.maximum(counts.sum(axis=-1), 1)
 
 
 def summarise(
     runs: Iterable, frame: pd.DataFrame, by: Sequence[str], value: str = "iou_best"
 ) -> pd.DataFrame:
-    """One row for each combination of the Run fields `by` among the planned `runs`, in their order.
+    """Estimate a figure for each combination of the fields `by` among the planned runs.
 
-    frame: the records; value: its column, of shares in [0, 1]. Columns of the result: `by`, mean, low, high, n, text
-    ("pending" where no run is finished).
+    Args:
+        runs: The planned runs.
+        frame: The records, as `records.records` gives them.
+        by: Names of fields of Run.
+        value: A column of the records, of shares in [0, 1].
+
+    Returns:
+        A row for each combination, in the order of the runs: `by`, mean, low, high, n and text
+        ("pending" where no run is finished).
     """
-    values = (
-        frame.set_index("id")[value] if len(frame) else pd.Series(dtype=float)
-    )  # without records no classes either
+    # Without records there is no column for a class.
+    values = frame.set_index("id")[value] if len(frame) else pd.Series(dtype=float)
     groups: dict[tuple, list[float]] = {}
     for run in runs:
-        found = groups.setdefault(tuple(getattr(run, name) for name in by), [])
+        key = tuple(getattr(run, name) for name in by)
+        found = groups.setdefault(key, [])
         found.extend(values[values.index == run.id])
-    rows = [
-        (*key, *astuple(e := estimate(found, within=SHARE)), str(e))
-        for key, found in groups.items()
-    ]
+    rows = []
+    for key, found in groups.items():
+        measured = estimate(found, within=SHARE)
+        rows.append((*key, *astuple(measured), str(measured)))
     return pd.DataFrame(rows, columns=[*by, "mean", "low", "high", "n", "text"])
 
 
 def drop(frame: pd.DataFrame) -> pd.DataFrame:
-    """Change of `iou_best` from 100 % of the data, %: a row for each fraction, a column for each method.
+    """Compute the change of `iou_best` from all of the training data to fractions of it, in %.
 
-    Each seed against itself, and the mean over the seeds that have both; NaN where none has. frame: the records.
+    Each seed is compared with itself. The mean is over the seeds that have both runs, and NaN where
+    none has.
+
+    Args:
+        frame: The records: method, seed, fraction and `iou_best`.
+
+    Returns:
+        A row for each fraction, a column for each method.
     """
     seeds = frame.pivot(index=["method", "seed"], columns="fraction", values="iou_best")
     whole = seeds.reindex(columns=[1.0])[1.0]

@@ -1,4 +1,7 @@
-"""Others' code for the same jobs, to be timed beside ours; all of it is optional but OpenCV."""
+"""Baselines: others' code for the same jobs, to be timed beside ours.
+
+All of it but OpenCV is optional.
+"""
 
 import importlib.util
 import os
@@ -18,35 +21,71 @@ from dlilib.data.files import open_files
 
 
 def installed(module: str) -> bool:
-    """Whether a peer can be imported."""
+    """Tell whether the baseline that this module holds can be imported."""
     return importlib.util.find_spec(module) is not None
 
 
 def opencv(target: Tensor, donor: Tensor, mask: Tensor) -> None:
-    """OpenCV's mixed clone of each grey pair (B, 1, H, W) of 0..255; mask (H, W) bool."""
+    """Blend each pair by OpenCV's mixed clone.
+
+    Args:
+        target: (B, 1, H, W), grey levels 0..255, on the CPU.
+        donor: As the target.
+        mask: (H, W) bool, for all pairs.
+    """
     marks = mask.byte().mul(255).numpy()
-    y, x = (k.nonzero()[:, 0] for k in (mask.any(dim=1), mask.any(dim=0)))
-    centre = (int(x[0] + x[-1] + 1) // 2, int(y[0] + y[-1] + 1) // 2)
-    for a, b in zip(target, donor, strict=True):
-        images = [np.repeat(k[0].byte().numpy()[:, :, None], 3, axis=2) for k in (b, a)]
-        cv2.seamlessClone(*images, marks.copy(), centre, cv2.MIXED_CLONE)
+    rows = mask.any(dim=1).nonzero()[:, 0]
+    columns = mask.any(dim=0).nonzero()[:, 0]
+    # OpenCV puts the middle of the mask's bounding box here.
+    centre = (int(columns[0] + columns[-1] + 1) // 2, int(rows[0] + rows[-1] + 1) // 2)
+    for background, pasted in zip(target, donor, strict=True):
+        cv2.seamlessClone(
+            _three_channels(pasted),
+            _three_channels(background),
+            marks.copy(),
+            centre,
+            cv2.MIXED_CLONE,
+        )
+
+
+def _three_channels(image: Tensor) -> np.ndarray:
+    """A grey image (1, H, W) as OpenCV takes it: uint8 (H, W, 3)."""
+    return np.repeat(image[0].byte().numpy()[:, :, None], 3, axis=2)
 
 
 def pie_torch(target: Tensor, donor: Tensor, mask: Tensor) -> None:
-    """pie-torch's mixed blend of each pair (B, C, H, W); mask (H, W) bool."""
+    """Blend each pair by pie-torch, with mixed gradients.
+
+    Args:
+        target: (B, C, H, W).
+        donor: As the target.
+        mask: (H, W) bool, for all pairs.
+    """
     from pietorch import blend
 
-    for a, b in zip(target, donor, strict=True):
-        blend(a, b, mask.float(), torch.tensor((0, 0)), True, channels_dim=0)
+    for background, pasted in zip(target, donor, strict=True):
+        blend(background, pasted, mask.float(), torch.tensor((0, 0)), True, channels_dim=0)
 
 
 def check_released(src: str, root: str | Path | None) -> Path:
-    """The data's root, by default DLILIB_DATA; ValueError where `released` could not work."""
+    """Check that `released` can work.
+
+    Args:
+        src: As in `released`.
+        root: As in `released`.
+
+    Returns:
+        The root of the Magnetic Tiles.
+
+    Raises:
+        ValueError: `src` is not the authors' folder, or no root is named.
+    """
     if not Path(src, "core", "label_fusion.py").is_file():
         raise ValueError(
             f"{src}: not the folder src of the authors' code (no core/label_fusion.py)"
         )
-    if not (root := root or os.environ.get("DLILIB_DATA")):
+    root = root or os.environ.get("DLILIB_DATA")
+    if not root:
         raise ValueError(
             "the authors' code reads its donors from files: name the root of the Magnetic Tiles"
         )
@@ -55,7 +94,19 @@ def check_released(src: str, root: str | Path | None) -> Path:
 
 @contextmanager
 def released(src: str, root: str | Path | None) -> Iterator[Callable]:
-    """The released balancing as a function of images, masks, labels (free: -1) and p, with its pool of donors."""
+    """Import the authors' balancing, with all defective images of the data set as donors.
+
+    Args:
+        src: The folder `src` of a checkout of covisionlab/dynamic-label-injection.
+        root: The Magnetic Tiles, a folder or zip; None: the environment's DLILIB_DATA.
+
+    Yields:
+        A function of images, masks, labels (-1 for a defect-free image) and the probability of
+        Poisson blending.
+
+    Raises:
+        ValueError: As in `check_released`.
+    """
     root = check_released(src, root)
     sys.path.insert(0, str(src))
     try:
@@ -63,14 +114,29 @@ def released(src: str, root: str | Path | None) -> Iterator[Callable]:
         from dsets.MT_dset import MT_DSET_MAP, DefectPool
     finally:
         sys.path.remove(str(src))
+    classes = list(MT_DSET_MAP.values())
     with tempfile.TemporaryDirectory() as folder:
-        rows = []
-        for name, read in open_files(root).items():
-            kind, path = Path(name).parent.parent.name, Path(folder, Path(name).name)
-            if kind in MT_DSET_MAP:
-                path.write_bytes(read())
-            if kind in MT_DSET_MAP and path.suffix == ".jpg":
-                rows.append((str(path), str(path.with_suffix(".png")), MT_DSET_MAP[kind]))
-        frame = pd.DataFrame(rows, columns=["img_fpath", "mask_fpath", "defect_id"])
+        frame = _unpacked(root, Path(folder), MT_DSET_MAP)
         pool = DefectPool(frame[frame["defect_id"] >= 0], None, 1.0)
-        yield lambda x, m, d, p: balanced_label_fusion(x, m, d, pool, list(MT_DSET_MAP.values()), p)
+
+        def balance(images: Tensor, masks: Tensor, labels: Tensor, p_poisson: float) -> object:
+            return balanced_label_fusion(images, masks, labels, pool, classes, p_poisson)
+
+        yield balance
+
+
+def _unpacked(root: Path, folder: Path, label_of: dict[str, int]) -> pd.DataFrame:
+    """Copy images and masks into `folder`; a row for each image, as the authors' code takes them.
+
+    label_of: name of a class's folder -> label.
+    """
+    rows = []
+    for name, read in open_files(root).items():
+        kind = Path(name).parent.parent.name
+        if kind not in label_of:
+            continue
+        path = folder / Path(name).name
+        path.write_bytes(read())
+        if path.suffix == ".jpg":
+            rows.append((str(path), str(path.with_suffix(".png")), label_of[kind]))
+    return pd.DataFrame(rows, columns=["img_fpath", "mask_fpath", "defect_id"])

@@ -328,7 +328,7 @@ class Trainer:
         return images.float().div_(255), masks, self.tiles.labels[rows]
 
     def _forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """The encoder's features and float32 logits (B, K, H, W) of images (B, C, H, W) in [0, 1]."""
+        """The encoder's features and float32 logits (B, K, H, W) of images in [0, 1]."""
         x = models.normalised(images).contiguous(memory_format=self.layout)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             features, logits = models.features(self.model, x)
@@ -363,7 +363,7 @@ class Trainer:
 
     @torch.inference_mode()
     def _validate(self) -> tuple[Tensor, dict[str, str]]:
-        """Counts (V, K, 3) of the validation images, and one image's predicted map for each class."""
+        """Counts (V, K, 3) of the validation images, and an example's predicted map a class."""
         counts, maps = [], []
         for masks, _, logits in self._outputs(self.val):
             counts.append(metrics.count(logits, masks))
