@@ -1,6 +1,5 @@
-"""A trained model as one ONNX file, for a line that has neither Python nor torch, and what it gives there."""
+"""Export a trained model to ONNX, for machines without torch, and run it there."""
 
-import importlib.util
 import io
 from pathlib import Path
 
@@ -11,12 +10,23 @@ from torch import Tensor, nn
 
 from dlilib import models
 from dlilib.data.files import write_whole
+from dlilib.extras import require
+
+MOST = 1024  # images in a batch of an exported model
 
 
 class Segmenter(nn.Module):
-    """From images (B, C, H, W) float in [0, 1], grey or RGB, to logits (B, K, H, W), whose sign says where a class is.
+    """A trained model from raw images to logits, ready for export.
 
-    A copy of a model as `models.load` gives it, with the training branches of MobileOne merged into one convolution.
+    It holds a copy of the model, with the training branches of MobileOne merged into one
+    convolution. The model itself is not changed.
+
+    Args:
+        model: A model as `models.load` gives it.
+
+    Example:
+        >>> segmenter = Segmenter(models.load("model.safetensors", "resnet18", num_classes=5))
+        >>> logits = segmenter(torch.rand(1, 1, 256, 256))
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -25,46 +35,83 @@ class Segmenter(nn.Module):
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, K, H, W)."""
-        return models.features(self.model, models.normalised(images))[1]
+        """Compute the logits of images.
+
+        Args:
+            images: (B, C, H, W) float in [0, 1], grey or RGB.
+
+        Returns:
+            (B, K, H, W), positive where the class is predicted.
+        """
+        _, logits = models.features(self.model, models.normalised(images))
+        return logits
 
 
 def to_onnx(model: nn.Module, path: str | Path, shape: tuple[int, int, int]) -> Path:
-    """Write `Segmenter(model)` to `path`: input "images" (any B, *shape), shape (C, H, W); output "logits".
+    """Write a model as one ONNX file, which computes what `Segmenter(model)` does.
 
-    H and W are fixed, divisible by `models.stride` of the encoder. Raises ValueError where onnxscript is missing.
+    Its input "images" is (B, C, H, W) float32 in [0, 1], with B up to 1024; its output "logits" is
+    (B, K, H, W).
+
+    Args:
+        model: A model as `models.load` gives it.
+        path: The file to write.
+        shape: (C, H, W) of the images, which is fixed; H and W must be divisible by the encoder's
+            stride.
+
+    Returns:
+        `path`.
+
+    Raises:
+        MissingExtraError: onnxscript is not installed.
+        WriteError: The file cannot be written.
+
+    Example:
+        >>> model = models.load("model.safetensors", "resnet18", num_classes=5)
+        >>> path = to_onnx(model, "model.onnx", shape=(1, 256, 256))
     """
-    _need("onnxscript")
-    buffer, path = io.BytesIO(), Path(path)
-    batch = {"images": {0: torch.export.Dim("batch", max=1024)}}
+    require("onnxscript", "export")
+    path = Path(path)
     program = torch.onnx.export(
         Segmenter(model),
         (torch.zeros(2, *shape),),
         dynamo=True,
         verbose=False,
-        dynamic_shapes=batch,
+        dynamic_shapes={"images": {0: torch.export.Dim("batch", max=MOST)}},
         input_names=["images"],
         output_names=["logits"],
     )
+    buffer = io.BytesIO()
     program.save(buffer)
     write_whole(path, buffer.getvalue())
     return path
 
 
 class Runtime:
-    """An exported model on onnxruntime and this CPU: runtime(images) as `Segmenter`, on arrays."""
+    """An exported model on onnxruntime, on the CPU.
+
+    Args:
+        path: The file that `to_onnx` wrote.
+
+    Raises:
+        MissingExtraError: onnxruntime is not installed.
+
+    Example:
+        >>> runtime = Runtime("model.onnx")
+        >>> logits = runtime(np.zeros((1, 1, 256, 256), np.float32))
+    """
 
     def __init__(self, path: str | Path) -> None:
-        _need("onnxruntime")
-        from onnxruntime import InferenceSession
-
-        self.session = InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        onnxruntime = require("onnxruntime", "export")
+        self.session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        """Logits (B, K, H, W) of images (B, C, H, W) float32 in [0, 1]."""
+        """Compute the logits of images.
+
+        Args:
+            images: (B, C, H, W) float32 in [0, 1], of the exported shape.
+
+        Returns:
+            float32 (B, K, H, W), positive where the class is predicted.
+        """
         return self.session.run(["logits"], {"images": images})[0]
-
-
-def _need(module: str) -> None:
-    if importlib.util.find_spec(module) is None:
-        raise ValueError(f"{module} is missing: pip install 'dlilib[export]'")

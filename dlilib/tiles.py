@@ -1,4 +1,4 @@
-"""Images, masks, labels and tile ids as one value, and the loaders that check what they read."""
+"""A data set as one value: images, masks, labels and parts."""
 
 from dataclasses import dataclass, replace
 
@@ -9,12 +9,27 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class TileSet:
-    """N images of one size with their masks, as uint8 tensors on one device; the rest stays on the CPU."""
+    """N images of one size with their masks, labels and parts.
+
+    Images and masks are on one device; the rest stays on the CPU.
+
+    Example:
+        >>> tiles = TileSet(
+        ...     images=torch.zeros(3, 1, 64, 64, dtype=torch.uint8),
+        ...     masks=torch.zeros(3, 64, 64, dtype=torch.uint8),
+        ...     labels=torch.tensor([0, 0, 1]),
+        ...     tile=torch.tensor([0, 0, 1]),
+        ...     names=("a", "b", "c"),
+        ...     classes=("dent",),
+        ... )
+        >>> tiles.counts()
+        {'dent': 1, 'Free': 2}
+    """
 
     images: Tensor  # uint8 (N, C, H, W); C = 1 for grey data
     masks: Tensor  # uint8 (N, H, W); 0 background, 1..K the defect classes
-    labels: Tensor  # int64 (N,); 0 free, else the image's defect class
-    tile: Tensor  # int64 (N,); images of one physical tile share an id
+    labels: Tensor  # int64 (N,); 0 defect-free, else the image's defect class
+    tile: Tensor  # int64 (N,); images of one physical part share an id
     names: tuple[str, ...]  # (N,)
     classes: tuple[str, ...]  # (K,) names of the classes 1..K
     source: str = "unnamed"  # the data set's name
@@ -33,10 +48,10 @@ class TileSet:
         return len(self.classes)
 
     def to(self, device: str | torch.device) -> "TileSet":
-        """The same tiles with images and masks on `device`."""
+        """Return the same data set with images and masks on `device`."""
         return replace(self, images=self.images.to(device), masks=self.masks.to(device))
 
     def counts(self) -> dict[str, int]:
-        """Images per class: the defect classes in order, then Free."""
-        n = np.bincount(self.labels, minlength=self.num_classes + 1).tolist()
-        return {**dict(zip(self.classes, n[1:], strict=True)), "Free": n[0]}
+        """Count the images of each class in order, then the defect-free ones as "Free"."""
+        images = np.bincount(self.labels, minlength=self.num_classes + 1).tolist()
+        return {**dict(zip(self.classes, images[1:], strict=True)), "Free": images[0]}

@@ -1,8 +1,6 @@
 """The files around the code agree with each other and with what the README says."""
 
 import re
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
@@ -23,14 +21,15 @@ def names(requirements):
     return {re.match(r"[\w-]+", r)[0].lower() for r in requirements}
 
 
+EXTRAS = {name: names(found) for name, found in PROJECT["project"]["optional-dependencies"].items()}
+
+
 def test_lock_pins_every_dependency_with_a_hash():
     lock = (ROOT / "requirements.lock").read_text()
     entries = re.findall(r"^([\w.-]+)==\S+(?: ; .*)? \\\n    --hash=sha256:", lock, re.MULTILINE)
     pinned = {entry.lower() for entry in entries}
     assert len(re.findall(r"^\S+==", lock, re.MULTILINE)) == len(entries)
-    wanted = names(PROJECT["project"]["dependencies"]) | names(
-        PROJECT["project"]["optional-dependencies"]["test"]
-    )
+    wanted = names(PROJECT["project"]["dependencies"]).union(*EXTRAS.values()) - {"dlilib"}
     assert wanted <= pinned
     assert "://" not in lock
 
@@ -54,53 +53,8 @@ def test_customer_packages_are_dependencies():
     wanted = (
         "jupyterlab papermill torch segmentation-models-pytorch timm opencv-python seaborn pandas"
     )
-    assert set(wanted.split()) <= names(PROJECT["project"]["dependencies"])
-    assert {"pytest", "nbval"} <= names(PROJECT["project"]["optional-dependencies"]["test"])
-
-
-STUDY = {  # around the library
-    "background",
-    "claims",
-    "cli",
-    "cluster",
-    "convert",
-    "explorer",
-    "export",
-    "few_shot",
-    "figures",
-    "notebooks",
-    "peers",
-    "presets",
-    "report",
-    "site",
-    "speed",
-    "stats",
-    "study",
-}
-
-
-def test_library_knows_nothing_of_the_study():
-    texts = {path.stem: path.read_text() for path in (ROOT / "dlilib").glob("*.py")}
-    library = {
-        name: text for name, text in texts.items() if name not in STUDY | {"__init__", "__main__"}
-    }
-    for name, text in library.items():
-        imported = set(re.findall(r"^from dlilib(?:\.(\w+))? import", text, re.MULTILINE))
-        assert not imported & STUDY, name
-
-
-def test_the_transform_does_not_wait_for_a_model_zoo():
-    slow = [
-        "segmentation_models_pytorch",
-        "timm",
-        "torchvision",
-        "sklearn",
-        "scipy.stats",
-        "matplotlib",
-    ]
-    code = f"import sys, dlilib.cli; print([name for name in {slow} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
+    assert set(wanted.split()) <= names(PROJECT["project"]["dependencies"]) | EXTRAS["study"]
+    assert {"pytest", "nbval"} <= EXTRAS["test"]
 
 
 def test_readme_links_and_commands_exist():

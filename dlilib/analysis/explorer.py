@@ -162,7 +162,7 @@ def explore(tiles: TileSet, donors: np.ndarray | Tensor | None = None, seed: int
         'png'
     """
     if not (tiles.labels == 0).any():
-        raise ValueError(f"{tiles.source} has no free tile to inject into")
+        raise ValueError(f"{tiles.source} has no defect-free image to inject into")
     bank = DonorBank.of(tiles, donors)
     classes = Dropdown(
         description="class", options=[(name, k) for k, name in enumerate(tiles.classes)], **WIDE
@@ -191,7 +191,7 @@ def _controls(tiles: TileSet, bank: DonorBank, seed: int) -> dict[str, ipywidget
     targets = _named(tiles, (tiles.labels == 0).nonzero()[:, 0])
     return {
         "donor": Dropdown(description="donor", options=_named(tiles, bank.members[0]), **WIDE),
-        "target": Dropdown(description="target tile", options=targets, **WIDE),
+        "target": Dropdown(description="target image", options=targets, **WIDE),
         "rotation": ipywidgets.IntSlider(
             0, min=-180, max=180, description="rotation, degrees", **WIDE
         ),

@@ -364,7 +364,7 @@ def few_shot(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     title = (
         f"{data}, {encoders}: last epoch, n ≤ {n} seeds\nNBR and weighted BCE in our interpretation"
     )
-    ax.set(xlabel="micro IoU of the tiles that are left", ylabel="", title=title)
+    ax.set(xlabel="micro IoU of the parts that are left", ylabel="", title=title)
     ax.legend(
         title="annotated images a class", frameon=False, bbox_to_anchor=(1, 1), loc="upper left"
     )

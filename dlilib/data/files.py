@@ -1,4 +1,4 @@
-"""Files in a folder or a zip, read with checks: every refusal is a DataError that names the file."""
+"""Files in a folder or a zip, read with checks; every refusal names the file."""
 
 import hashlib
 import lzma

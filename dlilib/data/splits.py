@@ -105,7 +105,7 @@ def _tile_level(labels: np.ndarray, tile: np.ndarray, seed: int) -> np.ndarray:
     distinct = [len(np.unique(tile[labels == label])) for label in np.unique(labels)]
     if max(distinct) < FOLDS:
         raise ValueError(
-            f'protocol "tile" needs a class of {FOLDS} or more tiles (parts), not {max(distinct)}'
+            f'protocol "tile" needs a class of {FOLDS} or more parts, not {max(distinct)}'
         )
     folds = model_selection.StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed // FOLDS)
     _, val = list(folds.split(labels, labels, tile))[seed % FOLDS]
@@ -120,7 +120,7 @@ def _few_shot(
     in_val = (labels > 0) & ~np.isin(tile, tile[support])
     for label, name in enumerate(tiles.classes, start=1):
         if label not in labels[in_val]:
-            raise ValueError(f"{shots} shots, seed {seed}: no tile is left to validate {name}")
+            raise ValueError(f"{shots} shots, seed {seed}: no part is left to validate {name}")
     free_aside = (labels == 0) & np.isin(tile, tile[in_val])
     free_train = np.flatnonzero((labels == 0) & ~free_aside)
     train = np.sort(np.concatenate([support, free_train]))
@@ -137,7 +137,7 @@ def _support(tiles: TileSet, shots: int, seed: int) -> np.ndarray:
         parts = np.unique(tile[shown])
         if len(parts) <= shots:
             raise ValueError(
-                f"{shots} shots need more than {shots} tiles of class {name}, it has {len(parts)}"
+                f"{shots} shots need more than {shots} parts of class {name}, it has {len(parts)}"
             )
         # all seeds go through the parts in one order, each where the seed before it ended
         order = np.random.default_rng(label).permutation(parts)

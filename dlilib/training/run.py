@@ -14,6 +14,7 @@ from dlilib.losses import METHODS, VARIANTS
 from dlilib.models import ENCODERS
 from dlilib.training.precision import PRECISIONS
 
+# Field -> the values that it can have.
 CHOICES = {
     "resize": (*RESIZES, "pad"),
     "split": PROTOCOLS,
@@ -32,40 +33,47 @@ CHOICES = {
 
 @dataclass(frozen=True)
 class Run:
-    """One training run; the defaults are the paper's protocol as released."""
+    """One training run; the defaults are the paper's protocol as released.
+
+    Two runs with the same values are the same run and have the same id.
+
+    Raises:
+        ValueError: A value is of the wrong type or out of range, or does not fit another one; the
+            message names the field.
+
+    Example:
+        >>> run = Run(method="wce", encoder="mobileone_s1", epochs=100, seed=3)
+        >>> run.changed
+        {'method': 'wce', 'encoder': 'mobileone_s1', 'epochs': 100, 'seed': 3}
+    """
 
     data: str = "magnetic_tiles"  # the TileSet's source
     size: int = 256  # side of the square images, pixels
-    resize: str = "nearest"  # how images got there
-    threshold: int = 0  # of the mask PNGs, 0..254
+    resize: str = "nearest"  # how the images came to their size
+    threshold: int = 0  # mask values above it are defect, 0..254
     split: str = "image"  # "image" or "tile"
-    fraction: float = 1.0  # of the training data kept
-    free_in_val: bool = False  # free images validate too
-    free_share: float = 1.0  # of the free training images drawn anew for each epoch
+    fraction: float = 1.0  # of the training data that is kept
+    free_in_val: bool = False  # defect-free images validate too
+    free_share: float = 1.0  # of the defect-free training images that an epoch draws anew
     method: str = "dli"  # "baseline", "focal", "balanced", "wce" or "dli"
     losses: str = "released"  # the competitors' losses as "released" or as "published"
     p_poisson: float = 0.5  # DLI: probability of Poisson blending; 0 cut-paste only, 1 Poisson only
-    until: str = "filled"  # DLI: fill every free image, or stop once "uniform"
-    region: str = "rectangle"  # DLI: where Poisson solves
-    guidance: str = "mixed"  # DLI: Poisson's gradients
+    until: str = "filled"  # DLI: fill every defect-free image, or stop once "uniform"
+    region: str = "rectangle"  # DLI: where Poisson blending solves, "rectangle" or "mask"
+    guidance: str = "mixed"  # DLI: Poisson blending's gradients, "mixed" or "donor"
     label: str = "dilated"  # DLI: a Poisson composite's label, "dilated" or "tight"
-    encoder: str = "resnet18"  # "resnest50d", "resnet18" or "mobileone_s1"
-    weights: str | None = "imagenet"  # the encoder's start, or None for random
-    epochs: int = 1000
+    encoder: str = "resnet18"  # a key of `models.ENCODERS`
+    weights: str | None = "imagenet"  # the encoder's initial weights; None: random
+    epochs: int = 1000  # passes over the training images
     batch: int = 64  # images
-    lr: float = 5e-4  # AdamW without weight decay, cosine to 0 over the epochs
+    lr: float = 5e-4  # of AdamW without weight decay; cosine to 0 over the epochs
     seed: int = 0  # of the split, the model and every draw
-    precision: str = (
-        "fp32"  # or "bf16", autocast; "auto": bf16 where the hardware multiplies in it, else fp32
-    )
+    precision: str = "fp32"  # or "bf16" (autocast), or "auto": bf16 where the hardware has units
     shots: int = 0  # few-shot: annotated images a class that train; 0: as the split says
-    nbr: float = 0.0  # weight of the normal background regularisation (our reading)
-    similarity: bool = (
-        False  # DLI: composites weighted by their likeness to real defects (our reading)
-    )
-    ties: str = (
-        "lowest"  # DLI: which of several rarest classes is injected, the "lowest" or a "random" one
-    )
+    nbr: float = 0.0  # weight of the normal background regularisation (our interpretation)
+    # DLI: weigh composites by their likeness to real defects (our interpretation)
+    similarity: bool = False
+    ties: str = "lowest"  # DLI: which of several rarest classes is injected, "lowest" or "random"
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -75,10 +83,9 @@ class Run:
                 f"Run.data must be a name of letters, digits, _ and -, got {self.data!r}"
             )
         for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise ValueError(
-                    f"Run.{name} must be one of {choices}, got {getattr(self, name)!r}"
-                )
+            value = getattr(self, name)
+            if value not in choices:
+                raise ValueError(f"Run.{name} must be one of {choices}, got {value!r}")
         self._check_ranges()
         if self.shots and (self.split, self.fraction) != ("tile", 1):
             raise ValueError(f'Run.shots = {self.shots} needs split "tile" and fraction 1')
@@ -116,14 +123,17 @@ class Run:
     @property
     def changed(self) -> dict[str, str | int | float | bool | None]:
         """The fields that differ from the defaults."""
-        found = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {f.name: found[f.name] for f in fields(self) if found[f.name] != f.default}
+        changed = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value != field.default:
+                changed[field.name] = value
+        return changed
 
     @property
     def id(self) -> str:
         """A readable prefix and a hash over `changed`: the name of the run's files."""
         # A field that is added later leaves the ids as they are, and a default must never change.
-        digest = hashlib.sha256(json.dumps(self.changed, sort_keys=True).encode()).hexdigest()
-        return (
-            f"{self.data}-{self.encoder}-{self.method}-{self.split}-seed{self.seed}-{digest[:10]}"
-        )
+        text = json.dumps(self.changed, sort_keys=True)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:10]
+        return f"{self.data}-{self.encoder}-{self.method}-{self.split}-seed{self.seed}-{digest}"

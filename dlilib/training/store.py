@@ -19,57 +19,92 @@ from dlilib.data.files import WriteError, write_whole
 from dlilib.training.run import Run
 from dlilib.version import __version__
 
+# what a record must have, beside its id and run
+KEYS = {"best", "last", "data", "machine", "seconds", "val_images", "val_tiles"}
+
 
 class Store:
-    """One folder of results: records/<id>.json of finished runs, checkpoints/<id>.pt of unfinished ones, and models."""
+    """A folder of results.
+
+    It holds records/<id>.json of finished runs, checkpoints/<id>.pt of unfinished ones and
+    models/<id>.safetensors.
+
+    Args:
+        folder: The folder; it is made when something is first kept.
+
+    Example:
+        >>> store = Store("results/lite")
+        >>> record = store.record(Run())  # None if the run is not finished
+        >>> record["best"]["iou"]
+    """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
 
     def record_path(self, run: Run) -> Path:
-        """Where the record of a finished run lies."""
+        """Return where the record of a finished run lies."""
         return self.folder / "records" / f"{run.id}.json"
 
     def checkpoint_path(self, run: Run) -> Path:
-        """Where the checkpoint of an unfinished run lies."""
+        """Return where the checkpoint of an unfinished run lies."""
         return self.folder / "checkpoints" / f"{run.id}.pt"
 
     def model_path(self, run: Run) -> Path:
-        """Where the weights of a finished run lie, if they were to be kept."""
+        """Return where the weights of a finished run lie, if they are kept."""
         return self.folder / "models" / f"{run.id}.safetensors"
 
     def record(self, run: Run) -> dict[str, Any] | None:
-        """The run's record, or None if it is not finished."""
-        return read_record(path) if (path := self.record_path(run)).exists() else None
+        """Read the record of a run.
+
+        Returns:
+            The record, or None if the run is not finished.
+
+        Raises:
+            ValueError: The file is not the run's record; the message names it.
+        """
+        path = self.record_path(run)
+        return read_record(path) if path.exists() else None
 
     def finish(self, run: Run, record: dict[str, Any]) -> None:
-        """Keep the record; its checkpoint is no longer needed."""
-        write_whole(
-            self.record_path(run), (json.dumps(record, separators=(",", ":")) + "\n").encode()
-        )
+        """Write the record of a run and delete its checkpoint, which is no longer needed.
+
+        Raises:
+            WriteError: The record cannot be written.
+        """
+        text = json.dumps(record, separators=(",", ":")) + "\n"
+        write_whole(self.record_path(run), text.encode())
         self.checkpoint_path(run).unlink(missing_ok=True)
 
     def save(self, run: Run, state: dict[str, Any]) -> None:
-        """Keep an unfinished run's state (tensors and plain values)."""
+        """Write an unfinished run's state, tensors and plain values, to its checkpoint.
+
+        Raises:
+            WriteError: The checkpoint cannot be written.
+        """
         buffer = io.BytesIO()
         torch.save(state, buffer)
         write_whole(self.checkpoint_path(run), buffer.getvalue())
 
     @contextmanager
     def claim(self, run: Run) -> Iterator[bool]:
-        """Hold the run against other processes on this store; False where one of them has it.
+        """Hold a run against other processes that work on this folder.
 
-        The system lets go of it when its process ends, however it ends; what that was writing is cleared away here.
+        The system releases the run when this process ends, however it ends. What a killed process
+        was writing is deleted here.
+
+        Yields:
+            Whether the run is held; False if another process has it.
+
+        Raises:
+            WriteError: The folder cannot be written.
         """
         path = self.folder / "checkpoints" / f"{run.id}.lock"
         lock = FileLock(path, timeout=0)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             lock.acquire()
-            for part in self.folder.glob(
-                f"*/.{run.id}.*"
-            ):  # of a process that was killed while it wrote
-                part.unlink()
+            for half_written in self.folder.glob(f"*/.{run.id}.*"):
+                half_written.unlink()
         except Timeout:
             yield False
             return
@@ -83,15 +118,27 @@ class Store:
             lock.release()
 
     def save_model(self, run: Run, model: nn.Module) -> None:
-        """Keep a model's weights, as `models.load` reads them."""
-        weights = {
-            name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()
-        }
+        """Write a model's weights, as `models.load` reads them.
+
+        Raises:
+            WriteError: The weights cannot be written.
+        """
+        weights = {}
+        for name, value in model.state_dict().items():
+            weights[name] = value.detach().cpu().contiguous()
         write_whole(self.model_path(run), safetensors.torch.save(weights))
 
     def load(self, run: Run) -> dict[str, Any] | None:
-        """An unfinished run's state, on the CPU, or None."""
-        if not (path := self.checkpoint_path(run)).exists():
+        """Read the checkpoint of a run, without running code that it may hold.
+
+        Returns:
+            The state that was saved, on the CPU, or None if there is none.
+
+        Raises:
+            ValueError: The file is not a readable checkpoint; the message names it.
+        """
+        path = self.checkpoint_path(run)
+        if not path.exists():
             return None
         try:
             with zipfile.ZipFile(path) as archive:
@@ -105,35 +152,53 @@ class Store:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """One record; ValueError naming the file if it is not one."""
+    """Read and check one record.
+
+    Raises:
+        ValueError: The file is not a record, or one of another run; the message names it.
+
+    Example:
+        >>> path = Store("results/lite").record_path(Run())
+        >>> read_record(path)["last"]["iou"]
+    """
     try:
         record = json.loads(path.read_text())
-        if Run(**record["run"]).id != record["id"]:
-            raise ValueError("its id does not fit its run")
-        if path.stem != record["id"]:
-            raise ValueError(f"it is a copy of {record['id']}")
-        if (
-            missing := {"best", "last", "data", "machine", "seconds", "val_images", "val_tiles"}
-            - record.keys()
-        ):
-            raise ValueError(f"it has no {min(missing)}")
-        for moment in ("best", "last"):
-            counts = [len(record[moment][name]) for name in ("classes", "images")]
-            if counts != [len(record["data"]["classes"]), len(record["val_images"])]:
-                raise ValueError(f"its {moment} epoch counts other classes or images than its data")
+        _check_record(record, path.stem)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path}: not a record ({error}); delete it to run it again") from None
     return record
 
 
+def _check_record(record: dict[str, Any], stem: str) -> None:
+    """Raise ValueError, TypeError, KeyError or AttributeError unless it is a whole record.
+
+    stem: of its file, which must be its id.
+    """
+    if Run(**record["run"]).id != record["id"]:
+        raise ValueError("its id does not fit its run")
+    if stem != record["id"]:
+        raise ValueError(f"it is a copy of {record['id']}")
+    missing = KEYS - record.keys()
+    if missing:
+        raise ValueError(f"it has no {min(missing)}")
+    for moment in ("best", "last"):
+        counted = len(record[moment]["classes"]), len(record[moment]["images"])
+        if counted != (len(record["data"]["classes"]), len(record["val_images"])):
+            raise ValueError(f"its {moment} epoch counts other classes or images than its data")
+
+
 def machine(device: torch.device) -> dict[str, str]:
-    """What a record says of where it was made: kind of device and versions, nothing that names a host."""
-    threads, capability = torch.get_num_threads(), torch.backends.cpu.get_cpu_capability()
-    cpu = f"CPU {platform.machine()} {capability}, {threads} threads"
+    """Describe this machine for a record: device and versions, nothing that names a host."""
+    if device.type == "cuda":
+        kind = torch.cuda.get_device_name(device)
+    else:
+        capability = torch.backends.cpu.get_cpu_capability()
+        kind = f"CPU {platform.machine()} {capability}, {torch.get_num_threads()} threads"
     return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu,
+        "device": kind,
         "dlilib": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
-        **{name: version(name) for name in ("segmentation-models-pytorch", "timm")},
+        "segmentation-models-pytorch": version("segmentation-models-pytorch"),
+        "timm": version("timm"),
     }

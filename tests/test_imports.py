@@ -1,0 +1,184 @@
+"""Which module imports which: down the house's floors, never up, and no more than is declared."""
+
+import ast
+import graphlib
+import re
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+
+from dlilib.data.convert import to_folder
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "dlilib"
+# A room is a folder or a module at the top; what is further down is listed first.
+FLOORS = (
+    {"version", "extras", "tiles", "augment", "blend", "metrics", "models"},
+    {"balance", "losses", "data"},
+    {"inject", "export"},
+    {"training"},
+    {"study", "benchmark"},
+    {"analysis"},
+    {"cli"},
+    {"__main__"},
+)
+STUDY = ("study", "benchmark", "analysis", "cli", "__main__")  # rooms that need the extra "study"
+BASELINES = {"pietorch", "kornia", "core", "dsets"}  # timed where somebody has installed them
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+MODULES = {
+    path.relative_to(ROOT).with_suffix("").as_posix().replace("/", "."): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+    if path.name != "__init__.py"
+}
+
+
+def room(module: str) -> str:
+    return module.split(".")[1]
+
+
+def floor(module: str) -> int:
+    floors = [k for k, rooms in enumerate(FLOORS) if room(module) in rooms]
+    assert floors, f"{module} is on no floor"
+    return floors[0]
+
+
+def imported(path: Path) -> list[tuple[str, bool]]:
+    """Each imported module of a file, and whether that happens as soon as the file is."""
+    found = []
+
+    def visit(node: ast.AST, at_once: bool) -> None:
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            return
+        if isinstance(node, ast.Import):
+            found.extend((alias.name, at_once) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            submodules = [f"{node.module}.{alias.name}" for alias in node.names]
+            ours = [name for name in submodules if name in MODULES]
+            found.extend((name, at_once) for name in ours or [node.module])
+        inside = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        for child in ast.iter_child_nodes(node):
+            visit(child, at_once and not inside)
+
+    visit(ast.parse(path.read_text()), True)
+    return found
+
+
+def distributions(names: list[str]) -> set[str]:
+    return {re.match(r"[\w.-]+", name)[0].lower().replace("_", "-") for name in names}
+
+
+BASE = distributions(PROJECT["dependencies"])
+EXTRAS = {name: distributions(d) for name, d in PROJECT["optional-dependencies"].items()}
+DISTRIBUTIONS = packages_distributions()
+
+
+def foreign(module: str) -> bool:
+    top = module.split(".")[0]
+    return top not in sys.stdlib_module_names and top not in {"dlilib", *BASELINES}
+
+
+def declared(module: str, allowed: set[str]) -> bool:
+    found = DISTRIBUTIONS.get(module.split(".")[0], [module])
+    return any(name.lower().replace("_", "-") in allowed for name in found)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_go_down(module):
+    for other, _ in imported(MODULES[module]):
+        if other.startswith("dlilib.") and room(other) != room(module):
+            assert floor(other) < floor(module), f"{module} imports {other}"
+
+
+def test_there_is_no_circle():
+    graph = {m: {o for o, _ in imported(path) if o in MODULES} for m, path in MODULES.items()}
+    list(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_each_room_imports_only_what_its_extra_declares(module):
+    at_import = BASE | EXTRAS["study"] if room(module) in STUDY else BASE
+    anywhere = at_import | set().union(*EXTRAS.values())
+    for other, at_once in imported(MODULES[module]):
+        if foreign(other):
+            assert declared(other, at_import if at_once else anywhere), f"{module} imports {other}"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_each_missing_package_is_told_with_the_extra_that_has_it(module):
+    for node in ast.walk(ast.parse(MODULES[module].read_text())):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "require":
+            other, extra = (argument.value for argument in node.args)
+            assert declared(other, EXTRAS[extra]), f"{extra} does not install {other}"
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if room(m) not in STUDY])
+def test_the_library_imports_extras_only_by_require(module):
+    for other, _ in imported(MODULES[module]):
+        assert not foreign(other) or declared(other, BASE), f"{module} imports {other}"
+
+
+def loaded(code: str) -> set[str]:
+    """The top-level modules that `code` loads beyond those of torch, of which tqdm is one."""
+    code += "\nimport sys; print(*sorted({name.split('.')[0] for name in sys.modules}))"
+    both = ("import torch" + code[code.index("\nimport sys") :], code)
+    torchs, all_ = (set(printed(part).split()) for part in both)
+    return all_ - torchs
+
+
+def printed(code: str) -> str:
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def test_the_transform_loads_neither_the_study_nor_a_model_zoo():
+    heavy = {"pandas", "matplotlib", "seaborn", "sklearn", "scipy", "typer", "tqdm", "distributed"}
+    heavy |= {"IPython", "jupyter_core", "papermill", "nbformat", "ipywidgets", "pooch"}
+    heavy |= {"segmentation_models_pytorch", "timm", "torchvision", "onnx"}
+    assert not loaded("import dlilib; dlilib.DynamicLabelInjection") & heavy
+
+
+def test_training_needs_no_tables_no_jupyter_no_dask_and_no_plots():
+    """A bare GPU machine has torch, the models and an image decoder, and not more."""
+    needless = {"pandas", "matplotlib", "seaborn", "distributed", "papermill", "nbformat", "scipy"}
+    assert not loaded("import dlilib.study.sweep, dlilib.cli") & needless
+
+
+def test_public_names_are_there_and_no_others():
+    found = printed("import dlilib; print(*[n for n in dir(dlilib) if getattr(dlilib, n)])")
+    assert "poisson_blend" in found.split() and "experiment" not in found.split()
+    with pytest.raises(subprocess.CalledProcessError):
+        subprocess.run([sys.executable, "-c", "import dlilib; dlilib.nothing"], check=True)
+
+
+def test_exporting_works_after_importing_the_package():
+    assert "onnx" not in loaded("import dlilib; dlilib.export.to_onnx")
+
+
+WITHOUT_EXTRAS = """
+import sys
+sys.modules.update(dict.fromkeys(sys.argv[2:]))  # as if they were not installed
+import torch, dlilib
+tiles = dlilib.from_folder(sys.argv[1], size=16)
+train, val = dlilib.split(tiles, "image")
+inject = dlilib.DynamicLabelInjection(tiles, donors=train)
+images, masks, labels = inject(tiles.images[:64], tiles.masks[:64], tiles.labels[:64])
+run = dlilib.Run(data=tiles.source, size=16, weights=None, epochs=1, batch=16, free_share=0.1)
+record = dlilib.fit(run, tiles)
+try:
+    dlilib.split(tiles, "tile")
+except ImportError as error:
+    print(int((labels == 0).sum()), record["last"]["epoch"], error)
+"""
+
+
+def test_a_folder_trains_without_the_extras_and_a_missing_one_is_named(toy, tmp_path):
+    to_folder(toy, tmp_path / "parts")
+    absent = ["pandas", "matplotlib", "seaborn", "sklearn", "scipy", "typer", "pooch", "onnx"]
+    command = [sys.executable, "-c", WITHOUT_EXTRAS, str(tmp_path / "parts"), *absent]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == "0 1 sklearn.model_selection is missing: pip install 'dlilib[study]'\n"
