@@ -3,7 +3,9 @@ BIN := .venv/bin
 
 help:
 	@echo 'make study   set up, then run the whole study in small on the embedded tiles (results/smoke)'
-	@echo 'make test    set up, then check style, tests and notebooks'
+	@echo 'make check   set up, then check style and the quick tests (two minutes)'
+	@echo 'make test    set up, then check style, all tests but the soak, and notebooks (eight minutes)'
+	@echo 'make soak    set up, then kill sweeps again and again'
 	@echo 'make setup   only create .venv'
 	@echo 'make lab     open the notebooks in JupyterLab'
 	@echo 'make site    build the website of the lite results (results/lite/site)'
@@ -30,15 +32,28 @@ site: setup
 lab: setup
 	$(BIN)/jupyter lab notebooks
 
-# The notebooks' stored outputs are compared with the records they were made from, not with what this machine trains.
-test: setup
+# One process for each core, and one thread for each process (tests/conftest.py): more threads than
+# cores take far longer.
+PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 8
+
+style: setup
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest
+	$(BIN)/ruff format --check .
+
+check: style
+	$(PYTEST) --dist worksteal --hypothesis-profile fast -m 'not slow and not soak'
+
+# The notebooks' stored outputs are compared with the records they were made from, not with what this machine trains.
+test: style
+	$(PYTEST) --dist worksteal
 	rm -rf build/nbval
 	mkdir -p build/nbval/results
 	cp -r notebooks build/nbval/
 	cp -r tests/smoke build/nbval/results/
-	$(BIN)/python -m pytest --nbval-lax build/nbval/notebooks
+	OMP_NUM_THREADS=1 $(PYTEST) --dist loadscope --nbval-lax build/nbval/notebooks
+
+soak: setup
+	$(BIN)/python -m pytest -m soak
 
 accept:
 	cp results/smoke/notebooks/*.ipynb notebooks/
@@ -46,4 +61,4 @@ accept:
 	mkdir -p tests/smoke
 	cp -r results/smoke/records tests/smoke/
 
-.PHONY: help setup lock study site lab test accept
+.PHONY: help setup lock study site lab style check test soak accept

@@ -9,11 +9,22 @@ from collections import defaultdict
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported; what the tests start inherits it
+
 import numpy as np
 import pytest
 import torch
+from builders import TINY, TINY_PRESET, few_of_each_class, kept
+from hypothesis import settings
 
 import dlilib
+from dlilib.study import experiments, presets, sweep
+from dlilib.training.trainer import fit
+
+torch.set_num_threads(1)
+settings.register_profile("full", deadline=None)
+settings.register_profile("fast", deadline=None, max_examples=10)
+settings.load_profile("full")
 
 
 def pytest_runtest_setup(item):
@@ -49,8 +60,45 @@ def toy() -> dlilib.TileSet:
 
 
 @pytest.fixture(scope="session")
+def small_toy() -> dlilib.TileSet:
+    """All toy tiles, 32 px."""
+    return dlilib.toy_tiles(size=32)
+
+
+@pytest.fixture(scope="session")
+def few_tiles() -> dlilib.TileSet:
+    """72 toy tiles, 16 px: an epoch takes a fraction of a second."""
+    return few_of_each_class(dlilib.toy_tiles(size=16))
+
+
+@pytest.fixture(scope="session")
+def tiny_record(few_tiles) -> dict:
+    """The record of TINY on the few tiles; not to be changed."""
+    return fit(TINY, few_tiles)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory):
+    """undisturbed(match): what the matching runs of TINY_PRESET give if nothing disturbs them."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+
+    def records(match=""):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(presets.PRESETS, "tiny", TINY_PRESET)
+            runs = experiments.all_runs("tiny", match)
+        sweep.execute(runs, folder, device="cpu", progress=False)
+        found = kept(folder)
+        return {run.id: found[run.id] for run in runs}
+
+    return records
+
+
+@pytest.fixture(scope="session")
 def real_groups(real_tiles) -> np.ndarray:
-    """The rule for file numbers, written again: gaps of at most 400, no exposure twice, within a class."""
+    """The rule for file numbers, written again.
+
+    Gaps of at most 400, no exposure twice, within a class.
+    """
     shots = defaultdict(list)
     for i, name in enumerate(real_tiles.names):
         folder, stem = name.split("/")
@@ -99,7 +147,10 @@ def _serving(handler: type[http.server.BaseHTTPRequestHandler]):
 
 @pytest.fixture
 def serve(monkeypatch):
-    """serve(answer) -> (URL, requested paths); answer(handler) writes the response to a HEAD or GET."""
+    """serve(answer) -> (URL, requested paths).
+
+    answer(handler) writes the response to a HEAD or GET.
+    """
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with ExitStack() as stack:

@@ -24,7 +24,10 @@ def images_and_masks(batch=3, channels=2, height=24, width=24, seed=0):
 
 
 def recover(maps):
-    """Shift (share of the side), zoom, angle (degrees) and mirrors (x, y) that the maps undo; angles below 90°."""
+    """Shift (share of the side), zoom, angle (degrees) and mirrors (x, y) that the maps undo.
+
+    For angles below 90°.
+    """
     linear, offset = maps[:, :, :2].double(), maps[:, :, 2:].double()
     zoom = linear.det().abs() ** -0.5 - 1
     mirrors = torch.stack([linear[:, 0, 0], linear[:, 1, 1]], dim=1).sign()

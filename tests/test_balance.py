@@ -12,7 +12,8 @@ from dlilib.balance import DonorBank, plan
 BATCHES = st.integers(1, 8).flatmap(
     lambda k: st.tuples(st.lists(st.one_of(st.just(0), st.integers(0, k)), max_size=48), st.just(k))
 )
-THOUSAND = settings(max_examples=1000, deadline=None)
+# Ten times the profile's examples: a thousand, and a hundred in the fast tier.
+THOUSAND = settings(max_examples=10 * settings.default.max_examples)
 
 
 def one_at_a_time(labels, num_classes, until):

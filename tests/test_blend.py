@@ -2,6 +2,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from builders import refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
@@ -16,7 +17,10 @@ OPTIONS = pytest.mark.parametrize("region, guidance", [(r, g) for r in REGIONS f
 
 
 def reference(target, donor, mask, guidance, region):
-    """The linear system written out pixel by pixel: 4 u_p - sum u_q = sum v_pq; target, donor (C, H, W) float64."""
+    """The linear system written out pixel by pixel: 4 u_p - sum u_q = sum v_pq.
+
+    target, donor: (C, H, W) float64.
+    """
     height, width = mask.shape
     inner = np.zeros_like(mask)
     inner[1:-1, 1:-1] = True
@@ -51,7 +55,10 @@ def batch_reference(target, donor, mask, guidance, region):
 
 
 def levels(*shape, seed):
-    """Grey levels / 256: exact in float32, and so are their differences, so that ties of gradients are ties."""
+    """Grey levels / 256: exact in float32, and so are their differences.
+
+    So ties of gradients are ties.
+    """
     return torch.randint(256, shape, generator=torch.Generator().manual_seed(seed)) / 256
 
 
@@ -80,7 +87,10 @@ def example(height=16, width=19, kind="random", channels=3, batch=2):
 
 
 def pairs(tiles, labels=(1, 2, 4, 5)):
-    """One defective image of each class onto one free image each, and the defects' masks; levels / 256."""
+    """One defective image of each class onto one defect-free image each, and the defects' masks.
+
+    Grey levels / 256.
+    """
     defective = torch.tensor([int((tiles.labels == c).nonzero()[3, 0]) for c in labels])
     free = (tiles.labels == 0).nonzero()[: len(labels), 0]
     return tiles.images[free] / 256, tiles.images[defective] / 256, tiles.masks[defective] > 0
@@ -115,7 +125,8 @@ def test_agrees_with_scipy_on_toy_defects(toy, region, guidance):
 @pytest.mark.parametrize("region", REGIONS)
 @pytest.mark.parametrize("scale", [1 / 256, 1 / 255])
 def test_ties_of_mixed_gradients_go_to_the_target(toy, region, scale):
-    # 1 / 256: grey levels are exact. 1 / 255: the float32 values as they are, compared without further rounding.
+    # 1 / 256: grey levels are exact. 1 / 255: the float32 values as they are, compared without
+    # further rounding.
     target, donor, mask = (
         x * 256 * scale if x.is_floating_point() else x for x in pairs(toy, labels=(2, 4, 5))
     )
@@ -189,14 +200,16 @@ def test_full_mask_with_donor_guidance_is_the_donor_when_their_rings_agree():
 
 
 def test_single_pixel_by_hand():
-    # region mask, donor guidance: 4 u = sum of the target's neighbours + sum of (donor - its neighbours)
+    # Region mask, donor guidance: 4 u = sum of the target's neighbours + sum of (donor - its
+    # neighbours).
     target, donor = torch.full((1, 1, 3, 3), 0.5), torch.zeros(1, 1, 3, 3)
     donor[0, 0, 1, 1] = 0.2
     mask = make_mask("single", 3, 3, batch=1)
     assert poisson_blend(target, donor, mask, "donor", "mask")[0, 0, 1, 1].item() == pytest.approx(
         0.7
     )
-    # rectangle: only the two forward differences that start at the pixel are the donor's: 4 u = 4 · 0.5 + 2 · 0.2
+    # Rectangle: only the two forward differences that start at the pixel are the donor's:
+    # 4 u = 4 · 0.5 + 2 · 0.2.
     assert poisson_blend(target, donor, mask, "donor", "rectangle")[
         0, 0, 1, 1
     ].item() == pytest.approx(0.6)
@@ -267,8 +280,8 @@ def test_autocast_does_not_cost_precision(region, guidance):
 
 
 def test_mask_donor_agrees_with_opencv_inside_a_smooth_image():
-    # a donor that differs from the target by a constant and a bump well inside the mask: nothing hangs on how
-    # OpenCV erodes the mask or on its solving a rectangle around it
+    # A donor that differs from the target by a constant and a bump well inside the mask: nothing
+    # hangs on how OpenCV erodes the mask or on its solving a rectangle around it.
     y, x = np.mgrid[:64, :64].astype(np.float64)
     target = 90 + 0.8 * x + 0.4 * y + 8 * np.sin(x / 9)
     distance = np.hypot(x - 32, y - 32)
@@ -295,7 +308,7 @@ def test_without_ring_clears_only_the_ring_of_a_copy():
     assert inner[:, 1:-1, 1:-1].all()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=2 * settings.default.max_examples)
 @given(
     shape=st.tuples(*[st.integers(0, 3), st.integers(1, 3), st.integers(1, 9), st.integers(1, 9)]),
     dtype=st.sampled_from([torch.uint8, torch.float32, torch.float64, torch.int16]),
@@ -330,6 +343,18 @@ def test_cut_paste_is_the_donor_inside_and_the_target_outside(shape, dtype, seed
 def test_wrong_shapes_and_dtypes_raise(blend, change, message):
     with pytest.raises(ValueError, match=message):
         blend(*change(*example()))
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda t, d, m: (t + np.nan, d, m), "target and donor must be finite"),
+        (lambda t, d, m: (t, d + np.inf, m), "target and donor must be finite"),
+        (lambda t, d, m: (t, d.to("meta"), m), "must be on one device: target cpu, donor meta"),
+    ],
+)
+def test_values_that_are_not_finite_and_two_devices_are_refused(change, message):
+    refused(lambda: poisson_blend(*change(*example())), message)
 
 
 def test_wrong_options_and_integer_images_raise():

@@ -3,17 +3,18 @@ import shutil
 import subprocess
 import sys
 from contextlib import ExitStack
+from dataclasses import replace
 
 import nbformat
 import pandas as pd
 import pytest
+from builders import TINY_PRESET
 from typer.testing import CliRunner
 
 from dlilib import cli
 from dlilib.cli import _in_words, _seconds, app
+from dlilib.data.files import DataError
 from dlilib.study import experiments, presets, sweep
-from dlilib.study.presets import SMOKE_STAGES
-from dlilib.training.run import Run
 from dlilib.training.store import Store
 
 
@@ -23,20 +24,12 @@ def dli(*words):
 
 @pytest.fixture
 def tiny_study(monkeypatch):
-    base = Run(data="toy", size=16, weights=None, epochs=2, batch=16, free_share=0.0)
-    tiny = presets.Preset(
-        "tiny",
-        base,
-        SMOKE_STAGES,
-        ("resnet18",),
-        seeds=(0,),
-        fractions=(1.0,),
-        fraction_encoder="resnet18",
-        shots=(),
-    )
+    """A preset of seven runs of an epoch."""
+    tiny = replace(TINY_PRESET, base=replace(TINY_PRESET.base, epochs=1), seeds=(0,))
     monkeypatch.setitem(presets.PRESETS, "tiny", tiny)
 
 
+@pytest.mark.slow
 def test_data_prints_the_counts(magnetic_root):
     result = dli("data", "magnetic-tiles", "--root", magnetic_root)
     assert result.exit_code == 0
@@ -85,7 +78,6 @@ def test_durations_are_told_in_units_that_fit(seconds, text):
 @pytest.mark.parametrize(
     "words",
     [
-        ("data", "imagenet"),
         ("data", "folder"),
         ("run", "--budget", "soon"),
         ("run", "--match", "nothing-like-it"),
@@ -99,10 +91,17 @@ def test_wrong_words_are_a_usage_error(words):
     assert dli(*words).exit_code == 2
 
 
+def test_unknown_data_are_an_error_that_names_the_known():
+    result = dli("data", "imagenet")
+    assert isinstance(result.exception, DataError) and "magnetic_tiles" in str(result.exception)
+
+
 BAD_ROOT = ("data", "magnetic-tiles", "--root", "/no/such/folder")
 
 
-@pytest.mark.parametrize("words", [BAD_ROOT, ("status", "--preset", "huge")])
+@pytest.mark.parametrize(
+    "words", [BAD_ROOT, pytest.param(("status", "--preset", "huge"), marks=pytest.mark.slow)]
+)
 def test_user_errors_are_one_line(words):
     result = subprocess.run(
         [sys.executable, "-m", "dlilib", *words], capture_output=True, text=True
@@ -116,7 +115,7 @@ def test_speed_writes_and_prints_its_tables(tmp_path, monkeypatch):
     table = pd.DataFrame({"what": ["dlilib"], "ms": [1.5]})
     monkeypatch.setattr("dlilib.cli.magnetic_tiles", lambda root: None)
     monkeypatch.setattr(
-        "dlilib.cli.speed.measure", lambda tiles, device, src, root: [("blending", table)]
+        "dlilib.benchmark.speed.measure", lambda tiles, device, src, root: [("blending", table)]
     )
     shown = dli("speed", "--device", "cpu", "--results", tmp_path)
     written = pd.read_csv(tmp_path / "tables" / "speed_blending_cpu.csv")
@@ -139,6 +138,7 @@ def test_report_without_records_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_training_needs_no_jupyter_no_dask_and_no_plots():
     """A bare GPU machine has torch, the models and their tables, and not more."""
     code = "import sys; sys.modules.update(dict.fromkeys(sys.argv[1:])); import dlilib.cli"
@@ -164,8 +164,8 @@ def printed(path):
     return "".join(o.get("text", "") for o in outputs)
 
 
-@pytest.mark.parametrize("jobs", [1, 3])
-def test_notebooks_that_fail_stop_nobody_and_are_redone(tiny_study, tmp_path, jobs):
+@pytest.mark.slow
+def test_notebooks_that_fail_stop_nobody_and_are_redone(tiny_study, tmp_path):
     source, results = tmp_path / "notebooks", tmp_path / "results"
     source.mkdir()
     for name, line in {
@@ -185,7 +185,7 @@ def test_notebooks_that_fail_stop_nobody_and_are_redone(tiny_study, tmp_path, jo
         "--results",
         results,
         "--jobs",
-        jobs,
+        3,
     ]
     message = str(dli(*words).exception)
     assert (
@@ -215,6 +215,7 @@ def test_notebooks_that_fail_stop_nobody_and_are_redone(tiny_study, tmp_path, jo
     assert {name: (made / f"{name}.ipynb").stat().st_mtime_ns for name in stamps} == stamps
 
 
+@pytest.mark.slow
 def test_a_study_waits_for_runs_that_others_hold(tiny_study, tmp_path, monkeypatch):
     source = tmp_path / "notebooks"
     source.mkdir()
@@ -230,6 +231,7 @@ def test_a_study_waits_for_runs_that_others_hold(tiny_study, tmp_path, monkeypat
     assert naps[0] == cli.WAIT and not sweep.pending(experiments.all_runs("tiny"), store.folder)
 
 
+@pytest.mark.slow
 def test_a_finished_notebook_survives_the_failure_of_its_rerun(tiny_study, tmp_path):
     broken(tmp_path, "1_good", "pass")
     words = [
@@ -251,6 +253,7 @@ def test_a_finished_notebook_survives_the_failure_of_its_rerun(tiny_study, tmp_p
     )
 
 
+@pytest.mark.slow
 def test_a_notebook_whose_process_is_killed_is_alone_and_redone(tiny_study, tmp_path):
     source = tmp_path / "notebooks"
     source.mkdir()

@@ -6,51 +6,46 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from builders import TINY
 from safetensors.torch import load_file, save_file
 
-from dlilib import Run, fit, models, toy_tiles
+from dlilib import fit, models
 from dlilib.export import Runtime, Segmenter, to_onnx
+from dlilib.extras import MissingExtraError
 from dlilib.models import LIGHT_ENCODERS, WeightsError, normalised
 from dlilib.training.store import Store
 from dlilib.training.trainer import Trainer
 
-RUN = Run(
-    data="toy", size=16, weights=None, epochs=2, batch=16, free_share=0.1, encoder="mobileone_s1"
-)
+RUN = replace(TINY, method="dli", epochs=2, encoder="mobileone_s1")
 
 
-@pytest.fixture(scope="module")
-def small():
-    return toy_tiles(size=16)
-
-
-def test_a_kept_model_is_the_trained_one(small, tmp_path):
-    record = fit(RUN, small, folder=tmp_path, keep_model=True)
-    trainer = Trainer(RUN, small, torch.device("cpu"))
+def test_a_kept_model_is_the_trained_one(few_tiles, tmp_path):
+    record = fit(RUN, few_tiles, folder=tmp_path, keep_model=True)
+    trainer = Trainer(RUN, few_tiles, torch.device("cpu"))
     for _ in range(RUN.epochs):
         trainer.step()
-    model = models.load(Store(tmp_path).model_path(RUN), RUN.encoder, small.num_classes)
-    x = normalised(small.images[:4].float() / 255)
+    model = models.load(Store(tmp_path).model_path(RUN), RUN.encoder, few_tiles.num_classes)
+    x = normalised(few_tiles.images[:4].float() / 255)
     with torch.no_grad():
         assert torch.equal(model(x), trainer.model.eval()(x)) and not model.training
     assert record["last"] == trainer.last
 
 
-def test_a_run_finished_without_its_model_is_trained_again_for_it(small, tmp_path):
-    first = fit(RUN, small, folder=tmp_path)
+def test_a_run_finished_without_its_model_is_trained_again_for_it(few_tiles, tmp_path):
+    first = fit(RUN, few_tiles, folder=tmp_path)
     path = Store(tmp_path).model_path(RUN)
     assert not path.exists()
-    again = fit(RUN, small, folder=tmp_path, keep_model=True)
+    again = fit(RUN, few_tiles, folder=tmp_path, keep_model=True)
     assert path.exists() and again["last"] == first["last"]
     stamp = path.stat().st_mtime_ns
-    assert fit(RUN, small, folder=tmp_path, keep_model=True)["last"] == first["last"]
+    assert fit(RUN, few_tiles, folder=tmp_path, keep_model=True)["last"] == first["last"]
     assert path.stat().st_mtime_ns == stamp
     with pytest.raises(ValueError, match="keep_model needs a folder"):
-        fit(RUN, small, keep_model=True)
+        fit(RUN, few_tiles, keep_model=True)
 
 
-def test_weights_of_another_model_are_refused_by_name(small, tmp_path):
-    fit(RUN, small, folder=tmp_path, keep_model=True)
+def test_weights_of_another_model_are_refused_by_name(few_tiles, tmp_path):
+    fit(RUN, few_tiles, folder=tmp_path, keep_model=True)
     path = Store(tmp_path).model_path(RUN)
     with pytest.raises(WeightsError, match=rf"{path.name}: encoder\.\S+ of resnet18 is missing"):
         models.load(path, "resnet18", 5)
@@ -68,8 +63,14 @@ def test_weights_of_another_model_are_refused_by_name(small, tmp_path):
         models.load(tmp_path / "part.safetensors", "mobileone_s1", 5)
 
 
-@pytest.mark.parametrize("encoder", LIGHT_ENCODERS)
-@pytest.mark.parametrize("shape", [(1, 32, 48), (3, 40, 40)])
+@pytest.mark.parametrize(
+    "encoder",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name != "mobileone_s1" else name
+        for name in LIGHT_ENCODERS
+    ],
+)
+@pytest.mark.parametrize("shape", [(1, 32, 48), pytest.param((3, 40, 40), marks=pytest.mark.slow)])
 def test_onnx_gives_the_same_logits_at_any_batch(encoder, shape, tmp_path):
     model = models.build(encoder, num_classes=2)
     generator = torch.Generator().manual_seed(0)
@@ -97,11 +98,19 @@ def test_merged_branches_are_fewer_parameters_and_the_model_keeps_its_own():
     assert models.parameters(Segmenter(model)) < before == models.parameters(model)
 
 
-@pytest.mark.parametrize("missing", ["onnxscript", "onnxruntime"])
-def test_the_extra_is_named_where_it_is_missing(missing, monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    ("missing", "use"),
+    [
+        ("onnxscript", lambda path: to_onnx(models.build("resnet18"), path, (1, 16, 16))),
+        ("onnxruntime", Runtime),
+    ],
+    ids=["onnxscript", "onnxruntime"],
+)
+def test_the_extra_is_named_where_it_is_missing(missing, use, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, missing, None)
-    with pytest.raises(ValueError, match=rf"{missing} is missing.*pip install 'dlilib\[export\]'"):
-        Runtime(to_onnx(models.build("resnet18"), tmp_path / "model.onnx", (1, 16, 16)))
+    message = rf"{missing} is missing.*pip install 'dlilib\[export\]'"
+    with pytest.raises(MissingExtraError, match=message):
+        use(tmp_path / "model.onnx")
 
 
 def test_runs_that_pad_and_runs_that_resize_are_different():

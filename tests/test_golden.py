@@ -1,7 +1,8 @@
-"""Draws and pixels as they were when the recorded runs were made: work on the code must not change them.
+"""Draws and pixels as they were when the recorded runs were made.
 
-`python tests/test_golden.py` writes the stored values anew. Do that only where a change of draws or pixels is meant,
-and say so: all records made before are then of other draws.
+Work on the code must not change them. `python tests/test_golden.py` writes the stored values anew.
+Do that only where a change of draws or pixels is meant, and say so: all records made before are
+then of other draws.
 """
 
 import json
@@ -39,7 +40,7 @@ def planned(run, tiles):
 
 
 def pixels(run, tiles):
-    """Images in 64ths of a grey level and masks of an epoch's first two batches, after injection."""
+    """An epoch's first two batches, after injection: images in 64ths of a grey level, masks."""
     trainer = Trainer(run, tiles, torch.device("cpu"))
     pairs = [trainer.prepare(*batch) for batch in list(trainer.plan_epoch())[:2]]
     images, masks = (torch.cat(part) for part in zip(*pairs, strict=True))
@@ -66,7 +67,7 @@ def tiny_record():
     return json.loads(json.dumps({"record": record, "kind": kind}))
 
 
-@pytest.fixture(params=RUNS)
+@pytest.fixture(scope="module", params=RUNS)
 def data(request):
     """Name, run and tiles of toy and of real data."""
     run = RUNS[request.param]
@@ -100,8 +101,9 @@ def test_pixels_are_injected_as_before(data):
         assert np.abs(found["images"].astype(int) - stored["images"]).max() <= 1
 
 
+@pytest.mark.slow
 def test_a_tiny_run_gives_the_record_that_it_gave():
-    """On other kinds of machine, whose convolutions round differently, its IoU moves by up to 0.002."""
+    """Other kinds of machine, whose convolutions round differently, move its IoU by up to 0.002."""
     found, stored = tiny_record(), json.loads((GOLDEN / "tiny_record.json").read_text())
     for name in ("id", "run", "data", "val_images", "val_tiles"):
         assert found["record"][name] == stored["record"][name]

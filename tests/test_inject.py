@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from builders import refused
 from scipy.fft import dstn
 
 from dlilib import DynamicLabelInjection, plan_classes
@@ -18,7 +19,10 @@ FREE, DEFECTIVE = [0, 50, 100, 150, 200, 220, 230, 237, 3, 4, 5, 6], [240, 270, 
 
 @pytest.fixture
 def batch(toy):
-    """Twelve free toy images among one Blowhole, two Breaks, one Crack and one Uneven: images, masks, labels."""
+    """Images, masks and labels of twelve defect-free toy images and five defective ones.
+
+    One Blowhole, two Breaks, one Crack and one Uneven.
+    """
     index = torch.tensor(DEFECTIVE[:2] + FREE[:7] + DEFECTIVE[2:4] + FREE[7:] + DEFECTIVE[4:])
     return toy.images[index].float() / 255, toy.masks[index], toy.labels[index]
 
@@ -98,7 +102,7 @@ def test_cut_paste_is_the_warped_donor_inside_its_mask_and_the_target_outside(to
 
 
 def test_a_scale_that_is_not_exact_does_not_decide_between_equal_gradients(toy, batch):
-    """Dividing by 255 and multiplying by its reciprocal, as some devices do, differ in the last bit."""
+    """Some devices multiply by the reciprocal instead of dividing by 255: the last bit differs."""
     t = transform(toy, p_poisson=1)
     plan = t.plan(batch[2])
     rows = plan.target
@@ -115,6 +119,8 @@ def test_plan_for_a_larger_batch_and_foreign_types_are_refused(toy, batch):
     plan = t.plan(batch[2])
     with pytest.raises(ValueError, match="batch of at least"):
         t.apply_plan(plan, *(x[:2] for x in batch))
+    with pytest.raises(ValueError, match="the plan's donors reach"):
+        t.apply_plan(replace(plan, donor=plan.donor + 336), *batch)
     with pytest.raises(ValueError, match="images must be a torch tensor, got ndarray"):
         t(batch[0].numpy(), *batch[1:])
     with pytest.raises(ValueError, match="Blowhol"):
@@ -286,7 +292,10 @@ def test_warps_are_the_given_ones(toy, batch):
 
 
 def as_released(target, donor, mask):
-    """Mixed gradients on the whole rectangle of one float64 image (H, W), by scipy's DST-I; not via a correction."""
+    """Mixed gradients on the whole rectangle of one float64 image (H, W), by scipy's DST-I.
+
+    Not via a correction.
+    """
     gradients = []
     for axis in (0, 1):
         pad = [(0, 1) if k == axis else (0, 0) for k in (0, 1)]
@@ -371,11 +380,16 @@ def test_plan_gives_the_same_images_on_cpu_and_cuda(toy, batch, region, guidance
             lambda i, m, l: (i[..., ::2, ::2], m[..., ::2, ::2], l),
             r"\(1, 64, 64\), the batch's \(1, 32, 32\)",
         ),
+        (lambda i, m, l: (i, m.to("meta"), l), "masks on meta"),
+        (lambda i, m, l: (i.index_fill(0, torch.tensor([3]), np.nan), m, l), "pixel is nan"),
+        (lambda i, m, l: (i * 255, m, l), r"float images must lie in \[0, 1\]"),
+        (lambda i, m, l: (i + np.inf, m, l), "largest pixel is inf"),
     ],
 )
 def test_wrong_batches_raise(toy, batch, change, message):
-    with pytest.raises(ValueError, match=message):
-        transform(toy)(*change(*batch))
+    unharmed = transform(toy)
+    refused(lambda: unharmed(*change(*batch)), message)
+    unharmed(*batch)
 
 
 def test_colour_donors_do_not_go_into_a_grey_batch(toy, batch):
@@ -395,7 +409,7 @@ def test_colour_donors_do_not_go_into_a_grey_batch(toy, batch):
         ({"guidance": "both"}, "guidance must be one of.*'both'"),
         ({"label": "wide"}, "label must be one of.*'wide'"),
         ({"donors": np.arange(288)}, "class Crack has no donor"),
-        ({"donors": [336]}, "336 tiles"),
+        ({"donors": [336]}, "donors must index the 336 tiles"),
     ],
 )
 def test_wrong_options_raise(toy, options, message):

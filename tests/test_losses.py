@@ -34,7 +34,10 @@ LN2, LN3 = math.log(2), math.log(3)
 
 
 def tiny(pixels, images=None, side=8):
-    """A TileSet with `pixels[c]` mask pixels of class c + 1 in its first image, and images[c] images of that class."""
+    """A TileSet with pixels[c] mask pixels of class c + 1 in the first image of that class.
+
+    It has images[c] images of that class.
+    """
     images = [1] * len(pixels) if images is None else images
     labels = torch.cat(
         [torch.tensor([0]), *(torch.full((n,), c + 1) for c, n in enumerate(images))]
@@ -312,8 +315,8 @@ def test_a_cell_is_a_defects_if_any_of_its_pixels_is():
 
 
 def test_normal_background_by_hand():
-    # normal cells at +30 and -30 degrees: the prototype is at 0, each is 1 - cos 30 away; the defect at 20 is nearer
-    # to it than the margin, by cos 20 - 0.5, and the one at 80 is not
+    # Normal cells at +30 and -30 degrees: the prototype is at 0, each is 1 - cos 30 away. The
+    # defect at 20 is nearer to it than the margin, by cos 20 - 0.5, and the one at 80 is not.
     found = normal_background(plane(30, -30, 20, 80), cells_of(0, 0, 1, 1))
     expected = 1 - math.cos(math.pi / 6) + (math.cos(math.pi / 9) - 0.5) / 2
     assert found.item() == pytest.approx(expected, abs=1e-6)

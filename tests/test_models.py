@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from builders import refused
 from safetensors.torch import load_file, save_file
 
 from dlilib import models
@@ -222,6 +223,19 @@ def test_file_that_is_no_safetensors_is_refused_naming_it(folder, content):
     assert str(path) in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "spoil", [lambda t: t * torch.nan, lambda t: t.long()], ids=["NaN", "integers"]
+)
+def test_weights_that_are_no_numbers_or_integers_are_refused(folder, spoil):
+    state = build("resnet18").encoder.state_dict()
+    spoilt = {**state, "conv1.weight": spoil(state["conv1.weight"])}
+    save_file(spoilt, folder / "resnet18.safetensors")
+    refused(
+        lambda: build("resnet18", weights="imagenet"),
+        "conv1.weight of resnet18 holds",
+    )
+
+
 def test_pickle_is_never_executed(folder, tmp_path):
     class Trap:
         def __reduce__(self):
@@ -273,13 +287,17 @@ def hub_of(content, path):
 
 
 def build_apart(url, home, encoders):
-    """A line an encoder, from a fresh process that knows only the hub at `url`: sums of its tensors, or the refusal."""
+    """A line for each encoder, from a fresh process that knows only the hub at `url`.
+
+    The sums of its tensors, or the refusal.
+    """
     code = (
         "import json; from dlilib.models import build, WeightsError\n"
         f"for encoder in {encoders!r}:\n"
         "    try:\n"
         "        state = build(encoder, weights='imagenet').encoder.state_dict()\n"
-        "        print(json.dumps({name: tensor.double().sum().item() for name, tensor in state.items()}))\n"
+        "        sums = {name: tensor.double().sum().item() for name, tensor in state.items()}\n"
+        "        print(json.dumps(sums))\n"
         "    except WeightsError as error:\n"
         "        print('refused:', str(error).replace(chr(10), ' '))\n"
     )
@@ -299,6 +317,7 @@ def build_apart(url, home, encoders):
     return result.stdout.splitlines()
 
 
+@pytest.mark.slow
 def test_weights_come_from_a_hub_at_the_pinned_revision(tmp_path, serve):
     facts = models.ENCODERS["mobileone_s1"]
     repository, revision = facts.repository, facts.revision

@@ -1,4 +1,7 @@
-"""Notebook 8 on a folder that has nothing to do with the toy tiles: oblong RGB photographs of leather."""
+"""Notebook 8 on a folder that has nothing to do with the toy tiles: photographs of leather.
+
+They are oblong and in colour.
+"""
 
 import re
 import shutil
@@ -85,6 +88,7 @@ def run(photographs, tmp_path, *words):
     return "\n".join(o.get("text", "") or o.get("data", {}).get("text/plain", "") for o in outputs)
 
 
+@pytest.mark.slow
 def test_a_folder_of_photographs_goes_through(photographs, tmp_path):
     text = run(
         photographs,

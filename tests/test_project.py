@@ -69,7 +69,7 @@ def test_readme_links_and_commands_exist():
 
 @pytest.fixture
 def examples(tmp_path, toy, monkeypatch):
-    """The README's Python in the section on the transform, word for word, on a folder of toy tiles."""
+    """The README's Python in the section on the transform, word for word, on toy tiles."""
     to_folder(toy, tmp_path / "my_parts")
     monkeypatch.chdir(tmp_path)
     section = re.search(

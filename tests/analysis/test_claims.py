@@ -1,9 +1,10 @@
 import math
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from builders import record
 
 import dlilib
 from dlilib.analysis import claims, report, tables
@@ -16,27 +17,9 @@ ROOT = Path(__file__).parents[2]
 BASE = replace(presets.PRESETS["lite"].base, encoder="resnet18")
 
 
-def record(run, images, tiles=(1, 1, 2, 2), classes=None):
-    """A record with these counts (V, 3); by class: all in the first unless given."""
-    counts = np.array(images).tolist()
-    per_class = classes or [np.sum(images, axis=0).tolist(), *[[0, 0, 0]] * 4]
-    iou = float(np.sum(images, axis=0)[0] / np.sum(images))
-    moment = {"epoch": 1, "iou": iou, "classes": per_class, "images": counts}
-    return {
-        "id": run.id,
-        "run": asdict(run),
-        "machine": {"device": "CPU"},
-        "seconds": 60.0,
-        "best": moment,
-        "data": {"classes": ["Blowhole", "Break", "Crack", "Fray", "Uneven"]},
-        "val_images": list(range(len(images))),
-        "val_tiles": list(tiles[: len(images)]),
-        "last": {**moment, "images": counts[::-1]},
-    }
-
-
 def test_difference_and_its_interval_by_hand():
-    # parts 1 and 2 have the differences 0.5 and 0; a resample of two parts gives 0.5, 0.25 (two ways) or 0
+    # Parts 1 and 2 have the differences 0.5 and 0; a resample of two parts gives 0.5, 0.25 (two
+    # ways) or 0.
     ours, theirs = np.array([[8, 2, 0], [4, 6, 0]]), np.array([[3, 7, 0], [4, 6, 0]])
     pair = Pair(ours, theirs, np.array([1, 2]))
     single = clustered_difference([pair])
@@ -152,7 +135,7 @@ def test_what_no_run_feeds_is_not_planned_and_the_rest_pending(tmp_path):
     frame = claims.claims("lite", tmp_path).set_index(["claim", "protocol"])["text"]
     assert frame["DLI drops less than WCE at half the data", "tile-disjoint"] == "pending"
     assert frame["DLI drops less than WCE at half the data", "all corrected"] == "not planned"
-    assert frame["DLI beats focal", "free tiles validate, published losses"] == "pending"
+    assert frame["DLI beats focal", "defect-free images validate, published losses"] == "pending"
     assert frame["DLI beats focal", "published losses"] == "not planned"  # neither alone
     assert set(claims.claims("smoke", tmp_path, protocols=["tile-disjoint"])["text"]) == {
         "not planned"

@@ -1,4 +1,7 @@
-"""The explorer of single injections: its picture is the library's, its controls are live, in JupyterLab too."""
+"""The explorer of single injections: its picture is the library's.
+
+Its controls are live, in JupyterLab too.
+"""
 
 import base64
 import json
@@ -83,7 +86,7 @@ def controls(explorer):
 
 MOVES = {
     "class": 2,
-    "target tile": 7,
+    "target image": 7,
     "rotation, degrees": 30,
     "scale, factor": 1.5,
     "p_poisson": 0.0,
@@ -134,7 +137,7 @@ def test_donors_follow_the_class(toy):
 
 
 def test_tiles_without_a_free_one_are_refused(toy):
-    with pytest.raises(ValueError, match="toy has no free tile"):
+    with pytest.raises(ValueError, match="toy has no defect-free image"):
         explore(replace(toy, labels=toy.labels.clamp(min=1)))
 
 
@@ -206,6 +209,7 @@ def lab(tmp_path):
         yield f"{url}lab/tree/explorer.ipynb?token=open"
 
 
+@pytest.mark.slow
 def test_arrow_key_on_a_slider_changes_the_picture_in_jupyterlab(browser, lab):
     page = browser.new_page(viewport={"width": 1300, "height": 1000})
     page.set_default_timeout(120_000)

@@ -1,11 +1,7 @@
-import sys
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-
-sys.path.insert(0, __file__.rsplit("/", 1)[0])
-from test_claims import record
+from builders import record
 
 from dlilib.analysis import few_shot, figures
 from dlilib.study import experiments, presets
@@ -16,7 +12,10 @@ WAY, PART = (f"{name} (NBR, weighted BCE: our interpretation)" for name in ("var
 
 @pytest.fixture
 def folder(tmp_path):
-    """Seeds 0 and 1 with one shot: crop-and-paste 0.3 over plain, NBR 0.1 below that; everything else pending."""
+    """Seeds 0 and 1 with one shot: crop-and-paste 0.3 over plain, NBR 0.1 below that.
+
+    Everything else is pending.
+    """
     found = {"plain": 4, "crop-and-paste": 7, "crop-and-paste, NBR": 6, "DLI": 8, "DLI, NBR": 7}
     for way, right in found.items():
         for run in experiments.experiment(
@@ -85,7 +84,8 @@ def test_a_parts_ways_are_pooled(folder):
         .set_index(["shots", PART])
         .drop(columns="encoder")
     )
-    # with NBR 40 + 60 + 40 + 70, without 40 + 70 + 50 + 80; seed 1 one more in each way that `folder` made
+    # With NBR 40 + 60 + 40 + 70, without 40 + 70 + 50 + 80; seed 1 one more in each variant that
+    # `folder` made.
     by_seed = [210 / 400 - 240 / 500, 212 / 400 - 243 / 500]
     assert table.loc[(1, "NBR"), "gain in micro IoU"].startswith(f"{np.mean(by_seed):.3f} [")
     assert (

@@ -14,7 +14,8 @@ def test_mean_and_interval_of_equal_values_are_that_value():
 
 
 def test_two_values_by_hand():
-    # t with one degree of freedom is Cauchy's: its 0.75 quantile is 1; the standard error of two is half their distance
+    # t with one degree of freedom is Cauchy's: its 0.75 quantile is 1; the standard error of two is
+    # half their distance.
     assert estimate([0.2, 0.6], level=0.5) == Estimate(
         *[pytest.approx(x) for x in (0.4, 0.2, 0.6)], 2
     )
@@ -95,7 +96,10 @@ def test_wrong_values_and_levels_raise(values, level, message):
 
 
 def runs_and_frame():
-    """Runs of three methods of which some are finished: dli 3 of 3, wce 1 of 3, focal none; two encoders."""
+    """Runs of three methods and two encoders, of which some are finished.
+
+    dli 3 of 3, wce 1 of 3, focal none.
+    """
     runs = [
         Run(method=method, encoder=encoder, seed=seed)
         for method in ("dli", "wce", "focal")

@@ -8,15 +8,15 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
+from builders import TINY
 
 import dlilib
 from dlilib import augment, blend, inject
 from dlilib.benchmark import speed
 from dlilib.blend import GUIDANCES, REGIONS
-from dlilib.training.run import Run
 from dlilib.training.trainer import Trainer
 
-RUN = Run(data="toy", size=64, weights=None, epochs=3, batch=16, free_share=0.2)
+RUN = replace(TINY, method="dli", free_share=0.5)
 
 
 def generator(seed=0):
@@ -113,8 +113,10 @@ def test_injection_asks_its_device_for_nothing_and_runs_as_much_for_a_large_batc
     assert ops[0] >= ops[1] == ops[2] < 170
 
 
-def test_training_epoch_asks_its_device_for_the_loss_at_its_end_and_nothing_else(toy, on_meta):
-    trainer = Trainer(RUN, toy, on_meta)
+def test_training_epoch_asks_its_device_for_the_loss_at_its_end_and_nothing_else(
+    few_tiles, on_meta
+):
+    trainer = Trainer(RUN, few_tiles, on_meta)
     for batch in trainer.plan_epoch():
         assert trainer.update(*trainer.prepare(*batch)).is_meta
     with pytest.raises(RuntimeError, match=r"item.*meta"):
@@ -156,13 +158,13 @@ def test_plans_drawn_together_are_each_like_one_drawn_alone(toy):
         transform.plan_batches(labels[:5], [2, 1])
 
 
-def test_epoch_of_plans_is_used_batch_by_batch(toy):
-    trainer = Trainer(RUN, toy, torch.device("cpu"))
+def test_epoch_of_plans_is_used_batch_by_batch(few_tiles):
+    trainer = Trainer(RUN, few_tiles, torch.device("cpu"))
     for rows, flips, plan in trainer.plan_epoch():
         images, masks = trainer.prepare(rows, flips, plan)
         assert len(images) == len(masks) == len(rows) == len(flips)
         present = [[int(c) for c in m.unique() if c] for m in masks]
-        labels = toy.labels[rows].clone()
+        labels = few_tiles.labels[rows].clone()
         labels[plan.target] = plan.label
         assert all(set(found) <= {int(label)} for found, label in zip(present, labels, strict=True))
 
@@ -176,21 +178,22 @@ def test_compare_gives_medians_and_ratios_to_the_first():
     assert frame["ratio"][0] == 1 and frame["ratio"][1] > 3
 
 
-def test_tables_have_the_peers_that_are_installed(toy):
+@pytest.mark.slow
+def test_tables_have_the_peers_that_are_installed(few_tiles):
     blending = speed.blending(size=24, batch=2, repeats=2)
     assert set(blending["mask"]) == {"all", "box"} and "OpenCV seamlessClone" in set(
         blending["what"]
     )
-    injection = speed.injection(toy, batch=8, free=6, repeats=2)
+    injection = speed.injection(few_tiles, batch=8, free=6, repeats=2)
     assert injection["what"][0] == "dlilib" and np.isfinite(injection["ms"]).all()
-    training = speed.training(RUN, toy, steps=1, repeats=2)
+    training = speed.training(RUN, few_tiles, steps=1, repeats=2)
     assert training["what"].tolist() == ["resident batch", "without injection", "with injection"]
     assert (training["images_per_s"] > 0).all()
-    roof = speed.roofline(replace(RUN, batch=2), toy, repeats=1)
+    roof = speed.roofline(replace(RUN, batch=2), few_tiles, repeats=1)
     assert (roof["share"] > 0).all() and isinstance(roof, pd.DataFrame)
 
 
-def test_a_compiler_that_fails_is_told_and_left_out(toy, monkeypatch, capsys):
+def test_a_compiler_that_fails_is_told_and_left_out(few_tiles, monkeypatch, capsys):
     def fail(*_, **__):
         def run(*_):
             raise RuntimeError("no compiler")
@@ -198,14 +201,14 @@ def test_a_compiler_that_fails_is_told_and_left_out(toy, monkeypatch, capsys):
         return run
 
     monkeypatch.setattr(torch, "compile", fail)
-    frame = speed.training(RUN, toy, steps=1, repeats=1, compiled=True)
+    frame = speed.training(RUN, few_tiles, steps=1, repeats=1, compiled=True)
     assert frame["what"].tolist() == ["resident batch", "without injection", "with injection"]
     assert "graphs fails: RuntimeError: no compiler" in capsys.readouterr().err
 
 
-def test_compiled_step_is_timed_too(toy, monkeypatch):
+def test_compiled_step_is_timed_too(few_tiles, monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda step, mode, dynamic: step)
-    frame = speed.training(RUN, toy, steps=1, repeats=1, compiled=True)
+    frame = speed.training(RUN, few_tiles, steps=1, repeats=1, compiled=True)
     assert frame["what"].tolist()[-2:] == ["compiled", "graphs"]
 
 
@@ -229,8 +232,8 @@ def test_no_batches_have_no_plans(toy):
 
 
 @pytest.mark.gpu
-def test_epoch_on_cuda_never_waits(toy):
-    trainer = Trainer(RUN, toy, torch.device("cuda"))
+def test_epoch_on_cuda_never_waits(small_toy):
+    trainer = Trainer(replace(RUN, size=32), small_toy, torch.device("cuda"))
     batches = list(trainer.plan_epoch())
     trainer.update(*trainer.prepare(*batches[0]))
     torch.cuda.set_sync_debug_mode("error")

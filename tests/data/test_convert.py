@@ -1,4 +1,7 @@
-"""Polygons of LabelMe and COCO end up where they were drawn, and what is wrong with a file is said."""
+"""Polygons of LabelMe and COCO end up where they were drawn.
+
+What is wrong with a file is said.
+"""
 
 import json
 

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from builders import encoded
 from PIL import Image
 from sklearn.metrics import adjusted_rand_score
 
@@ -22,12 +23,6 @@ CLASSES = ("Blowhole", "Break", "Crack", "Fray", "Uneven")
 FOLDERS = (*CLASSES, "Free")
 STEMS = ("exp1_num_1", "exp2_num_500")
 differs = pytest.mark.filterwarnings("ignore:.*files differ from the released ones")
-
-
-def encoded(pixels, kind):
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, kind, **({"quality": 95} if kind == "JPEG" else {}))
-    return buffer.getvalue()
 
 
 def mask_pixels(folder, size=(20, 30)):

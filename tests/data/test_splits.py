@@ -143,7 +143,7 @@ def test_global_generator_neither_changes_nor_is_changed(toy, protocol):
         np.testing.assert_array_equal(ours, theirs)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=min(40, settings.default.max_examples))
 @given(st.lists(st.integers(0, 2), min_size=1, max_size=40), st.integers(0, 2**32 - 1))
 def test_image_split_of_any_labels_is_a_partition(labels, seed):
     tiles = tiles_of(labels)
@@ -196,6 +196,7 @@ def test_labels_on_a_permuted_data_set_stay_with_their_images(toy):
         ("fraction", -0.5),
         ("fraction", 1.01),
         ("fraction", float("nan")),
+        ("seed", -1),
     ],
 )
 def test_argument_out_of_range_is_refused(toy, argument, value):
@@ -205,7 +206,7 @@ def test_argument_out_of_range_is_refused(toy, argument, value):
 
 def test_too_few_tiles_for_five_folds_are_refused_in_words():
     tiles = tiles_of([1, 1, 0, 0, 2, 2], [0, 0, 1, 1, 2, 2])
-    with pytest.raises(ValueError, match="tiles"):
+    with pytest.raises(ValueError, match="parts"):
         split(tiles, "tile")
 
 
@@ -277,7 +278,7 @@ def test_few_shot_takes_no_image_of_an_empty_mask():
     for seed in range(6):
         train = few_shot(tiles, 1, seed)[0]
         assert per_class(tiles, train).tolist() == [1, 1, 1] and not {0, 2, 4} & set(train)
-    with pytest.raises(ValueError, match="2 shots need more than 2 tiles of class a, it has 2"):
+    with pytest.raises(ValueError, match="2 shots need more than 2 parts of class a, it has 2"):
         few_shot(tiles, 2)
 
 
@@ -295,14 +296,14 @@ def test_few_shot_elsewhere_is_refused(toy, options):
 
 def test_too_many_shots_name_the_class(toy):
     with pytest.raises(
-        ValueError, match="8 shots need more than 8 tiles of class Blowhole, it has 8"
+        ValueError, match="8 shots need more than 8 parts of class Blowhole, it has 8"
     ):
         few_shot(toy, 8)
 
 
 def test_few_shot_whose_tiles_hold_all_of_another_class_is_refused():
     tiles = tiles_of([1, 1, 2, 2, 2], [0, 1, 0, 1, 2])
-    with pytest.raises(ValueError, match="no tile is left to validate a"):
+    with pytest.raises(ValueError, match="no part is left to validate a"):
         for seed in range(6):  # in some of them the two classes take tiles 0 and 1
             few_shot(tiles, 1, seed)
 

@@ -1,31 +1,24 @@
-"""`dli run --background`: it makes way for everything else, ends at once, and loses at most an epoch."""
+"""`dli run --background`: it makes way for everything else, and ends at once.
+
+It loses at most an epoch.
+"""
 
 import os
 import re
 import signal
 import subprocess
 import sys
-import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 import torch
+from builders import wait_until
 
 from dlilib import cli
 from dlilib.study import background, experiments, sweep
 
 DLI = [sys.executable, "-m", "dlilib", "run", "--background"]
-PATIENCE = 120  # seconds
-
-
-def waited_for(condition, process=None):
-    deadline = time.monotonic() + PATIENCE
-    while not (found := condition()):
-        assert process is None or process.poll() is None, "it ended"
-        assert time.monotonic() < deadline, "it took too long"
-        time.sleep(0.05)
-    return found
 
 
 def alive(pid):
@@ -49,22 +42,27 @@ def epochs(folder):
 def running(folder):
     """Two background processes at the smoke preset's first runs, and their ids."""
     command = [*DLI, "--preset", "smoke", "--workers", "2", "--results", str(folder)]
-    log = folder / "log"
+    log, environment = folder / "log", {**os.environ, "OMP_NUM_THREADS": "2"}
     with log.open("w") as output:
-        process = subprocess.Popen(command, stderr=output)
+        process = subprocess.Popen(command, stderr=output, env=environment)
+    pids = []
     try:
-        told = waited_for(lambda: re.search(r"processes (\d+) (\d+):", log.read_text()), process)
-        yield process, [int(pid) for pid in told.groups()]
+        told = wait_until(lambda: re.search(r"processes (\d+) (\d+):", log.read_text()), process)
+        pids = [int(pid) for pid in told.groups()]
+        yield process, pids
     finally:
         process.kill()
         process.wait()
+        for pid in pids:  # a paused one outlives its parent
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
-def test_it_makes_way_ends_at_once_however_it_ends_and_loses_at_most_an_epoch(tmp_path, end):
+@pytest.mark.slow
+def test_it_makes_way_ends_at_once_however_it_ends_and_loses_at_most_an_epoch(tmp_path):
     with running(tmp_path) as (process, pids):
-        waited_for(lambda: len(epochs(tmp_path)) == 2, process)
+        wait_until(lambda: len(epochs(tmp_path)) == 2, process)
         for pid in pids:
             assert os.getpriority(os.PRIO_PROCESS, pid) == 19
             assert b"OMP_NUM_THREADS=1\0" in Path(f"/proc/{pid}/environ").read_bytes()
@@ -72,22 +70,29 @@ def test_it_makes_way_ends_at_once_however_it_ends_and_loses_at_most_an_epoch(tm
             assert not group.exists() or group.read_text().endswith("nice 19\n")
         process.kill()  # not even a word to its processes
         process.wait()
-        waited_for(lambda: not any(alive(pid) for pid in pids))
-    before = epochs(tmp_path)
-    with running(tmp_path) as (process, pids):
-        waited_for(
-            lambda: all(epochs(tmp_path)[name][0] > before[name][0] for name in before), process
-        )
-        os.kill(pids[0], signal.SIGSTOP)  # a paused one ends too
-        process.send_signal(end)
-        process.wait(timeout=10)
-        assert not any(alive(pid) for pid in pids)
-    for name, (epoch, losses) in epochs(tmp_path).items():
-        assert losses[: before[name][0]] == before[name][1] and epoch > before[name][0]
+        wait_until(lambda: not any(alive(pid) for pid in pids))
+    for end in (signal.SIGINT, signal.SIGTERM):
+        before = epochs(tmp_path)
+        with running(tmp_path) as (process, pids):
+            wait_until(lambda old=before: all_went_on(tmp_path, old), process)
+            os.kill(pids[0], signal.SIGSTOP)  # a paused one ends too
+            process.send_signal(end)
+            process.wait(timeout=10)
+            assert not any(alive(pid) for pid in pids)
+        for name, (epoch, losses) in epochs(tmp_path).items():
+            assert losses[: before[name][0]] == before[name][1] and epoch > before[name][0]
+
+
+def all_went_on(folder, before):
+    now = epochs(folder)
+    return all(now[name][0] > before[name][0] for name in before)
 
 
 def test_a_session_that_may_not_be_lowered_yet_is_lowered_a_moment_later(monkeypatch):
-    """Linux lets an ordinary user lower one session in a tenth of a second, and says EAGAIN to the next."""
+    """Linux lets an ordinary user lower one session in a tenth of a second.
+
+    It says EAGAIN to the next.
+    """
     answers, written = [BlockingIOError(), BlockingIOError(), None], []
 
     def write(path, text):
@@ -101,6 +106,7 @@ def test_a_session_that_may_not_be_lowered_yet_is_lowered_a_moment_later(monkeyp
     assert written == [("/proc/7/autogroup", "19")] * 3
 
 
+@pytest.mark.slow
 def test_it_finishes_what_is_pending(tmp_path):
     words = ["--preset", "smoke", "--match", "shots=1 similarity=True", "--results", str(tmp_path)]
     done = subprocess.run([*DLI, *words], capture_output=True, text=True)
@@ -109,6 +115,7 @@ def test_it_finishes_what_is_pending(tmp_path):
     assert {path.suffix for path in tmp_path.rglob("*.*")} == {".json"}
 
 
+@pytest.mark.slow
 def test_the_last_words_of_a_process_that_fails_are_told(tmp_path):
     words = ["--preset", "lite", "--root", str(tmp_path / "absent"), "--results", str(tmp_path)]
     done = subprocess.run([*DLI, *words], capture_output=True, text=True)

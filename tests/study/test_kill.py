@@ -1,72 +1,67 @@
 """A sweep that is killed again and again ends as if nothing had happened."""
 
 import functools
-import json
 import random
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
+from builders import kept, start_tiny_sweep, wait_until
 
-from dlilib.training.store import read_record
-
-SWEEP = """
-import sys
-from dlilib import cli
-from dlilib.study import presets
-from dlilib.training.run import Run
-base = Run(data="toy", size=16, weights=None, epochs=4, batch=16, free_share=0.05)
-few = {"encoders": ("resnet18",), "fraction_encoder": "resnet18", "fractions": (1.0,), "shots": ()}
-presets.PRESETS["tiny"] = presets.Preset("tiny", base, presets.SMOKE_STAGES, seeds=(0,), **few)
-sys.argv[1:] = ["run", "--preset", "tiny", "--match", "p_poisson=0.5", "--device", "cpu", "--results", sys.argv[1]]
-cli.main()
-"""
+SLOW, SOAK = pytest.mark.slow, pytest.mark.soak
 
 
-def start(folder, errors=subprocess.DEVNULL):
-    heard = functools.partial(
-        signal.signal, signal.SIGINT, signal.SIG_DFL
-    )  # a shell's background job ignores Ctrl-C
-    return subprocess.Popen(
-        [sys.executable, "-c", SWEEP, str(folder)], stderr=errors, text=True, preexec_fn=heard
-    )
+def start(folder, match, errors=subprocess.DEVNULL):
+    # a shell's background job ignores Ctrl-C
+    hears_ctrl_c = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    words = ("--match", match)
+    return start_tiny_sweep(folder, *words, stderr=errors, preexec_fn=hears_ctrl_c)
 
 
-def kept(folder):
-    """id -> record without its seconds; every file there must be a whole record."""
-    records = [read_record(path) for path in sorted((folder / "tiny" / "records").glob("*.json"))]
-    return {r["id"]: json.dumps({k: v for k, v in r.items() if k != "seconds"}) for r in records}
-
-
-@pytest.mark.parametrize("seed", [0])
-def test_ten_kills_at_random_moments_lose_no_record_and_change_none(tmp_path, seed):
-    began = time.monotonic()
-    assert start(tmp_path / "calm").wait() == 0
-    whole, calm, chance = time.monotonic() - began, kept(tmp_path / "calm"), random.Random(seed)
-    assert len(calm) == 5
-    before = {}
-    for _ in range(10):
-        process = start(tmp_path / "rough")
-        time.sleep(chance.uniform(0.4, 1) * whole)
+@pytest.mark.parametrize(
+    ("kills", "match"),
+    [
+        pytest.param(2, "seed0 p_poisson=0.5", marks=SLOW),
+        pytest.param(10, "", marks=SOAK),
+    ],
+)
+def test_kills_at_random_moments_lose_no_record_and_change_none(
+    tmp_path, undisturbed, kills, match
+):
+    calm, chance, before = undisturbed(match), random.Random(0), {}
+    for _ in range(kills):
+        process = start(tmp_path, match)
+        stamps = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.pt")}
+        wait_until(lambda old=stamps: has_trained(tmp_path, old), process)
+        time.sleep(chance.uniform(0, 0.5))
         process.send_signal(signal.SIGKILL)
         process.wait()
-        found = kept(tmp_path / "rough") if (tmp_path / "rough").exists() else {}
+        found = kept(tmp_path / "tiny")
         assert before.items() <= found.items() <= calm.items()
         before = found
-    assert start(tmp_path / "rough").wait() == 0
-    assert kept(tmp_path / "rough") == calm
-    assert not list((tmp_path / "rough" / "tiny").rglob("*.pt"))
+    assert len(before) < len(calm)
+    assert start(tmp_path, match).wait() == 0
+    assert kept(tmp_path / "tiny") == calm
+    assert not list((tmp_path / "tiny").rglob("*.pt"))
 
 
+def has_trained(folder, stamps):
+    """Whether a checkpoint is newer than its stamp."""
+    for path in folder.rglob("*.pt"):
+        try:
+            if path.stat().st_mtime_ns != stamps.get(path):
+                return True
+        except FileNotFoundError:  # the run has just ended
+            continue
+    return False
+
+
+@pytest.mark.slow
 def test_ctrl_c_says_how_to_go_on(tmp_path):
-    process = start(tmp_path, subprocess.PIPE)
-    while not list(tmp_path.rglob("*.pt")):
-        assert process.poll() is None
-        time.sleep(0.1)
+    process = start(tmp_path, "seed0 p_poisson=0.5", subprocess.PIPE)
+    wait_until(lambda: list(tmp_path.rglob("*.pt")), process)
     process.send_signal(signal.SIGINT)
     _, message = process.communicate(timeout=60)
-    assert process.returncode == 130 and message.endswith(
-        "the same command goes on there (study: --failed)\n"
-    )
+    assert process.returncode == 130
+    assert message.endswith("the same command goes on there (study: --failed)\n")

@@ -2,8 +2,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from builders import TINY
 
-import dlilib
 from dlilib.training.precision import resolve
 from dlilib.training.run import Run
 from dlilib.training.trainer import Trainer
@@ -46,23 +46,22 @@ def test_a_named_precision_is_kept_everywhere(named, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["AMX", "AVX2"])
-def test_the_record_says_which_precision_it_was(kind, monkeypatch):
+def test_the_record_says_which_precision_it_was(kind, few_tiles, monkeypatch):
     capabilities, expected = CPUS[kind]
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
-    run = Run(data="toy", size=32, weights=None, epochs=1, precision="auto")
-    trainer = Trainer(run, dlilib.toy_tiles(size=32), torch.device("cpu"))
+    trainer = Trainer(replace(TINY, precision="auto"), few_tiles, torch.device("cpu"))
     trainer.last = trainer.best = {"classes": [[0, 0, 0]] * 5}
     assert trainer.record()["machine"]["precision"] == expected
     assert trainer.record()["run"]["precision"] == "auto"
 
 
-def test_a_run_that_goes_on_on_another_kind_of_machine_names_both(monkeypatch):
-    run, tiles = Run(data="toy", size=16, weights=None, precision="auto"), dlilib.toy_tiles(size=16)
-    started = Trainer(run, tiles, torch.device("cpu"))
+def test_a_run_that_goes_on_on_another_kind_of_machine_names_both(few_tiles, monkeypatch):
+    run = replace(TINY, precision="auto")
+    started = Trainer(run, few_tiles, torch.device("cpu"))
     started.precision, started.precisions = "bf16", ["bf16"]
     state = started.state()
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True})
-    continued = Trainer(run, tiles, torch.device("cpu"))
+    continued = Trainer(run, few_tiles, torch.device("cpu"))
     continued.restore(state)
     assert (continued.precision, continued.precisions) == ("fp32", ["bf16", "fp32"])
     continued.last = continued.best = {"classes": [[0, 0, 0]] * 5}
