@@ -21,7 +21,7 @@ from dlilib.training.run import Run
 from dlilib.training.store import read_record
 
 PACKAGE = Path(dlilib.__file__).parent
-PATIENCE = 120  # seconds, on a busy machine
+PATIENCE = 300  # seconds: a process of the lowest priority waits for a busy machine
 TINY = Run(
     data="toy", size=16, weights=None, epochs=1, batch=16, free_share=0.05, method="baseline"
 )

@@ -138,15 +138,6 @@ def test_report_without_records_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.slow
-def test_training_needs_no_jupyter_no_dask_and_no_plots():
-    """A bare GPU machine has torch, the models and their tables, and not more."""
-    code = "import sys; sys.modules.update(dict.fromkeys(sys.argv[1:])); import dlilib.cli"
-    absent = ["papermill", "nbformat", "nbclient", "nbconvert", "traitlets", "distributed", "dask"]
-    absent += ["seaborn", "matplotlib", "pooch"]
-    assert subprocess.run([sys.executable, "-c", code, *absent]).returncode == 0
-
-
 def broken(folder, name, line):
     cells = [nbformat.v4.new_code_cell('preset = "smoke"', metadata={"tags": ["parameters"]})]
     cells += [

@@ -135,6 +135,7 @@ def printed(code: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
+@pytest.mark.slow
 def test_the_transform_loads_neither_the_study_nor_a_model_zoo():
     heavy = {"pandas", "matplotlib", "seaborn", "sklearn", "scipy", "typer", "tqdm", "distributed"}
     heavy |= {"IPython", "jupyter_core", "papermill", "nbformat", "ipywidgets", "pooch"}
@@ -142,12 +143,14 @@ def test_the_transform_loads_neither_the_study_nor_a_model_zoo():
     assert not loaded("import dlilib; dlilib.DynamicLabelInjection") & heavy
 
 
+@pytest.mark.slow
 def test_training_needs_no_tables_no_jupyter_no_dask_and_no_plots():
     """A bare GPU machine has torch, the models and an image decoder, and not more."""
     needless = {"pandas", "matplotlib", "seaborn", "distributed", "papermill", "nbformat", "scipy"}
     assert not loaded("import dlilib.study.sweep, dlilib.cli") & needless
 
 
+@pytest.mark.slow
 def test_public_names_are_there_and_no_others():
     found = printed("import dlilib; print(*[n for n in dir(dlilib) if getattr(dlilib, n)])")
     assert "poisson_blend" in found.split() and "experiment" not in found.split()
@@ -155,6 +158,7 @@ def test_public_names_are_there_and_no_others():
         subprocess.run([sys.executable, "-c", "import dlilib; dlilib.nothing"], check=True)
 
 
+@pytest.mark.slow
 def test_exporting_works_after_importing_the_package():
     assert "onnx" not in loaded("import dlilib; dlilib.export.to_onnx")
 
@@ -176,6 +180,7 @@ except ImportError as error:
 """
 
 
+@pytest.mark.slow
 def test_a_folder_trains_without_the_extras_and_a_missing_one_is_named(toy, tmp_path):
     to_folder(toy, tmp_path / "parts")
     absent = ["pandas", "matplotlib", "seaborn", "sklearn", "scipy", "typer", "pooch", "onnx"]

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -198,7 +199,7 @@ def overview(parts: dict[str, Batch], names: Sequence[str], side: int = 4) -> li
         counts[title] = np.bincount(labels, minlength=len(names))
     tallest = max(count.max() for count in counts.values())
     figure = plt.figure(figsize=(4 * len(parts), 5.6), layout="constrained")
-    panels = figure.subfigures(1, len(parts))
+    panels = figure.subfigures(1, len(parts), squeeze=False)[0]
     bars = []
     for panel, title in zip(panels, parts, strict=True):
         above, below = panel.subfigures(2, 1, height_ratios=(3, 1))
@@ -424,7 +425,7 @@ def effects(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     row_of = {claim: row for row, claim in enumerate(claims)}
     protocols = list(dict.fromkeys(measured["protocol"]))
     ax = _axes(ax, 8, 1 + 0.6 * len(claims))
-    for k, (protocol, colour) in enumerate(zip(protocols, PALETTE, strict=False)):
+    for k, (protocol, colour) in enumerate(zip(protocols, itertools.cycle(PALETTE), strict=False)):
         found = measured[measured["protocol"] == protocol]
         offset = 0.3 - 0.6 * k / max(1, len(protocols) - 1)
         ax.errorbar(
@@ -475,7 +476,7 @@ def timings(frame: pd.DataFrame, by: str, label: str) -> Axes:
     names = list(dict.fromkeys(frame["what"]))
     groups = list(dict.fromkeys(frame[by]))
     ax = _axes(None, 8, 1 + 0.3 * len(names) * len(groups))
-    for k, (name, colour) in enumerate(zip(names, PALETTE, strict=False)):
+    for k, (name, colour) in enumerate(zip(names, itertools.cycle(PALETTE), strict=False)):
         rows = frame[frame["what"] == name].set_index(by).reindex(groups)
         height = np.arange(len(groups)) + 0.7 * (k / max(1, len(names) - 1) - 0.5)
         spread = [rows["ms"] - rows["low"], rows["high"] - rows["ms"]]

@@ -110,8 +110,10 @@ def digest_files(files: Files, paths: Iterable[str]) -> str:
 class WriteError(RuntimeError):
     """A file that cannot be written; the message says what to do."""
 
-    def __init__(self, path: Path, error: OSError) -> None:
-        super().__init__(
+    @classmethod
+    def of(cls, path: Path, error: OSError) -> "WriteError":
+        """Say that `path` cannot be written, and why."""
+        return cls(
             f"{path}: cannot be written ({error.strerror or error}). What is finished is kept: "
             "make room or name another folder by --results, then start again"
         )
@@ -138,7 +140,7 @@ def write_whole(path: Path, content: bytes, sync: bool = True) -> None:
                 os.fsync(file.fileno())
         part.replace(path)
     except OSError as error:
-        raise WriteError(path, error) from None
+        raise WriteError.of(path, error) from None
     finally:
         with suppress(OSError):
             part.unlink()

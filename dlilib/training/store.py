@@ -109,7 +109,7 @@ class Store:
             yield False
             return
         except OSError as error:
-            raise WriteError(path, error) from None
+            raise WriteError.of(path, error) from None
         try:
             yield True
         finally:

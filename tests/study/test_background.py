@@ -108,7 +108,14 @@ def test_a_session_that_may_not_be_lowered_yet_is_lowered_a_moment_later(monkeyp
 
 @pytest.mark.slow
 def test_it_finishes_what_is_pending(tmp_path):
-    words = ["--preset", "smoke", "--match", "shots=1 similarity=True", "--results", str(tmp_path)]
+    words = [
+        "--preset",
+        "smoke",
+        "--match",
+        "shots=1 method=baseline nbr=0.0",
+        "--results",
+        str(tmp_path),
+    ]
     done = subprocess.run([*DLI, *words], capture_output=True, text=True)
     assert done.stdout == "1 of 1 runs finished, 0 pending\n", done.stderr
     assert not sweep.pending(experiments.all_runs("smoke", words[3]), tmp_path / "smoke")
