@@ -7,9 +7,27 @@ for the study.
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dlilib.version import __version__
+
+if TYPE_CHECKING:  # for editors, which do not follow `__getattr__`
+    from dlilib import export as export
+    from dlilib import models as models
+    from dlilib.analysis.records import records as records
+    from dlilib.balance import plan_classes as plan_classes
+    from dlilib.blend import cut_paste as cut_paste
+    from dlilib.blend import poisson_blend as poisson_blend
+    from dlilib.data.files import DataError as DataError
+    from dlilib.data.folder import from_folder as from_folder
+    from dlilib.data.magnetic import magnetic_tiles as magnetic_tiles
+    from dlilib.data.mvtec import mvtec_ad as mvtec_ad
+    from dlilib.data.splits import split as split
+    from dlilib.data.toy import toy_tiles as toy_tiles
+    from dlilib.inject import DynamicLabelInjection as DynamicLabelInjection
+    from dlilib.tiles import TileSet as TileSet
+    from dlilib.training.run import Run as Run
+    from dlilib.training.trainer import fit as fit
 
 _HOME = {  # public name -> the module that defines it; None: the name is a module itself
     "DataError": "data.files",

@@ -13,8 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-GUIDANCES = ("mixed", "donor")
-REGIONS = ("rectangle", "mask")
 TOLERANCE = 1e-6  # of the mask-bounded solver: the residual's norm relative to the right-hand side
 MAX_ITERATIONS = 10_000
 
@@ -108,9 +106,9 @@ def poisson_blend(
             "target and donor must be finite: one such pixel spreads over the whole image"
         )
     if guidance not in GUIDANCES:
-        raise ValueError(f"guidance must be one of {GUIDANCES}, got {guidance!r}")
+        raise ValueError(f"guidance must be one of {tuple(GUIDANCES)}, got {guidance!r}")
     if region not in REGIONS:
-        raise ValueError(f"region must be one of {REGIONS}, got {region!r}")
+        raise ValueError(f"region must be one of {tuple(REGIONS)}, got {region!r}")
     blended = target.clone()
     if not len(target):
         return blended
@@ -158,13 +156,8 @@ def correction(
     if min(sides) < 3:  # all ring
         return Box(0, 0, 0, 0), target.new_zeros(*target.shape[:2], 0, 0, dtype=dtype)
     with torch.autocast(target.device.type, enabled=False):
-        difference, total = donor - target, donor + target
-        if region == "mask":
-            change = _correct_mask(difference, total, inside, guidance)
-            return box.without_ring(), change.to(dtype)
-        divergence = _divergence(difference, total, inside, guidance).to(dtype)
-        whole = Box(0, sides[0], 0, sides[1]).without_ring()
-        return whole, _solve_dirichlet(divergence, box, sides[0] - 2, sides[1] - 2)
+        solve = REGIONS[region]
+        return solve(donor - target, donor + target, inside, box, sides, dtype, guidance)
 
 
 def surroundings(masks: Tensor) -> list[Box]:
@@ -228,6 +221,16 @@ def _check(target: Tensor, donor: Tensor, mask: Tensor) -> None:
         )
 
 
+def _keep_larger(excess: Tensor, total: Tensor, axis: int) -> None:
+    """Set the excess to 0 where the donor's gradient is not the larger one in magnitude."""
+    # |donor's| > |target's| exactly where the product of their difference and sum is positive
+    excess.mul_(total.detach().diff(dim=axis).mul_(excess.detach()).gt_(0))
+
+
+def _keep_all(excess: Tensor, total: Tensor, axis: int) -> None:
+    """Leave the excess: the guidance field is the donor's gradient."""
+
+
 def _excess(difference: Tensor, total: Tensor, inside: Tensor, axis: int, guidance: str) -> Tensor:
     """Guidance field less the target's gradient along an axis; 0 outside.
 
@@ -235,11 +238,37 @@ def _excess(difference: Tensor, total: Tensor, inside: Tensor, axis: int, guidan
     start from. All of it in floats and in place: that is what a CPU does fast.
     """
     excess = difference.diff(dim=axis)
-    if guidance == "mixed":
-        # |donor's| > |target's| exactly where the product of their difference and sum is positive
-        larger = total.detach().diff(dim=axis).mul_(excess.detach()).gt_(0)
-        excess.mul_(larger)
+    GUIDANCES[guidance](excess, total, axis)
     return excess.mul_(inside)
+
+
+def _rectangle(
+    difference: Tensor,
+    total: Tensor,
+    inside: Tensor,
+    box: Box,
+    sides: torch.Size,
+    dtype: torch.dtype,
+    guidance: str,
+) -> tuple[Box, Tensor]:
+    """Solve for every pixel but the image's outermost ring."""
+    divergence = _divergence(difference, total, inside, guidance).to(dtype)
+    whole = Box(0, sides[0], 0, sides[1]).without_ring()
+    return whole, _solve_dirichlet(divergence, box, sides[0] - 2, sides[1] - 2)
+
+
+def _mask(
+    difference: Tensor,
+    total: Tensor,
+    inside: Tensor,
+    box: Box,
+    sides: torch.Size,
+    dtype: torch.dtype,
+    guidance: str,
+) -> tuple[Box, Tensor]:
+    """Solve for the mask's pixels alone."""
+    change = _correct_mask(difference, total, inside, guidance)
+    return box.without_ring(), change.to(dtype)
 
 
 def _divergence(difference: Tensor, total: Tensor, inside: Tensor, guidance: str) -> Tensor:
@@ -346,3 +375,9 @@ def _neighbours(x: Tensor, axis: int) -> tuple[Tensor, Tensor]:
     """Views of the pixels that have a next one along an axis, and of these next ones."""
     last = x.shape[axis] - 1
     return x.narrow(axis, 0, last), x.narrow(axis, 1, last)
+
+
+# Name -> what it does to the donor's gradients less the target's, along an axis.
+GUIDANCES = {"mixed": _keep_larger, "donor": _keep_all}
+# Name -> its solver.
+REGIONS = {"rectangle": _rectangle, "mask": _mask}

@@ -78,8 +78,8 @@ class DynamicLabelInjection(nn.Module):
             raise ValueError(f"p_poisson must lie in [0, 1], got {p_poisson}")
         _check_option("until", until, UNTIL)
         _check_option("ties", ties, TIES)
-        _check_option("region", region, REGIONS)
-        _check_option("guidance", guidance, GUIDANCES)
+        _check_option("region", region, tuple(REGIONS))
+        _check_option("guidance", guidance, tuple(GUIDANCES))
         _check_option("label", label, LABELS)
         self.tiles, self.bank, self.generator = tiles, DonorBank.of(tiles, donors, warps), generator
         self.p_poisson, self.until, self.ties = p_poisson, until, ties

@@ -114,17 +114,16 @@ class Method:
     """All facts about one way to train; the paper's numbers for it, if any, are in paper.csv."""
 
     loss: Callable[[TileSet, np.ndarray, str], Loss]  # of tiles, training images and variant
-    colour: int  # in the figures, an index into their colour-blind safe palette
     varies: bool = False  # whether the loss as published differs from the one as released
     injects: bool = False  # whether defects are injected into the batches
 
 
-METHODS = {  # in the order of the paper's tables
-    "baseline": Method(_bce, colour=0),
-    "focal": Method(_focal, colour=1, varies=True),
-    "balanced": Method(_balanced, colour=2, varies=True),
-    "wce": Method(_wce, colour=3),
-    "dli": Method(_bce, colour=4, injects=True),
+METHODS = {  # in the order of the paper's tables, and of the figures' colours
+    "baseline": Method(_bce),
+    "focal": Method(_focal, varies=True),
+    "balanced": Method(_balanced, varies=True),
+    "wce": Method(_wce),
+    "dli": Method(_bce, injects=True),
 }
 
 

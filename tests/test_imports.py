@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import dlilib
 from dlilib.data.convert import to_folder
 
 ROOT = Path(__file__).parents[1]
@@ -113,7 +114,9 @@ def test_each_missing_package_is_told_with_the_extra_that_has_it(module):
     for node in ast.walk(ast.parse(MODULES[module].read_text())):
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "require":
             other, extra = (argument.value for argument in node.args)
-            assert declared(other, EXTRAS[extra]), f"{extra} does not install {other}"
+            assert not foreign(other) or declared(other, EXTRAS[extra]), (
+                f"{extra} does not install {other}"
+            )
 
 
 @pytest.mark.parametrize("module", [m for m in MODULES if room(m) not in STUDY])
@@ -158,13 +161,23 @@ def test_public_names_are_there_and_no_others():
         subprocess.run([sys.executable, "-c", "import dlilib; dlilib.nothing"], check=True)
 
 
+def test_editors_see_the_public_names():
+    tree = ast.parse((PACKAGE / "__init__.py").read_text())
+    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    homes = {}
+    for line in block.body:
+        name = line.names[0].name
+        homes[name] = None if line.module == "dlilib" else line.module.removeprefix("dlilib.")
+    assert homes == dlilib._HOME
+
+
 @pytest.mark.slow
 def test_exporting_works_after_importing_the_package():
     assert "onnx" not in loaded("import dlilib; dlilib.export.to_onnx")
 
 
 WITHOUT_EXTRAS = """
-import sys
+import inspect, sys
 sys.modules.update(dict.fromkeys(sys.argv[2:]))  # as if they were not installed
 import torch, dlilib
 tiles = dlilib.from_folder(sys.argv[1], size=16)
@@ -173,10 +186,14 @@ inject = dlilib.DynamicLabelInjection(tiles, donors=train)
 images, masks, labels = inject(tiles.images[:64], tiles.masks[:64], tiles.labels[:64])
 run = dlilib.Run(data=tiles.source, size=16, weights=None, epochs=1, batch=16, free_share=0.1)
 record = dlilib.fit(run, tiles)
-try:
-    dlilib.split(tiles, "tile")
-except ImportError as error:
-    print(int((labels == 0).sum()), record["last"]["epoch"], error)
+for use in (lambda: dlilib.split(tiles, "tile"), lambda: dlilib.records(".")):
+    try:
+        use()
+    except ImportError as error:
+        print(error)
+print(int((labels == 0).sum()), record["last"]["epoch"], len(inspect.getmembers(dlilib)) > 10)
+from dlilib.__main__ import main
+main()
 """
 
 
@@ -185,5 +202,11 @@ def test_a_folder_trains_without_the_extras_and_a_missing_one_is_named(toy, tmp_
     to_folder(toy, tmp_path / "parts")
     absent = ["pandas", "matplotlib", "seaborn", "sklearn", "scipy", "typer", "pooch", "onnx"]
     command = [sys.executable, "-c", WITHOUT_EXTRAS, str(tmp_path / "parts"), *absent]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stdout == "0 1 sklearn.model_selection is missing: pip install 'dlilib[study]'\n"
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stdout.splitlines() == [
+        "sklearn.model_selection is missing: pip install 'dlilib[study]'",
+        "pandas is missing: pip install 'dlilib[study]'",
+        "0 1 True",
+    ]
+    assert done.returncode == 1
+    assert done.stderr.endswith("dli: typer is missing: pip install 'dlilib[study]'\n")

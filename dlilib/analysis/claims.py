@@ -1,6 +1,7 @@
 """What the paper claims, and what is left of each claim as its protocol is corrected."""
 
 import functools
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
@@ -20,7 +21,7 @@ SMALL = ("Blowhole", "Crack")  # the defects below 1 % of an image
 FLOOR = 0.05  # below this IoU of the small defects, in every run, gains in it say nothing
 
 Record = dict[str, Any]
-Group = list[Record]  # one seed's: DLI's at each fraction of the data, then the rival's
+SeedRecords = list[Record]  # one seed's: DLI's at each fraction of the data, then the rival's
 
 
 @dataclass(frozen=True)
@@ -80,12 +81,12 @@ def class_iou(record: Record, epoch: str) -> np.ndarray:
     return counts[:, 0] / np.maximum(counts.sum(axis=1), 1)
 
 
-def gain(groups: list[Group], epoch: str) -> Estimate:
+def gain(groups: list[SeedRecords], epoch: str) -> Estimate:
     """Micro IoU of DLI less the rival's."""
     return clustered_difference([pair(ours, theirs, epoch) for ours, theirs in groups])
 
 
-def smaller_drop(groups: list[Group], epoch: str) -> Estimate:
+def smaller_drop(groups: list[SeedRecords], epoch: str) -> Estimate:
     """How much more of its IoU DLI keeps than the rival from all of the data to half of it."""
     differences = []
     for ours_whole, ours_half, theirs_whole, theirs_half in groups:
@@ -95,7 +96,7 @@ def smaller_drop(groups: list[Group], epoch: str) -> Estimate:
     return estimate(differences)
 
 
-def small_less_large(groups: list[Group], epoch: str) -> Estimate:
+def small_less_large(groups: list[SeedRecords], epoch: str) -> Estimate:
     """Mean gain in IoU over the small classes less that over the others."""
     differences = []
     for ours, theirs in groups:
@@ -105,14 +106,14 @@ def small_less_large(groups: list[Group], epoch: str) -> Estimate:
     return estimate(differences)
 
 
-def always(groups: list[Group], epoch: str) -> str:
+def no_obstacle(groups: list[SeedRecords], epoch: str) -> str:
     """Nothing stands against measuring."""
     return ""
 
 
-def small_are_found(groups: list[Group], epoch: str) -> str:
+def small_not_found(groups: list[SeedRecords], epoch: str) -> str:
     """Why the small defects cannot be compared: none of the runs finds them."""
-    for record in (record for group in groups for record in group):
+    for record in itertools.chain(*groups):
         small = np.isin(record["data"]["classes"], SMALL)
         if class_iou(record, epoch)[small].max() >= FLOOR:
             return ""
@@ -125,9 +126,11 @@ class Claim:
 
     rival: dict[str, Any]  # the fields of Run in which the rival differs from DLI
     table: int | None = None  # of the paper, which prints both means; None: it prints no number
-    measure: Callable[[list[Group], str], Estimate] = gain  # of the seeds' records, at an epoch
+    # of the seeds' records, at an epoch
+    measure: Callable[[list[SeedRecords], str], Estimate] = gain
     fractions: tuple[float, ...] = (1.0,)  # of the data: a run of each for DLI and for the rival
-    obstacle: Callable[[list[Group], str], str] = always  # why it is not measurable, or ""
+    # why it is not measurable, or ""
+    obstacle: Callable[[list[SeedRecords], str], str] = no_obstacle
 
     def paper(self, encoder: str) -> float:
         """The difference that the paper prints, NaN if none."""
@@ -148,7 +151,7 @@ CLAIMS = {
         {"method": "wce"}, measure=smaller_drop, fractions=(1.0, 0.5)
     ),
     "DLI helps small defects more than large ones": Claim(
-        {"method": "baseline"}, measure=small_less_large, obstacle=small_are_found
+        {"method": "baseline"}, measure=small_less_large, obstacle=small_not_found
     ),
 }
 OPEN = {  # what DLI leaves open: its released choice, less the other one

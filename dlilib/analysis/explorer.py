@@ -202,8 +202,8 @@ def _controls(tiles: TileSet, bank: DonorBank, seed: int) -> dict[str, ipywidget
             0.5, min=0, max=1, step=0.05, description="p_poisson", **WIDE
         ),
         "seed": ipywidgets.BoundedIntText(seed, min=0, max=2**31 - 1, description="seed", **WIDE),
-        "guidance": Dropdown(options=GUIDANCES, description="guidance", **WIDE),
-        "region": Dropdown(options=REGIONS, description="region", **WIDE),
+        "guidance": Dropdown(options=tuple(GUIDANCES), description="guidance", **WIDE),
+        "region": Dropdown(options=tuple(REGIONS), description="region", **WIDE),
         "label": Dropdown(options=LABELS, description="blend label", **WIDE),
     }
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from dlilib.analysis.claims import FLOOR, class_iou, pair
-from dlilib.analysis.stats import SHARE, Estimate, Pair, clustered_difference, estimate
+from dlilib.analysis.stats import IOU_RANGE, Estimate, Pair, clustered_difference, estimate
 from dlilib.study.experiments import experiment, preset_named
 from dlilib.training.run import Run
 from dlilib.training.store import Store
@@ -109,7 +109,7 @@ def table(frame: pd.DataFrame) -> pd.DataFrame:
     """Return the measures over the seeds, for each encoder, number of shots and variant."""
     rows = []
     for key, group in frame.groupby(["encoder", "shots", "variant"], sort=False):
-        measures = [str(estimate(group[name].dropna(), within=SHARE)) for name in MEASURES]
+        measures = [str(estimate(group[name].dropna(), within=IOU_RANGE)) for name in MEASURES]
         rows.append((*key, *measures))
     columns = ["encoder", "shots", f"variant ({INTERPRETATION})", *MEASURES.values()]
     return pd.DataFrame(rows, columns=columns)

@@ -18,13 +18,13 @@ from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 from PIL import Image
 from torch import Tensor
 
-from dlilib.analysis.stats import SHARE, estimate
+from dlilib.analysis.stats import IOU_RANGE, estimate
 from dlilib.analysis.tables import PAPER_IMAGES, learning_curve
 from dlilib.losses import METHODS
 from dlilib.tiles import TileSet
 
 PALETTE = sns.color_palette("colorblind", 10)
-METHOD_COLOURS = {name: PALETTE[method.colour] for name, method in METHODS.items()}
+METHOD_COLOURS = dict(zip(METHODS, itertools.cycle(PALETTE), strict=False))
 CLASS_PALETTE = sns.color_palette("colorblind", 255)  # its ten colours again and again
 Batch = tuple[Tensor, Tensor, Tensor]  # images (B, C, H, W), masks (B, H, W), labels (B,)
 CLASS_COLOURS = ListedColormap([(0, 0, 0, 0), *CLASS_PALETTE])  # background is transparent
@@ -103,7 +103,7 @@ def class_iou_bars(frame: pd.DataFrame, classes: Sequence[str], ax: Axes | None 
 
 
 def _interval(values: pd.Series) -> tuple[float, float]:
-    found = estimate(values, within=SHARE)
+    found = estimate(values, within=IOU_RANGE)
     return found.low, found.high
 
 
@@ -179,14 +179,14 @@ def image_grid(
     return axes
 
 
-def overview(parts: dict[str, Batch], names: Sequence[str], side: int = 4) -> list[Axes]:
+def overview(batches: dict[str, Batch], names: Sequence[str], side: int = 4) -> list[Axes]:
     """Draw Figure 1: batches beside each other, such as one before and after injection.
 
     Each batch shows its first side² images, defects outlined, above bars that count all of its
     images by class.
 
     Args:
-        parts: Title -> images, masks and labels of a batch.
+        batches: Title -> images, masks and labels of a batch.
         names: Of the labels, the defect-free one first.
         side: How many images a batch shows in a row, and how many rows of them.
 
@@ -195,16 +195,16 @@ def overview(parts: dict[str, Batch], names: Sequence[str], side: int = 4) -> li
     """
     colours = ["0.6", *CLASS_PALETTE[: len(names) - 1]]
     counts = {}
-    for title, (_, _, labels) in parts.items():
+    for title, (_, _, labels) in batches.items():
         counts[title] = np.bincount(labels, minlength=len(names))
     tallest = max(count.max() for count in counts.values())
-    figure = plt.figure(figsize=(4 * len(parts), 5.6), layout="constrained")
-    panels = figure.subfigures(1, len(parts), squeeze=False)[0]
+    figure = plt.figure(figsize=(4 * len(batches), 5.6), layout="constrained")
+    panels = figure.subfigures(1, len(batches), squeeze=False)[0]
     bars = []
-    for panel, title in zip(panels, parts, strict=True):
+    for panel, title in zip(panels, batches, strict=True):
         above, below = panel.subfigures(2, 1, height_ratios=(3, 1))
         above.suptitle(title)
-        _show_outlined(above.subplots(side, side).flatten(), parts[title], colours)
+        _show_outlined(above.subplots(side, side).flatten(), batches[title], colours)
         ax = below.subplots()
         ax.bar_label(ax.bar(names, counts[title], color=colours))
         ax.set(yticks=[], ylim=(0, 1.3 * tallest))

@@ -1,16 +1,20 @@
 """The records of finished runs as one table."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
+from dlilib.extras import require
 from dlilib.metrics import iou
 from dlilib.study.sweep import SAME_DATA
 from dlilib.training.run import Run
 from dlilib.training.store import read_record
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 RESULTS = (
     "id",
@@ -37,6 +41,7 @@ def records(folder: str | Path) -> pd.DataFrame:
         `epoch_best`, `digest` (of the data), `seconds`, `device`, `precision_used` and `path`.
 
     Raises:
+        MissingExtraError: pandas is not installed.
         ValueError: A file is not a record, or two records of data sets of one name are of
             different data; the message names the file.
 
@@ -44,6 +49,7 @@ def records(folder: str | Path) -> pd.DataFrame:
         >>> frame = records("results/lite")
         >>> frame.groupby("method")["iou_best"].mean()
     """
+    pd = require("pandas", "study")
     folder = Path(folder, "records") if Path(folder, "records").is_dir() else Path(folder)
     rows = [_row(path) for path in sorted(folder.glob("*.json"))]
     if not rows:
@@ -90,7 +96,8 @@ def _row(path: Path) -> dict[str, Any]:
 def _check_unchanged(record: dict[str, Any]) -> None:
     """Raise ValueError unless the record's figures fit each other."""
     for moment in (record["best"], record["last"]):
-        counted = iou(*map(sum, zip(*moment["classes"], strict=True)))
+        tp, fp, fn = (sum(column) for column in zip(*moment["classes"], strict=True))
+        counted = iou(tp, fp, fn)
         if f"{counted:.6f}" != f"{moment['iou']:.6f}":
             raise ValueError(f"its IoU {moment['iou']} is not that of its counts")
     epoch, seconds = record["best"]["epoch"], record["seconds"]

@@ -8,7 +8,7 @@ import pandas as pd
 from scipy.special import stdtrit  # scipy.stats takes a second to import
 
 LEVEL = 0.95
-SHARE = (0.0, 1.0)  # the range of an IoU
+IOU_RANGE = (0.0, 1.0)  # the range of an IoU
 RESAMPLES = 2000  # of the bootstrap
 
 
@@ -159,7 +159,7 @@ def summarise(
         found.extend(values[values.index == run.id])
     rows = []
     for key, found in groups.items():
-        measured = estimate(found, within=SHARE)
+        measured = estimate(found, within=IOU_RANGE)
         rows.append((*key, *astuple(measured), str(measured)))
     return pd.DataFrame(rows, columns=[*by, "mean", "low", "high", "n", "text"])
 

@@ -10,14 +10,16 @@ import pandas as pd
 
 from dlilib.analysis import claims, paper
 from dlilib.analysis.records import select
-from dlilib.analysis.stats import SHARE, estimate, summarise
+from dlilib.analysis.stats import IOU_RANGE, estimate, summarise
 from dlilib.losses import METHODS
 from dlilib.metrics import iou
-from dlilib.models import LIGHT_ENCODERS
 from dlilib.study import experiments
+from dlilib.study.presets import PAPER_ENCODERS
 from dlilib.training.run import Run
 from dlilib.training.store import Store
 
+# Number of a table of the paper -> its experiment, and the field of Run that its rows differ in.
+TABLES = {1: ("comparison", "method"), 2: ("ablation", "p_poisson")}
 SPLITS = {"image": "the paper's split", "tile": "tile-disjoint"}
 PAPER_IMAGES = 1000 * (313 + 952)  # training images seen: epochs × those of an epoch
 
@@ -39,14 +41,19 @@ def paper_table(
     Returns:
         For each encoder, and for the average over all three, the columns "<encoder>, ours"
         ("pending" where no run is finished) and "<encoder>, paper".
+
+    Raises:
+        ValueError: There is no such table.
     """
-    name, by = (("comparison", "method"), ("ablation", "p_poisson"))[number - 1]
-    runs = experiments.experiment(name, preset, LIGHT_ENCODERS, seeds, split=split)
+    if number not in TABLES:
+        raise ValueError(f"number must be one of {tuple(TABLES)}, got {number!r}")
+    name, by = TABLES[number]
+    runs = experiments.experiment(name, preset, PAPER_ENCODERS, seeds, split=split)
     ours = summarise(runs, frame, ["encoder", by]).set_index(["encoder", by])["text"]
     rows = []
     for key in METHODS if number == 1 else (0.0, 1.0, 0.5):
         row = {by: key}
-        for encoder in LIGHT_ENCODERS:
+        for encoder in PAPER_ENCODERS:
             row[f"{encoder}, ours"] = ours[encoder, key]
             row[f"{encoder}, paper"] = _printed(number, encoder, key)
         found = select(frame, [run for run in runs if getattr(run, by) == key])
@@ -59,8 +66,8 @@ def paper_table(
 def _average(frame: pd.DataFrame) -> str:
     """The mean over the encoders, seed by seed, of the seeds that have all of them."""
     by_seed = frame.pivot(index="seed", columns="encoder", values="iou_best")
-    whole = by_seed.reindex(columns=LIGHT_ENCODERS).dropna()
-    return str(estimate(whole.mean(axis=1), within=SHARE))
+    whole = by_seed.reindex(columns=PAPER_ENCODERS).dropna()
+    return str(estimate(whole.mean(axis=1), within=IOU_RANGE))
 
 
 def _printed(number: int, encoder: str, key: str | float) -> str:

@@ -21,7 +21,7 @@ from dlilib.data.images import (
 )
 from dlilib.tiles import TileSet
 
-PARTS = {"images", "masks", "classes.txt"}  # what a folder of this kind holds, at its top
+CONTENTS = {"images", "masks", "classes.txt"}  # what a folder of this kind holds, at its top
 
 
 def from_folder(root: str | Path, size: int | None = 256, resize: str = "nearest") -> TileSet:
@@ -91,7 +91,7 @@ def _open(root: str | Path) -> Files:
     """The folder's files by their path below `images`, `masks` and so on."""
     files = open_files(Path(root))
     tops = {path.partition("/")[0] for path in files}
-    if len(tops) == 1 and not tops & PARTS:  # a zip of the folder itself
+    if len(tops) == 1 and not tops & CONTENTS:  # a zip of the folder itself
         files = {path.partition("/")[2]: read for path, read in files.items()}
     missing = {"images", "masks"} - {path.partition("/")[0] for path in files}
     if missing:

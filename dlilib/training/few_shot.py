@@ -5,6 +5,7 @@ Of the paper (Lin et al., ICME 2021, arXiv 2007.09438) only the abstract is avai
 constants are our interpretation.
 """
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,10 @@ MARGIN = 0.5  # cosine: features of defects stay 60° or more from the normal pr
 TEMPERATURE = 0.1  # of the composites' weights, in cosine
 
 
+Outputs = Iterable[tuple[Tensor, Tensor, Tensor]]  # masks, features and logits of batches
+Predict = Callable[[np.ndarray], Outputs]  # of images, by the model in evaluation mode
+
+
 class FewShotLoss:
     """The batch's loss with the few-shot paper's terms, as far as a run asks for them.
 
@@ -31,6 +36,15 @@ class FewShotLoss:
     def __init__(self, run: Run, criterion: losses.Loss, num_classes: int) -> None:
         self.run, self.criterion, self.num_classes = run, criterion, num_classes
         self.prototypes: Tensor | None = None  # (K, D); None: composites count like other images
+
+    def start_epoch(self, predict: Predict, defective: np.ndarray) -> None:
+        """Renew what the weights of composites compare with; defective: training images."""
+        if self.run.similarity:
+            self.prototypes = prototypes(predict(defective), self.num_classes)
+
+    def record(self, predict: Predict, val: np.ndarray) -> dict[str, Any]:
+        """What a few-shot run's record keeps beside the others'; val: validation images."""
+        return {"features": feature_separation(predict(val))} if self.run.shots else {}
 
     def __call__(
         self, logits: Tensor, features: Tensor, masks: Tensor, plan: Plan | None
@@ -54,6 +68,27 @@ class FewShotLoss:
         weights = torch.ones(len(masks), device=masks.device)
         weights[rows] = realism_weights(features[rows], masks[rows], labels, self.prototypes)
         return losses.with_dice(image_weighted(weights))
+
+
+@torch.no_grad()
+def prototypes(outputs: Outputs, num_classes: int) -> Tensor:
+    """The mean feature of each class's real defects, as a direction: (K, D)."""
+    total = 0
+    for masks, features, _ in outputs:
+        defects = metrics.one_hot(masks, num_classes).unbind(dim=1)
+        sums = [region_features(features, defect).sum(dim=0) for defect in defects]
+        total += torch.stack(sums)
+    return total
+
+
+@torch.inference_mode()
+def feature_separation(outputs: Outputs) -> dict[str, Any]:
+    """How far the defects lie from the normal regions of their images in the features."""
+    found, defect = [], []
+    for masks, features, _ in outputs:
+        found.append(features.float().movedim(1, -1).flatten(0, 2).cpu())  # (cells, D)
+        defect.append(cells(masks, features).flatten().cpu())
+    return separation(torch.cat(found).numpy(), torch.cat(defect).numpy())
 
 
 def normal_background(features: Tensor, masks: Tensor) -> Tensor:

@@ -34,8 +34,7 @@ class Store:
 
     Example:
         >>> store = Store("results/lite")
-        >>> record = store.record(Run())  # None if the run is not finished
-        >>> record["best"]["iou"]
+        >>> record = store.record(Run())  # None: the run is not finished
     """
 
     def __init__(self, folder: str | Path) -> None:

@@ -219,7 +219,7 @@ class Trainer:
     def record(self) -> dict[str, Any]:
         """What is kept of the finished run."""
         tiles = self.tiles
-        record = {
+        return {
             "id": self.run.id,
             "run": asdict(self.run),
             "machine": {**machine(self.device), "precision": ", ".join(self.precisions)},
@@ -241,10 +241,8 @@ class Trainer:
             "val_tiles": tiles.tile[self.val].tolist(),
             "best": self.best,
             "last": self.last,
+            **self.criterion.record(self._outputs, self.val),
         }
-        if self.run.shots:
-            record["features"] = self._features()
-        return record
 
     def _images_per_class(self, indices: np.ndarray) -> list[int]:
         return np.bincount(
@@ -256,8 +254,8 @@ class Trainer:
         for group in self.optimizer.param_groups:
             progress = self.epoch / self.run.epochs
             group["lr"] = self.run.lr * 0.5 * (1 + math.cos(math.pi * progress))
-        if self.run.similarity:
-            self.criterion.prototypes = self._prototypes()
+        defective = self.train[self.tiles.labels[self.train] > 0]
+        self.criterion.start_epoch(self._outputs, defective)
         self.model.train()
         total, images = torch.zeros((), device=self.device), 0
         for rows, flips, plan in self.plan_epoch():
@@ -340,26 +338,6 @@ class Trainer:
         for rows in torch.from_numpy(indices).split(self.run.batch):
             images, masks, _ = self._gather(rows)
             yield masks, *self._forward(images)
-
-    @torch.no_grad()
-    def _prototypes(self) -> Tensor:
-        """The mean feature of each class's real training defects, as a direction: (K, D)."""
-        defective = self.train[self.tiles.labels[self.train] > 0]
-        total = 0
-        for masks, features, _ in self._outputs(defective):
-            defects = metrics.one_hot(masks, self.tiles.num_classes).unbind(dim=1)
-            sums = [few_shot.region_features(features, defect).sum(dim=0) for defect in defects]
-            total += torch.stack(sums)
-        return total
-
-    @torch.inference_mode()
-    def _features(self) -> dict[str, Any]:
-        """How far the validation images' defects lie from their normal regions in the features."""
-        found, defect = [], []
-        for masks, features, _ in self._outputs(self.val):
-            found.append(features.float().movedim(1, -1).flatten(0, 2).cpu())  # (cells, D)
-            defect.append(few_shot.cells(masks, features).flatten().cpu())
-        return few_shot.separation(torch.cat(found).numpy(), torch.cat(defect).numpy())
 
     @torch.inference_mode()
     def _validate(self) -> tuple[Tensor, dict[str, str]]:

@@ -238,6 +238,11 @@ def test_background_term_is_added_with_its_weight(few_tiles):
         assert trainer.loss(images, masks).item() == pytest.approx((plain + 0.25 * term).item())
 
 
+def prototypes(trainer):
+    defective = trainer.train[trainer.tiles.labels[trainer.train] > 0]
+    return few_shot.prototypes(trainer._outputs(defective), trainer.tiles.num_classes)
+
+
 def test_composites_alike_to_no_prototype_in_particular_weigh_one(few_tiles):
     trainer = Trainer(FEW, few_tiles, torch.device("cpu"))
     rows, flips, plan = next(iter(trainer.plan_epoch()))
@@ -247,13 +252,13 @@ def test_composites_alike_to_no_prototype_in_particular_weigh_one(few_tiles):
         plain = trainer.loss(images, masks, plan).item()
         trainer.criterion.prototypes = torch.zeros(5, 128)
         assert trainer.loss(images, masks, plan).item() == pytest.approx(plain)
-        trainer.criterion.prototypes = trainer._prototypes()
+        trainer.criterion.prototypes = prototypes(trainer)
         assert trainer.loss(images, masks, plan).item() != pytest.approx(plain, rel=1e-6)
 
 
 def test_prototypes_are_of_each_classs_own_real_defects(few_tiles):
     trainer = Trainer(FEW, few_tiles, torch.device("cpu"))
-    found = trainer._prototypes()
+    found = prototypes(trainer)
     support = [int(i) for i in trainer.train if few_tiles.labels[i] == 3]
     images, masks, _ = trainer._gather(torch.tensor(support))
     with torch.no_grad():
