@@ -54,7 +54,7 @@ RESULTS = Path("results")
 
 @app.command()
 def data(
-    name: Annotated[str, typer.Argument(help="magnetic-tiles, toy, folder or mvtec_ad-<category>")],
+    name: Annotated[str, typer.Argument(help=f"folder, {', '.join(datasets.NAMES)}")],
     root: Root = None,
 ) -> None:
     """Read a data set with all its checks and print what is in it."""
@@ -75,7 +75,7 @@ def convert(
     root: Annotated[Path, typer.Argument(help="folder or zip of images and annotations")],
     out: Annotated[Path, typer.Argument(help="new folder")],
 ) -> None:
-    """Draw polygons into a folder of images and masks, for `dli data folder` and notebook 8."""
+    """Draw annotated shapes into a folder of images and masks, as notebook 8 reads it."""
     tiles = from_folder(convert_.convert(source, root, out), size=None)
     print(out, tiles.counts())
 
@@ -172,7 +172,7 @@ def status(
         total = _in_words(sum(seconds))
         print(f"  {len(seconds)} of them: about {total}, one after the other, by {basis}")
     if unknown := len(costs) - len(estimates):
-        print(f"  {unknown} of them: duration unknown, no run that is finished tells")
+        print(f"  {unknown} of them: duration unknown: no finished run is like them")
 
 
 @app.command()

@@ -111,7 +111,7 @@ def _wce(tiles: TileSet, train: np.ndarray, variant: str) -> Loss:
 
 @dataclass(frozen=True)
 class Method:
-    """All facts about one way to train; the paper's numbers for it, if any, are in paper.csv."""
+    """All facts about one method; the paper's numbers for it, if any, are in analysis/paper.csv."""
 
     loss: Callable[[TileSet, np.ndarray, str], Loss]  # of tiles, training images and variant
     varies: bool = False  # whether the loss as published differs from the one as released

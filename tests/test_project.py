@@ -1,5 +1,6 @@
 """The files around the code agree with each other and with what the README says."""
 
+import importlib.util
 import re
 import tomllib
 from pathlib import Path
@@ -170,3 +171,14 @@ def test_stored_notebooks_of_lite_are_of_the_preset_as_it_is(number):
         for o in c.outputs
     ]
     assert PRESETS["lite"].about in "".join(o.get("text", "") for o in outputs)
+
+
+def test_what_stored_notebooks_import_is_there():
+    folders = [ROOT / "results" / preset / "notebooks" for preset in ("lite", "short", "paper")]
+    for path in sorted(path for folder in folders for path in folder.glob("*.ipynb")):
+        cells = nbformat.read(path, as_version=4).cells
+        code = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+        for module, names in re.findall(r"^from (dlilib\S*) import (.+)$", code, re.MULTILINE):
+            for name in names.split(", "):
+                found = hasattr(importlib.import_module(module), name)
+                assert found or importlib.util.find_spec(f"{module}.{name}"), f"{path}: {name}"

@@ -26,7 +26,7 @@ SeedRecords = list[Record]  # one seed's: DLI's at each fraction of the data, th
 
 @dataclass(frozen=True)
 class Protocol:
-    """One way to train and to evaluate, told by what differs from the paper's."""
+    """A training and evaluation protocol, described by what differs from the paper's."""
 
     changes: dict[str, Any] = field(default_factory=dict)  # fields of every run
     losses: str = "released"  # of the rivals whose loss as published differs
@@ -155,7 +155,7 @@ CLAIMS = {
     ),
 }
 OPEN = {  # what DLI leaves open: its released choice, less the other one
-    "every free image filled, less until uniform": Claim({"until": "uniform"}),
+    "every defect-free image filled, less until uniform": Claim({"until": "uniform"}),
     "Poisson on the rectangle, less on the mask": Claim({"region": "mask"}),
     "mixed gradients, less the donor's": Claim({"guidance": "donor"}),
     "widened label, less the donor's own": Claim({"label": "tight"}),

@@ -18,8 +18,8 @@ from dlilib.study import experiments
 HERE = Path(__file__).parent
 FIGURES = {  # of the front page: pattern of the file -> alternative text, caption
     "figure_8.png": (
-        "A grid of images: a row for each defect class, with the free image, the donor, its mask "
-        "and both composites",
+        "A grid of images: a row for each defect class, with the defect-free image, the donor, its "
+        "mask and both composites",
         "One injection for each defect class, by Poisson blending and by cut-paste (Figure 8 of "
         "the paper).",
     ),

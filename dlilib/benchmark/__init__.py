@@ -1,1 +1,1 @@
-"""Times injection, blending and training beside their baselines."""
+"""Times injection, blending and training beside their baselines. Trains for no result."""

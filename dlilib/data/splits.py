@@ -31,10 +31,11 @@ def split(
         free_in_val: Defect-free images validate too, split like the defect classes. Without it (as
             released) all of them train, but for those of validation parts under "tile", which are
             left out.
-        shots: 0, or few-shot: so many images of each class, not of an empty mask, train, of as many
-            parts, with the defect-free images of all parts that do not validate; the defects of all
-            other parts validate, and with free_in_val their defect-free images. Needs "tile" and
-            all of the data. Seeds take disjoint parts for as long as a class has them.
+        shots: 0, or few-shot: this number of images of each class, none with an empty mask, trains,
+            each of another part, with the defect-free images of all parts that do not validate; the
+            defects of all other parts validate, and with free_in_val their defect-free images.
+            Needs "tile" and all of the data. Seeds take disjoint parts for as long as a class has
+            them.
 
     Returns:
         Indices (train, val) into `tiles`: int64, sorted, disjoint.

@@ -82,7 +82,7 @@ def execute_on_workers(
         WriteError: The folder cannot be written.
     """
     if scheduler and workers:
-        raise ValueError("either a scheduler's workers or so many here, not both")
+        raise ValueError("either a scheduler or workers on this machine, not both")
     device = device if scheduler else device_named(device)
     deadline = time.monotonic() + (float("inf") if budget is None else budget)
     store, todo = Store(folder), pending(runs, folder)

@@ -56,7 +56,7 @@ def half_data(preset: Preset, selection: Selection) -> list[Changes]:
 
 
 def choices(preset: Preset, selection: Selection) -> list[Changes]:
-    """DLI with each of its open choices made the other way."""
+    """DLI with the other option of each choice that it leaves open."""
     return [{"until": "uniform"}, {"region": "mask"}, {"guidance": "donor"}, {"label": "tight"}]
 
 

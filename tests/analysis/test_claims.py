@@ -149,7 +149,7 @@ def test_open_choices_are_paired_differences(tmp_path):
         store.finish(run, record(run, images))
     frame = claims.claims("lite", tmp_path, protocols=["paper's protocol"], which=claims.OPEN)
     texts = frame.set_index("claim")["text"].to_dict()
-    assert texts["every free image filled, less until uniform"] == "0.200 (n = 1)"
+    assert texts["every defect-free image filled, less until uniform"] == "0.200 (n = 1)"
     assert texts["widened label, less the donor's own"] == "pending"
 
 
