@@ -205,10 +205,12 @@ def _result(future: Any) -> dict[str, Any] | Exception | None:
 
 def _slots(client: Any, gpus: bool) -> int:
     """How many runs the workers can take at once: one a thread, or one a GPU that they offer."""
-    if client.status == "closed":
+    # None: the connection is lost, which the client's status may not tell yet
+    workers = client.scheduler_info(n_workers=-1).get("workers")
+    if workers is None or client.status == "closed":
         raise ValueError(NO_SCHEDULER)
     slots = 0
-    for worker in client.scheduler_info(n_workers=-1)["workers"].values():
+    for worker in workers.values():
         slots += worker["resources"].get("GPU", 0) if gpus else worker["nthreads"]
     return int(slots)
 

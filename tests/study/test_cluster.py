@@ -282,3 +282,10 @@ def test_without_dask_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'dlilib\[dask\]'"):
         cluster.execute_on_workers([TINY], tmp_path, workers=1)
+
+
+@pytest.mark.parametrize(("status", "info"), [("running", {}), ("closed", {"workers": {}})])
+def test_a_scheduler_that_is_lost_is_said_whichever_part_of_dask_knows_it_first(status, info):
+    client = types.SimpleNamespace(status=status, scheduler_info=lambda n_workers: info)
+    with pytest.raises(ValueError, match="the scheduler is lost"):
+        cluster._slots(client, gpus=False)
