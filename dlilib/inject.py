@@ -187,22 +187,22 @@ def inject(
     """
     images, masks, labels = images.detach().clone(), masks.clone(), labels.clone()
     with torch.inference_mode():
+        # A class's warps are alike: sorted by class, few chunks need all the steps.
+        by_class = plan.at(plan.label.argsort(stable=True))
         for poisson in (False, True):
-            for chunk in _chunks(plan, poisson, images.device):
+            chosen = by_class.at(by_class.poisson == poisson)
+            for chunk in _chunks(chosen, images.device):
                 _inject_chunk(chunk, poisson, images, masks, tiles, region, guidance, label)
     rows = plan.target.to(labels.device, non_blocking=True)
     labels[rows] = plan.label.to(labels, non_blocking=True)
     return images, masks, labels
 
 
-def _chunks(plan: Plan, poisson: bool, device: torch.device) -> list[Plan]:
-    """The plan's injections by one blend, in chunks that suit the device."""
-    # A class's warps are alike: sorted by class, few chunks need all the steps.
-    by_class = plan.at(plan.label.argsort(stable=True))
-    chosen = by_class.at(by_class.poisson == poisson)
-    if not len(chosen):
+def _chunks(plan: Plan, device: torch.device) -> list[Plan]:
+    """Split the plan into chunks that suit the device."""
+    if not len(plan):
         return []
-    return chosen.split(DONORS_AT_ONCE) if device.type == "cpu" else [chosen]
+    return plan.split(DONORS_AT_ONCE) if device.type == "cpu" else [plan]
 
 
 def _inject_chunk(

@@ -138,6 +138,12 @@ def test_report_without_records_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def notebooks_of(source, results, *more):
+    """The words of `dli` that execute the notebooks in `source`, without training."""
+    words = ["study", "--preset", "tiny", "--no-compute", "--notebooks", source]
+    return [*words, "--results", results, *more]
+
+
 def broken(folder, name, line):
     cells = [nbformat.v4.new_code_cell('preset = "smoke"', metadata={"tags": ["parameters"]})]
     cells += [
@@ -166,18 +172,7 @@ def test_notebooks_that_fail_stop_nobody_and_are_redone(tiny_study, tmp_path):
         "4_good": "pass",
     }.items():
         broken(source, name, line)
-    words = [
-        "study",
-        "--preset",
-        "tiny",
-        "--no-compute",
-        "--notebooks",
-        source,
-        "--results",
-        results,
-        "--jobs",
-        3,
-    ]
+    words = notebooks_of(source, results, "--jobs", 3)
     message = str(dli(*words).exception)
     assert (
         "2 of 4 notebooks failed" in message
@@ -225,16 +220,7 @@ def test_a_study_waits_for_runs_that_others_hold(tiny_study, tmp_path, monkeypat
 @pytest.mark.slow
 def test_a_finished_notebook_survives_the_failure_of_its_rerun(tiny_study, tmp_path):
     broken(tmp_path, "1_good", "pass")
-    words = [
-        "study",
-        "--preset",
-        "tiny",
-        "--no-compute",
-        "--notebooks",
-        tmp_path,
-        "--results",
-        tmp_path / "results",
-    ]
+    words = notebooks_of(tmp_path, tmp_path / "results")
     assert dli(*words).exit_code == 0
     broken(tmp_path, "1_good", "1 / 0")
     assert dli(*words).exit_code == 1
@@ -250,16 +236,7 @@ def test_a_notebook_whose_process_is_killed_is_alone_and_redone(tiny_study, tmp_
     source.mkdir()
     for name in ("1_killer", "2_good"):
         broken(source, name, "pass")
-    words = [
-        "study",
-        "--preset",
-        "tiny",
-        "--no-compute",
-        "--notebooks",
-        source,
-        "--results",
-        tmp_path / "results",
-    ]
+    words = notebooks_of(source, tmp_path / "results")
     made = tmp_path / "results" / "tiny" / "notebooks"
     broken(source, "1_killer", "import os; os.kill(os.getppid(), 9)")
     message = str(dli(*words).exception)

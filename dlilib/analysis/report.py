@@ -112,7 +112,7 @@ def _paper_tables(preset: str, frame: pd.DataFrame) -> list[str]:
         for split, name in tables.SPLITS.items():
             table = tables.paper_table(number, preset, frame, split).reset_index()
             blocks += [f"### {title}, {name}\n", tables.markdown(table), ""]
-    encoders = _encoders(preset, frame)
+    encoders = tables.finished_encoders(preset, frame)
     for split, name in tables.SPLITS.items():
         table = tables.class_table(preset, frame, encoders, split)
         blocks += [f"### IoU per class, {name}\n", tables.markdown(table), ""]
@@ -121,7 +121,7 @@ def _paper_tables(preset: str, frame: pd.DataFrame) -> list[str]:
 
 def _claims(preset: str, frame: pd.DataFrame, folder: Path) -> list[str]:
     """The verdicts, and what DLI's open choices change, at both epochs."""
-    encoders = _encoders(preset, frame)
+    encoders = tables.finished_encoders(preset, frame)
     verdicts = tables.verdict_table(preset, folder, encoders)
     found = claims.claims(preset, folder, encoders, protocols=EPOCHS, which=claims.OPEN)
     choices = found.pivot(index=["encoder", "claim"], columns="protocol", values="text")
@@ -139,9 +139,3 @@ def _few_shot(preset: str, folder: Path) -> list[str]:
     title = "### Few-shot: NBR and weighted BCE in our interpretation\n"
     table, gains = few_shot.table(runs), few_shot.gains(runs)
     return [title, FEW_SHOT, tables.markdown(table), "", GAINS, tables.markdown(gains), ""]
-
-
-def _encoders(preset: str, frame: pd.DataFrame) -> list[str]:
-    """The preset's encoders that have a finished run."""
-    found = set(frame["encoder"])
-    return [encoder for encoder in PRESETS[preset].encoders if encoder in found]

@@ -159,8 +159,7 @@ def _front(preset: str, folder: Path, titles: dict[str, str]) -> NotebookNode:
     chosen = experiments.preset_named(preset)
     planned = experiments.all_runs(preset)
     frame = select(records(folder / "records"), planned)
-    found = set(frame["encoder"])
-    encoders = [encoder for encoder in chosen.encoders if encoder in found]
+    encoders = tables.finished_encoders(preset, frame)
     text = FRONT.format(
         preset=preset,
         about=chosen.about[0].upper() + chosen.about[1:],

@@ -24,6 +24,12 @@ SPLITS = {"image": "the paper's split", "tile": "tile-disjoint"}
 PAPER_IMAGES = 1000 * (313 + 952)  # training images seen: epochs × those of an epoch
 
 
+def finished_encoders(preset: str, frame: pd.DataFrame) -> list[str]:
+    """Return the preset's encoders that have a finished run; frame: the preset's records."""
+    found = set(frame["encoder"])
+    return [name for name in experiments.preset_named(preset).encoders if name in found]
+
+
 def paper_table(
     number: int, preset: str, frame: pd.DataFrame, split: str = "image", seeds: Sequence[int] = ()
 ) -> pd.DataFrame:
