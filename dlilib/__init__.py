@@ -24,16 +24,22 @@ if TYPE_CHECKING:  # for editors, which do not follow `__getattr__`
     from dlilib.data.mvtec import mvtec_ad as mvtec_ad
     from dlilib.data.splits import split as split
     from dlilib.data.toy import toy_tiles as toy_tiles
+    from dlilib.donors import Donors as Donors
     from dlilib.inject import DynamicLabelInjection as DynamicLabelInjection
+    from dlilib.inject import collate as collate
+    from dlilib.tiles import IGNORE as IGNORE
     from dlilib.tiles import TileSet as TileSet
     from dlilib.training.run import Run as Run
     from dlilib.training.trainer import fit as fit
 
 _HOME = {  # public name -> the module that defines it; None: the name is a module itself
     "DataError": "data.files",
+    "Donors": "donors",
     "DynamicLabelInjection": "inject",
+    "IGNORE": "tiles",
     "Run": "training.run",
     "TileSet": "tiles",
+    "collate": "inject",
     "cut_paste": "blend",
     "export": None,
     "fit": "training.trainer",

@@ -8,10 +8,19 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from dlilib.checks import check_number
+
+NEAR = 0.49  # pixels: nearer than that to a pixel's centre, every device samples this pixel
+
 
 @dataclass(frozen=True)
 class Warp:
-    """Ranges of one class's random donor warp; defaults as released for Blowhole."""
+    """Ranges of a random donor warp; the defaults, for any class, are those released for Blowhole.
+
+    Raises:
+        ValueError: A probability is not in [0, 1], shift or scale not in [0, 1), or rotate not in
+            [0, 180]; the message names it.
+    """
 
     flip: float = 0.5  # probability of a flip: horizontal, vertical or both, alike
     affine: float = 0.5  # probability of the shift, scale and rotation below
@@ -19,9 +28,16 @@ class Warp:
     scale: float = 0.1  # ± relative
     rotate: float = 10.0  # ± degrees
 
+    def __post_init__(self) -> None:
+        check_number("Warp.flip", self.flip, 0, 1)
+        check_number("Warp.affine", self.affine, 0, 1)
+        check_number("Warp.shift", self.shift, 0, 1, open_end=True)
+        check_number("Warp.scale", self.scale, 0, 1, open_end=True)
+        check_number("Warp.rotate", self.rotate, 0, 180)
+
 
 FLIP_ONLY = Warp(affine=0.0)
-RELEASED_WARPS = {  # classes that are not named here take Warp()
+RELEASED_WARPS = {  # of the Magnetic Tiles' classes, as released
     "Blowhole": Warp(),
     "Break": FLIP_ONLY,
     "Crack": Warp(flip=0.0, rotate=5.0),
@@ -31,7 +47,11 @@ RELEASED_WARPS = {  # classes that are not named here take Warp()
 
 
 def draw_warps(
-    warps: Sequence[Warp], which: Tensor, generator: Generator | None = None, aspect: float = 1.0
+    warps: Sequence[Warp],
+    which: Tensor,
+    generator: Generator | None = None,
+    *,
+    aspect: float = 1.0,
 ) -> Tensor:
     """Draw a random affine map by each of warps[which].
 
@@ -45,15 +65,17 @@ def draw_warps(
     Returns:
         float32 (M, 2, 3), from output to input in [-1, 1] coordinates, as `warp` takes them.
     """
-    draws = torch.rand(len(which), 7, generator=generator)
+    draws = torch.rand(len(which), 7, generator=generator, dtype=torch.float32, device="cpu")
     if_flip, axis, if_affine, x, y, zoom, angle = draws.T  # each (M,), in [0, 1)
     ranges = torch.tensor(
-        [(w.flip, w.affine, w.shift, w.scale, math.radians(w.rotate)) for w in warps]
+        [(w.flip, w.affine, w.shift, w.scale, math.radians(w.rotate)) for w in warps],
+        dtype=torch.float32,
+        device="cpu",
     )
     flip, affine, shift, scale, rotate = ranges[which].T
     axis = (axis * 3).int()  # 0 horizontal, 1 vertical, 2 both
-    mirror_x = torch.where((if_flip < flip) & (axis != 1), -1.0, 1.0)
-    mirror_y = torch.where((if_flip < flip) & (axis != 0), -1.0, 1.0)
+    mirror_x = 1 - 2 * ((if_flip < flip) & (axis != 1)).float()
+    mirror_y = 1 - 2 * ((if_flip < flip) & (axis != 0)).float()
     moved = (if_affine < affine).float()
     x = (2 * x - 1) * moved * (2 * shift)
     y = (2 * y - 1) * moved * (2 * shift)
@@ -79,25 +101,102 @@ def mirrors(maps: Tensor) -> tuple[Tensor, Tensor]:
     return (signs < 0).flip(1) & only[:, None], (~only).nonzero()[:, 0]
 
 
-def warp(images: Tensor, masks: Tensor, maps: Tensor) -> tuple[Tensor, Tensor]:
+def warp(
+    images: Tensor,
+    masks: Tensor,
+    maps: Tensor,
+    *,
+    sides: tuple[int, int] | None = None,
+    beyond: str = "mirrored",
+) -> tuple[Tensor, Tensor]:
     """Warp images bilinearly and masks by nearest neighbour.
 
-    Beyond the border both are mirrored about the outermost pixel, as released.
     differs: the released code warps before it resizes, this one the resized tile.
 
     Args:
         images: (B, C, H, W) float.
-        masks: (B, H, W) bool.
+        masks: (B, H, W) bool or class indices.
         maps: (B, 2, 3), from output to input in [-1, 1] coordinates.
+        sides: Height and width of the output; None: those of the input.
+        beyond: What lies beyond the border: both, "mirrored" about the outermost pixel, as
+            released; or the "nearest" pixel of the image and nothing in the mask.
+
+    Returns:
+        Images (B, C, *sides) and masks (B, *sides), of the same dtypes.
     """
+    height, width = sides or images.shape[2:]
     if len(images) == 0:
-        return images.clone(), masks.clone()
-    grid = _grid(maps.to(images, non_blocking=True), *images.shape[2:])
-    moved = F.grid_sample(images, grid, padding_mode="reflection", align_corners=True)
+        empty = images.new_zeros(0, images.shape[1], height, width)
+        return empty, masks.new_zeros(0, height, width)
+    grid = _grid(maps.to(images, non_blocking=True), height, width)
+    around = ("reflection", "reflection") if beyond == "mirrored" else ("border", "zeros")
+    moved = F.grid_sample(images, grid, padding_mode=around[0], align_corners=True)
     marks = F.grid_sample(
-        masks[:, None].to(images), grid, "nearest", "reflection", align_corners=True
-    )
-    return moved, marks[:, 0] > 0.5
+        masks[:, None].to(images), grid, "nearest", padding_mode=around[1], align_corners=True
+    )[:, 0]
+    return moved, marks > 0.5 if masks.dtype == torch.bool else marks.to(masks.dtype)
+
+
+def sees(maps: Tensor, points: Tensor, source: tuple[int, int], target: tuple[int, int]) -> Tensor:
+    """Tell which warps leave at least one of some pixels in sight.
+
+    Args:
+        maps: (B, 2, 3), from output to input in [-1, 1] coordinates.
+        points: (B, P, 2), x and y of pixels of the input.
+        source: Height and width of the input.
+        target: Height and width of the output.
+
+    Returns:
+        bool (B,): some output pixel of `warp` is sampled from one of the points.
+    """
+    maps, points = maps.double(), points.double()
+    linear, offset = maps[:, :, :2], maps[:, None, :, 2]  # (B, 2, 2), (B, 1, 2)
+    where = (points - _middle(source)) / _half(source)
+    there = torch.linalg.solve(linear, (where - offset).mT).mT  # (B, P, 2)
+    pixel = (there * _half(target) + _middle(target)).round()
+    last = 2 * _middle(target)
+    inside = ((pixel >= 0) & (pixel <= last)).all(dim=2)
+    back = ((pixel - _middle(target)) / _half(target)) @ linear.mT + offset
+    error = (back * _half(source) + _middle(source) - points).abs().amax(dim=2)
+    return (inside & (error < NEAR)).any(dim=1)
+
+
+def placed(
+    linear: Tensor,
+    centre: Tensor,
+    place: Tensor,
+    *,
+    source: tuple[int, int],
+    target: tuple[int, int],
+) -> Tensor:
+    """The maps that put a pixel of the input at a place of the output.
+
+    Args:
+        linear: (B, 2, 2), from output to input, in pixels.
+        centre: (B, 2), x and y in the input.
+        place: (B, 2), x and y in the output.
+        source: Height and width of the input.
+        target: Height and width of the output.
+
+    Returns:
+        float32 (B, 2, 3), as `warp` takes them.
+    """
+    linear, centre, place = linear.double(), centre.double(), place.double()
+    scaled = linear * _half(target) / _half(source)[:, None]
+    moved = (linear @ (_middle(target) - place)[:, :, None])[:, :, 0]
+    offset = (moved + centre - _middle(source)) / _half(source)
+    return torch.cat([scaled, offset[:, :, None]], dim=2).float()
+
+
+def _middle(sides: tuple[int, int]) -> Tensor:
+    """x and y of the middle of an image (height, width), pixels."""
+    height, width = sides
+    return torch.tensor([width - 1, height - 1], dtype=torch.float64, device="cpu") / 2
+
+
+def _half(sides: tuple[int, int]) -> Tensor:
+    """Pixels to one of [-1, 1] coordinates along x and y; an image of one pixel has no scale."""
+    return _middle(sides).clamp(min=0.5)
 
 
 def _grid(maps: Tensor, height: int, width: int) -> Tensor:
@@ -114,7 +213,7 @@ def _grid(maps: Tensor, height: int, width: int) -> Tensor:
 
 def draw_flips(batch: int, generator: Generator | None = None) -> Tensor:
     """Draw vertical and horizontal flips, bool (batch, 2), with probability 0.5 as released."""
-    return torch.rand(batch, 2, generator=generator) < 0.5
+    return torch.rand(batch, 2, generator=generator, dtype=torch.float32, device="cpu") < 0.5
 
 
 def flip(images: Tensor, masks: Tensor, flips: Tensor) -> tuple[Tensor, Tensor]:

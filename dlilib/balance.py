@@ -3,24 +3,31 @@
 All of it is drawn on the CPU, before any pixel moves.
 """
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from dlilib.augment import RELEASED_WARPS, Warp, draw_warps
-from dlilib.tiles import TileSet
+from dlilib.augment import Warp, draw_warps, mirrors, placed, sees
+from dlilib.checks import check_generator, check_option
+from dlilib.donors import Donors
 
 UNTIL = ("filled", "uniform")
 TIES = ("lowest", "random")
+REPLACEMENT = (False, True, "if short")
+PLACES = ("as is", "anywhere")
+REDRAWS = 8  # of a warp that moves the whole defect out of sight, before the donor goes unwarped
 
 
 def plan_classes(
     labels: np.ndarray | Tensor,
     num_classes: int,
     until: str = "filled",
+    *,
     ties: str = "lowest",
     generator: Generator | None = None,
 ) -> np.ndarray | Tensor:
@@ -49,224 +56,339 @@ def plan_classes(
         >>> plan_classes(np.array([0, 1, 0, 2]), num_classes=3)
         array([3, 0, 1, 0])
     """
-    checked = _check_labels(labels, num_classes, until, ties)
-    planned = _fill(checked, num_classes, until, ties, generator)
+    check_option("until", until, UNTIL)
+    check_option("ties", ties, TIES)
+    check_generator(generator)
+    if num_classes < 1:
+        raise ValueError(f"num_classes must be at least 1, got {num_classes}")
+    checked = _check_labels(labels, num_classes)
+    filling = Filling(until, ties, share=1.0, target=(1.0,) * num_classes)
+    planned = filling.fill(checked, np.zeros(num_classes, np.int64), generator)
     return torch.from_numpy(planned).to(labels.device) if isinstance(labels, Tensor) else planned
 
 
-def _fill(
-    labels: np.ndarray, num_classes: int, until: str, ties: str, generator: Generator | None
-) -> np.ndarray:
-    """`plan_classes` of checked labels (B,)."""
-    planned = np.zeros(len(labels), np.int64)
-    count = np.bincount(labels, minlength=num_classes + 1)[1:]  # (K,), images of each class so far
-    free = np.flatnonzero(labels == 0)
-    preference = _tie_order(len(free), num_classes, ties, generator)
-    if until == "uniform":
-        free = free[: num_classes * count.max() - count.sum()]
-    for row, image in enumerate(free):
-        chosen = (count + preference[row]).argmin()
-        planned[image] = chosen + 1
-        count[chosen] += 1
-    return planned
+@dataclass(frozen=True)
+class Filling:
+    """How many defect-free images get a defect, and of which class."""
+
+    until: str  # as in `plan_classes`
+    ties: str  # as in `plan_classes`; with a target, in its proportions
+    share: float  # of the defect-free images that may be filled
+    target: tuple[float, ...]  # (K,), what the classes' counts shall be proportional to
+
+    def fill(
+        self, labels: np.ndarray, before: np.ndarray, generator: Generator | None
+    ) -> np.ndarray:
+        """The class to inject into each image, 0 for none: int64 (B,).
+
+        labels: (B,), checked; before: (K,), images of each class that already count.
+        """
+        target = np.asarray(self.target)
+        planned = np.zeros(len(labels), np.int64)
+        count = before + np.bincount(labels, minlength=len(target) + 1)[1:]
+        free = self._fillable(np.flatnonzero(labels == 0), generator)
+        preference = self._tie_order(len(free), generator)
+        level = np.full(len(target), np.inf)  # count for its part of the target; lowest gets more
+        np.divide(count, target, out=level, where=target > 0)
+        if self.until == "uniform":
+            highest = level[target > 0].max()
+            free = free[: math.ceil((highest * target - count)[target > 0].sum() - 1e-6)]
+        for row, image in enumerate(free):
+            rarest = (level == np.minimum.reduce(level)).nonzero()[0]
+            chosen = rarest[preference[row][rarest].argmin()]
+            planned[image] = chosen + 1
+            count[chosen] += 1
+            level[chosen] = count[chosen] / target[chosen]
+        return planned
+
+    def _fillable(self, free: np.ndarray, generator: Generator | None) -> np.ndarray:
+        """A random share of the defect-free images; which number, on average, is the share."""
+        if self.share == 1:
+            return free
+        order = torch.rand(len(free) + 1, generator=generator, dtype=torch.float64, device="cpu")
+        number = int(self.share * len(free) + float(order[-1]))
+        return free[np.sort(order[:-1].argsort()[:number].numpy())]
+
+    def _tie_order(self, rows: int, generator: Generator | None) -> np.ndarray:
+        """What decides among equally rare classes: (rows, K), the smallest wins."""
+        target = np.asarray(self.target)
+        if self.ties == "lowest":
+            return np.broadcast_to(np.arange(len(target)), (rows, len(target)))
+        shape = (rows, len(target))
+        drawn = torch.rand(shape, generator=generator, dtype=torch.float32, device="cpu").double()
+        if len(set(self.target)) == 1:
+            return drawn.numpy()
+        # The smallest of exponentials with these rates is each one in proportion to its rate.
+        with np.errstate(divide="ignore", invalid="ignore"):  # a target of 0 is never taken
+            return -np.log1p(-drawn.numpy()) / target
 
 
-def _tie_order(rows: int, num_classes: int, ties: str, generator: Generator | None) -> np.ndarray:
-    """What decides among equally rare classes: (rows, K) in [0, 1), the smallest wins."""
-    if ties == "random":
-        return torch.rand(rows, num_classes, generator=generator).double().numpy()
-    return np.broadcast_to(np.arange(num_classes) / num_classes, (rows, num_classes))
-
-
-def _check_labels(
-    labels: np.ndarray | Tensor, num_classes: int, until: str, ties: str
-) -> np.ndarray:
-    if until not in UNTIL:
-        raise ValueError(f"until must be one of {UNTIL}, got {until!r}")
-    if ties not in TIES:
-        raise ValueError(f"ties must be one of {TIES}, got {ties!r}")
+def _check_labels(labels: np.ndarray | Tensor, num_classes: int) -> np.ndarray:
     labels = labels.cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
     if labels.ndim != 1 or (len(labels) and not np.issubdtype(labels.dtype, np.integer)):
         raise ValueError(
             f"labels must be integers of shape (B,), got {labels.dtype} {labels.shape}"
         )
-    if num_classes < 1:
-        raise ValueError(f"num_classes must be at least 1, got {num_classes}")
     if len(labels) and not 0 <= labels.min() <= labels.max() <= num_classes:
         raise ValueError(f"labels must lie in 0..{num_classes}, got {labels.min()}..{labels.max()}")
     return labels.astype(np.int64)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Plan:
     """M injections into one batch, on the CPU.
 
-    The same plan gives the same pixels wherever it is applied.
+    The same plan gives the same pixels wherever it is applied. Two plans are equal if all their
+    values are.
     """
 
     target: Tensor  # int64 (M,), position in the batch of the defect-free image
     label: Tensor  # int64 (M,), class to inject
-    donor: Tensor  # int64 (M,), index of the donor in its TileSet
+    donor: Tensor  # int64 (M,), the donor's index in its TileSet, or of the crop
     maps: Tensor  # float32 (M, 2, 3), the donor's warp as `augment.warp` takes it
     poisson: Tensor  # bool (M,), blend by Poisson; else cut-paste
+    # What it was drawn for, which `apply_plan` checks; None in a plan made by hand:
+    batch: Tensor | None = None  # int64 (B,), the batch's labels
+    donors: str | None = None  # digest of the donors
+    sides: tuple[int, int] | None = None  # height and width of the batch's images
+    place: str = "as is"  # where the defects go, one of PLACES
 
     def __len__(self) -> int:
         return len(self.target)
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Plan) and self.to_dict() == other.to_dict()
+
     def at(self, rows: Tensor) -> "Plan":
         """Select injections by indices or a bool mask (M,)."""
-        return Plan(*(getattr(self, field.name)[rows] for field in fields(self)))
+        return replace(self, **{name: column[rows] for name, column in self._columns().items()})
 
     def split(self, sizes: int | list[int]) -> list["Plan"]:
         """Split the plan into chunks of the given sizes, as `torch.split`."""
-        columns = [getattr(self, field.name).split(sizes) for field in fields(self)]
-        return [Plan(*chunk) for chunk in zip(*columns, strict=True)]
+        columns = self._columns()
+        chunks = zip(*[column.split(sizes) for column in columns.values()], strict=True)
+        return [replace(self, **dict(zip(columns, chunk, strict=True))) for chunk in chunks]
+
+    def _columns(self) -> dict[str, Tensor]:
+        """What there is one of for each injection."""
+        return {name: getattr(self, name) for name in COLUMNS}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plan as lists and plain values, as JSON takes them."""
+        found = {column.name: getattr(self, column.name) for column in fields(self)}
+        found["sides"] = list(self.sides) if self.sides else None
+        return {k: v.tolist() if isinstance(v, Tensor) else v for k, v in found.items()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Plan":
+        """Make the plan again of what `to_dict` gave.
+
+        Raises:
+            ValueError: The names, or the lengths of the lists, are not those of a plan.
+
+        Example:
+            >>> transform = dlilib.DynamicLabelInjection(dlilib.toy_tiles())
+            >>> plan = transform.plan(torch.zeros(8, dtype=torch.int64))
+            >>> Plan.from_dict(plan.to_dict()) == plan
+            True
+        """
+        names = {column.name for column in fields(cls)}
+        if not isinstance(values, dict) or values.keys() != names:
+            raise ValueError(f"a plan has the values {sorted(names)}, got {sorted(values)}")
+        found = dict(values)
+        for name, dtype in {**COLUMNS, "batch": torch.int64}.items():
+            if values[name] is not None:
+                found[name] = torch.tensor(values[name], dtype=dtype, device="cpu")
+        found["maps"] = found["maps"].reshape(-1, 2, 3)
+        if len({len(found[name]) for name in COLUMNS}) > 1:
+            raise ValueError(f"a plan's {', '.join(COLUMNS)} must be of one length")
+        return cls(**{**found, "sides": tuple(values["sides"]) if values["sides"] else None})
+
+
+COLUMNS = {  # of a plan: their dtypes
+    "target": torch.int64,
+    "label": torch.int64,
+    "donor": torch.int64,
+    "maps": torch.float32,
+    "poisson": torch.bool,
+}
 
 
 @dataclass(frozen=True)
-class DonorBank:
-    """The donors of each class and the warps they go through."""
+class Planner:
+    """How plans are drawn; every option as in `inject.DynamicLabelInjection`."""
 
-    members: tuple[Tensor, ...]  # K int64 tensors, indices into the TileSet
+    donors: Donors
+    filling: Filling
     warps: tuple[Warp, ...]  # (K,)
-    aspect: float = 1.0  # of the tiles, as `augment.draw_warps` takes it
+    p_poisson: float
+    replacement: bool | str
+    place: str
+    empty: bool
 
-    @classmethod
-    def of(
-        cls,
-        tiles: TileSet,
-        donors: np.ndarray | Tensor | None = None,
-        warps: dict[str, Warp] | None = None,
-    ) -> "DonorBank":
-        """Sort the defective images among `donors` by class.
+    def plans(
+        self,
+        labels: np.ndarray | Tensor,
+        sizes: Sequence[int],
+        sides: tuple[int, int],
+        before: np.ndarray,
+        generator: Generator | None,
+        *,
+        running: bool = False,
+    ) -> list[Plan]:
+        """Draw a plan for each of several batches together, as for a whole epoch.
 
         Args:
-            tiles: Where the donors come from.
-            donors: Indices into tiles; None: all.
-            warps: Class name -> Warp; None: as released.
-
-        Raises:
-            ValueError: An index is none, a class has no donor, or a warp names no class.
+            labels: (N,), those of the first batch, then those of the second, …
+            sizes: How many images each batch has, N in all.
+            sides: Height and width of the batches' images.
+            before: (K,) int64, images of each class that count before the first batch. Where
+                running, the batches' are added to it.
+            generator: None: torch's default one.
+            running: Whether the images of a batch count for the next one too.
         """
-        donors = _check_donors(donors, tiles)
-        labels = tiles.labels[donors]
-        members = tuple(donors[labels == c] for c in range(1, tiles.num_classes + 1))
-        for name, group in zip(tiles.classes, members, strict=True):
-            if len(group) == 0:
-                raise ValueError(f"class {name} has no donor among the {len(donors)} images given")
-        if unknown := (warps or {}).keys() - set(tiles.classes):
-            raise ValueError(f"warps names {sorted(unknown)}, the classes are {tiles.classes}")
-        warps = RELEASED_WARPS if warps is None else warps
-        height, width = tiles.images.shape[2:]
-        chosen = tuple(warps.get(name, Warp()) for name in tiles.classes)
-        return cls(members, chosen, (height - 1) / (width - 1))
-
-
-def _check_donors(donors: np.ndarray | Tensor | None, tiles: TileSet) -> Tensor:
-    donors = torch.arange(len(tiles)) if donors is None else torch.as_tensor(donors)
-    integer = not donors.is_floating_point() and donors.dtype != torch.bool
-    if donors.ndim != 1 or (len(donors) and not integer):
-        raise ValueError(
-            f"donors must be a row of indices, got {donors.dtype} {tuple(donors.shape)}"
+        if not len(sizes):
+            return []
+        if sum(sizes) != len(labels):
+            raise ValueError(f"the batches have {sum(sizes)} images, the labels {len(labels)}")
+        num_classes = len(self.warps)
+        checked = _check_labels(labels, num_classes)
+        ends = np.cumsum(sizes)
+        batches = np.split(checked, ends[:-1])
+        planned = []
+        for batch in batches:
+            planned.append(self.filling.fill(batch, before, generator))
+            if running:
+                before += np.bincount(batch + planned[-1], minlength=num_classes + 1)[1:]
+        classes = torch.from_numpy(np.concatenate(planned))  # (N,)
+        chosen = classes.nonzero()[:, 0]  # (M,), images that get a defect, in order
+        label = classes[chosen]
+        counts = torch.tensor([np.count_nonzero(p) for p in planned], device="cpu")
+        number = torch.repeat_interleave(counts)  # (M,), of the batch
+        starts = torch.from_numpy(ends - np.asarray(sizes))
+        position = self._draw_donors(label, number, len(sizes), generator)
+        drawn = Plan(
+            target=chosen - starts[number],
+            label=label,
+            donor=self.donors.ids[position],
+            maps=self._draw_maps(label, position, sides, generator),
+            poisson=_uniform((len(chosen),), generator) < self.p_poisson,
+            donors=self.donors.digest,
+            sides=sides,
+            place=self.place,
         )
-    donors = donors.long()
-    if len(donors) and not 0 <= int(donors.min()) <= int(donors.max()) < len(tiles):
-        raise ValueError(
-            f"donors must index the {len(tiles)} tiles, got "
-            f"{int(donors.min())}..{int(donors.max())}"
-        )
-    return donors
+        return [
+            replace(plan, batch=torch.from_numpy(batch))
+            for plan, batch in zip(drawn.split(counts.tolist()), batches, strict=True)
+        ]
 
+    def _draw_donors(
+        self, label: Tensor, number: Tensor, batches: int, generator: Generator | None
+    ) -> Tensor:
+        """The donor's position for each injection, (M,); number: (M,), of the batch it is in."""
+        position = torch.zeros_like(label)
+        for c, members in enumerate(self.donors.members, start=1):
+            rows = (label == c).nonzero()[:, 0]
+            without = _uniform((batches, len(members)), generator).argsort(dim=1)
+            if not len(members):  # no class that is injected
+                continue
+            again = torch.randint(len(members), (len(rows),), generator=generator, device="cpu")
+            start = 0  # of the batch's part of `rows`, which are in the batches' order
+            for batch, count in enumerate(torch.bincount(number[rows], minlength=batches).tolist()):
+                end = start + count
+                short = count > len(members)
+                if self.replacement is True or (short and self.replacement == "if short"):
+                    chosen = again[start:end]
+                elif short:
+                    chosen = _cycle(without[batch], count, generator)
+                else:
+                    chosen = without[batch, :count]
+                position[rows[start:end]] = members[chosen]
+                start = end
+        return position
 
-def plan(
-    labels: np.ndarray | Tensor,
-    bank: DonorBank,
-    p_poisson: float = 0.5,
-    until: str = "filled",
-    replacement: bool = False,
-    generator: Generator | None = None,
-    ties: str = "lowest",
-) -> Plan:
-    """Draw every random choice of balancing a batch with `labels` (B,).
-
-    Args:
-        labels: As in `plan_classes`.
-        bank: The donors.
-        p_poisson: Probability of Poisson blending rather than cut-paste, per injection.
-        until: As in `plan_classes`.
-        replacement: Draw donors of a class with replacement within the batch, as released for data
-            fractions. False: without, but (differs: the released code stops with an error) with it
-            where a class has too few.
-        generator: None: torch's default one.
-        ties: As in `plan_classes`.
-    """
-    sizes = [len(labels)]
-    return plan_batches(labels, sizes, bank, p_poisson, until, replacement, generator, ties)[0]
-
-
-def plan_batches(
-    labels: np.ndarray | Tensor,
-    sizes: Sequence[int],
-    bank: DonorBank,
-    p_poisson: float = 0.5,
-    until: str = "filled",
-    replacement: bool = False,
-    generator: Generator | None = None,
-    ties: str = "lowest",
-) -> list[Plan]:
-    """Draw a `plan` for each of several batches together, as for a whole epoch.
-
-    Args:
-        labels: (N,), those of the first batch, then those of the second, …
-        sizes: How many images each batch has, N in all.
-        bank: As in `plan`, and so are the rest.
-    """
-    if not len(sizes):
-        return []
-    if sum(sizes) != len(labels):
-        raise ValueError(f"the batches have {sum(sizes)} images, the labels {len(labels)}")
-    num_classes = len(bank.members)
-    checked = _check_labels(labels, num_classes, until, ties)
-    ends = np.cumsum(sizes)
-    planned = [
-        _fill(chunk, num_classes, until, ties, generator) for chunk in np.split(checked, ends[:-1])
-    ]
-    classes = torch.from_numpy(np.concatenate(planned))  # (N,)
-    chosen = classes.nonzero()[:, 0]  # (M,), images that get a defect, in order
-    label = classes[chosen]
-    starts = torch.as_tensor(ends - np.asarray(sizes))
-    batch = torch.repeat_interleave(torch.arange(len(sizes)), torch.as_tensor(sizes))[chosen]
-    drawn = Plan(
-        target=chosen - starts[batch],
-        label=label,
-        donor=_draw_donors(label, batch, len(sizes), bank, replacement, generator),
-        maps=draw_warps(bank.warps, label - 1, generator, bank.aspect),
-        poisson=torch.rand(len(chosen), generator=generator) < p_poisson,
-    )
-    return drawn.split(torch.bincount(batch, minlength=len(sizes)).tolist())
-
-
-def _draw_donors(
-    label: Tensor,
-    batch: Tensor,
-    num_batches: int,
-    bank: DonorBank,
-    replacement: bool,
-    generator: Generator | None,
-) -> Tensor:
-    """The donor of each injection, (M,); label, batch: (M,), its class and the batch it is in."""
-    donor = torch.zeros_like(label)
-    for c, members in enumerate(bank.members, start=1):
-        rows = (label == c).nonzero()[:, 0]
-        without = torch.rand(num_batches, len(members), generator=generator).argsort(dim=1)
-        again = torch.randint(len(members), (len(rows),), generator=generator)
-        start = 0  # of the batch's part of `rows`, which are in the batches' order
-        for number, count in enumerate(torch.bincount(batch[rows], minlength=num_batches).tolist()):
-            end = start + count
-            if replacement or count > len(members):
-                chosen = again[start:end]
+    def _draw_maps(
+        self,
+        label: Tensor,
+        position: Tensor,
+        sides: tuple[int, int],
+        generator: Generator | None,
+    ) -> Tensor:
+        """The warps (M, 2, 3); none loses the whole defect, unless empty composites may be."""
+        maps = self._draw_once(label, position, sides, generator)
+        if self.empty:
+            return maps
+        source, points = self.donors.sides, self.donors.spots[0]
+        lost = mirrors(maps)[1]  # those to look at: a mirrored defect is still there
+        for redraw in range(REDRAWS + 1):
+            lost = lost[~sees(maps[lost], points[position[lost]], source, sides)]
+            if not len(lost):
+                break
+            if redraw < REDRAWS:
+                maps[lost] = self._draw_once(label[lost], position[lost], sides, generator)
             else:
-                chosen = without[number, :count]
-            donor[rows[start:end]] = members[chosen]
-            start = end
-    return donor
+                unwarped = replace(self, warps=(Warp(flip=0, affine=0),) * len(self.warps))
+                maps[lost] = unwarped._draw_once(label[lost], position[lost], sides, generator)
+        return maps
+
+    def _draw_once(
+        self,
+        label: Tensor,
+        position: Tensor,
+        sides: tuple[int, int],
+        generator: Generator | None,
+    ) -> Tensor:
+        if self.place == "as is":
+            height, width = sides
+            aspect = (height - 1) / max(1, width - 1)
+            return draw_warps(self.warps, label - 1, generator, aspect=aspect or 1.0)
+        linear = draw_warps(self.warps, label - 1, generator)[:, :, :2]
+        return self._anywhere(linear, position, sides, _uniform((len(label), 2), generator))
+
+    def _anywhere(
+        self, linear: Tensor, position: Tensor, sides: tuple[int, int], drawn: Tensor
+    ) -> Tensor:
+        """Maps that put each defect, warped by linear (M, 2, 2), at a random place.
+
+        All of it stays inside, off the outermost ring of pixels where it is small enough. drawn:
+        (M, 2) in [0, 1).
+        """
+        _, middle, half = (spot[position] for spot in self.donors.spots)  # (M, 2) each
+        last = torch.tensor(sides[::-1], dtype=torch.float64, device="cpu") - 1  # x and y
+        reach = (torch.linalg.inv(linear.double()).abs() @ half[:, :, None])[:, :, 0]
+        upright = (reach > last / 2).any(dim=1)  # too large as it is turned and scaled
+        linear = torch.where(upright[:, None, None], _mirrors_of(linear), linear)
+        reach = torch.where(upright[:, None], half, reach)
+        if bool((reach > last / 2).any()):
+            raise ValueError(self._too_large(position[(reach > last / 2).any(dim=1)][0], sides))
+        # whole pixels between the middle of the donor's defect and its place
+        least, most = (reach - middle).ceil(), (last - reach - middle).floor()
+        roomy = (most - least >= 2).double()
+        least, most = least + roomy, most - roomy
+        steps = least + (drawn * (most - least + 1)).floor()
+        return placed(linear, middle, middle + steps, source=self.donors.sides, target=sides)
+
+    def _too_large(self, position: Tensor, sides: tuple[int, int]) -> str:
+        width, height = (2 * self.donors.spots[2][position] + 1).long().tolist()
+        donor = int(self.donors.ids[position])
+        return (
+            f"the defect of donor {donor} is {height}×{width} pixels, more than the batch's images "
+            f"of {sides[0]}×{sides[1]}"
+        )
+
+
+def _uniform(shape: tuple[int, ...], generator: Generator | None) -> Tensor:
+    return torch.rand(shape, generator=generator, dtype=torch.float32, device="cpu")
+
+
+def _cycle(first: Tensor, count: int, generator: Generator | None) -> Tensor:
+    """`count` donors: all of them in the order of `first`, then all in another one, …"""
+    rounds = [first]
+    while len(rounds) * len(first) < count:
+        rounds.append(torch.randperm(len(first), generator=generator, device="cpu"))
+    return torch.cat(rounds)[:count]
+
+
+def _mirrors_of(linear: Tensor) -> Tensor:
+    """What of maps (M, 2, 2) mirrors, without their scales and rotations."""
+    return torch.diag_embed(linear.diagonal(dim1=1, dim2=2).sign())

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dlilib.checks import check_option
+
 TOLERANCE = 1e-6  # of the mask-bounded solver: the residual's norm relative to the right-hand side
 MAX_ITERATIONS = 10_000
 
@@ -62,6 +64,7 @@ def poisson_blend(
     target: Tensor,
     donor: Tensor,
     mask: Tensor,
+    *,
     guidance: str = "mixed",
     region: str = "rectangle",
 ) -> Tensor:
@@ -72,7 +75,8 @@ def poisson_blend(
     ring's.
 
     Args:
-        target: (B, C, H, W) float, any range.
+        target: (B, C, H, W) float, any range. Half precision is solved for in float32 and rounded
+            at the end.
         donor: (B, C, H, W), of the same dtype.
         mask: (B, H, W) bool.
         guidance: "mixed" takes, per axis, the larger in magnitude of both gradients (ties: the
@@ -84,7 +88,7 @@ def poisson_blend(
             float64).
 
     Returns:
-        A new (B, C, H, W) tensor, not clipped.
+        A new (B, C, H, W) tensor, not clipped. Gradients flow to target and donor.
 
     Raises:
         ValueError: Shapes, dtypes, devices or options are other than these; on a CPU also for NaN
@@ -101,27 +105,28 @@ def poisson_blend(
     if not target.is_floating_point():
         raise ValueError(f"poisson_blend needs float images, got {target.dtype}")
     on_cpu = target.device.type == "cpu"
-    if on_cpu and not torch.isfinite(target.detach().sum() + donor.detach().sum()):
+    if on_cpu and not all(
+        torch.isfinite(x.detach().sum(dtype=torch.float64)) for x in (target, donor)
+    ):
         raise ValueError(
             "target and donor must be finite: one such pixel spreads over the whole image"
         )
-    if guidance not in GUIDANCES:
-        raise ValueError(f"guidance must be one of {tuple(GUIDANCES)}, got {guidance!r}")
-    if region not in REGIONS:
-        raise ValueError(f"region must be one of {tuple(REGIONS)}, got {region!r}")
+    check_option("guidance", guidance, tuple(GUIDANCES))
+    check_option("region", region, tuple(REGIONS))
     blended = target.clone()
     if not len(target):
         return blended
     inside = without_ring(mask)[:, None]  # (B, 1, H, W)
     boxes = surroundings(inside)
     at_once = len(target) // len(boxes)
+    solved = torch.float64 if target.dtype == torch.float64 else torch.float32
     for k, box in enumerate(boxes):
         chunk = slice(k * at_once, (k + 1) * at_once)
         # In float64 the gradients of float32 images are exact, so that rounding never decides
         # between two of them.
         exact = [box.of(x[chunk]).double() for x in (target, donor, inside)]
         where, change = correction(
-            *exact, box, target.shape[2:], target.dtype, guidance=guidance, region=region
+            *exact, box, target.shape[2:], solved, guidance=guidance, region=region
         )
         where.of(blended[chunk]).add_(change)
     return blended
@@ -311,7 +316,7 @@ def _sine_basis(
     """Orthonormal DST-I matrices (H, H) and (W, W), their own inverses; 1 / eigenvalues (H, W)."""
     matrices, eigenvalues = [], []
     for n in (height, width):
-        k = torch.arange(1, n + 1, dtype=torch.float64)
+        k = torch.arange(1, n + 1, dtype=torch.float64, device="cpu")
         angle = math.pi / (n + 1) * k
         matrices.append(torch.sin(angle[:, None] * k) * math.sqrt(2 / (n + 1)))
         eigenvalues.append(2 * torch.cos(angle) - 2)
@@ -326,11 +331,25 @@ def _correct_mask(difference: Tensor, total: Tensor, inside: Tensor, guidance: s
     for axis in (2, 3):
         # Each pair of neighbours (p, p + 1) pulls both of its ends, in opposite directions.
         pull = _excess(difference, total, anywhere, axis, guidance)
-        before, after = _neighbours(right, axis)
-        before.sub_(pull)
-        after.add_(pull)
+        last = right.shape[axis] - 1
+        right.narrow(axis, 0, last).sub_(pull)
+        right.narrow(axis, 1, last).add_(pull)  # a view of its own, for autograd
     inside = inside.double()
-    return _conjugate_gradients(right.mul_(inside), inside)[..., 1:-1, 1:-1]
+    return _MaskSolve.apply(right.mul_(inside), inside)[..., 1:-1, 1:-1]
+
+
+class _MaskSolve(torch.autograd.Function):
+    """x of `_conjugate_gradients`; the system is symmetric, so its gradient solves it again."""
+
+    @staticmethod
+    def forward(ctx, right: Tensor, inside: Tensor) -> Tensor:
+        ctx.save_for_backward(inside)
+        return _conjugate_gradients(right, inside)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        (inside,) = ctx.saved_tensors
+        return _MaskSolve.apply(gradient * inside, inside), None
 
 
 def _conjugate_gradients(right: Tensor, inside: Tensor) -> Tensor:

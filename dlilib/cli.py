@@ -64,7 +64,7 @@ def data(
         tiles = from_folder(root)
     else:
         tiles = datasets.load(name.replace("magnetic-tiles", "magnetic_tiles"), root)
-    print(f"{tiles.source}: {len(tiles)} images of {len(tiles.tile.unique())} parts")
+    print(f"{tiles.source}: {len(tiles)} images of {len(tiles.groups.unique())} parts")
     counts = tiles.counts()
     print("/".join(counts), "/".join(str(n) for n in counts.values()), sep="\n")
 
@@ -123,15 +123,15 @@ def run(
         }
         words = [word for k, v in options.items() if v for word in (f"--{k}", str(v))]
         words += ["--pilot"] if pilot else []
-        left = background.execute_in_background(runs, folder, words, workers)
+        left = background.execute_in_background(runs, folder, words, processes=workers)
     elif scheduler or workers:
         from dlilib.study import cluster  # training here needs no Dask
 
         left = cluster.execute_on_workers(
-            runs, folder, root, device, seconds, scheduler=scheduler, workers=workers
+            runs, folder, root, device=device, budget=seconds, scheduler=scheduler, workers=workers
         )
     else:
-        left = sweep.execute(runs, folder, root, device, seconds)
+        left = sweep.execute(runs, folder, root, device=device, budget=seconds)
     print(f"{len(runs) - left} of {len(runs)} runs finished, {left} pending")
 
 
@@ -190,7 +190,7 @@ def speed(
     device = sweep.device_named(device)
     tiles = magnetic_tiles(root)
     kind = machine(torch.device(device))["device"]
-    for name, frame in speed_.measure(tiles, device, released_src, root):
+    for name, frame in speed_.measure(tiles, device, released_src, root=root):
         path = results / "tables" / f"speed_{name}_{device.split(':')[0]}.csv"
         frame = frame.assign(device=kind, torch=torch.__version__)
         write_whole(path, frame.to_csv(index=False, float_format="%.4g").encode())
@@ -243,7 +243,7 @@ def study(
         os.environ["DLILIB_DATA"] = str(root.resolve())
     values = {"preset": preset, "results": os.path.relpath(results, notebooks), "compute": compute}
     paths = batch.to_redo(paths, folder / "notebooks") if failed else paths
-    errors = batch.execute_notebooks(paths, folder / "notebooks", values, jobs)
+    errors = batch.execute_notebooks(paths, folder / "notebooks", values, jobs=jobs)
     print(f"\nRecords, tables, figures and the executed notebooks are in {folder}/")
     if errors:
         told = "\n".join(f"  {name}: {error}" for name, error in errors.items())
@@ -255,7 +255,7 @@ def study(
 
 
 def _train_all(preset: str, folder: Path, root: Path | None, device: str | None) -> None:
-    while left := sweep.execute(experiments.all_runs(preset), folder, root, device):
+    while left := sweep.execute(experiments.all_runs(preset), folder, root, device=device):
         print(f"{left} runs are another process's just now: waiting for them", file=sys.stderr)
         time.sleep(WAIT)
 

@@ -13,6 +13,7 @@ from dlilib.data.files import write_whole
 from dlilib.extras import require
 
 MOST = 1024  # images in a batch of an exported model
+LARGEST = 8192  # pixels, side of an image of an exported model
 
 
 class Segmenter(nn.Module):
@@ -43,26 +44,29 @@ class Segmenter(nn.Module):
         Returns:
             (B, K, H, W), positive where the class is predicted.
         """
-        _, logits = models.features(self.model, models.normalised(images))
+        _, logits = models.features(self.model, models.normalised(self.model, images))
         return logits
 
 
-def to_onnx(model: nn.Module, path: str | Path, shape: tuple[int, int, int]) -> Path:
+def to_onnx(
+    model: nn.Module, path: str | Path, shape: tuple[int, int | None, int | None] = (1, None, None)
+) -> Path:
     """Write a model as one ONNX file, which computes what `Segmenter(model)` does.
 
     Its input "images" is (B, C, H, W) float32 in [0, 1], with B up to 1024; its output "logits" is
-    (B, K, H, W).
+    (B, K, H, W). The file holds the mean and deviation that the images are normalised by.
 
     Args:
         model: A model as `models.load` gives it.
         path: The file to write.
-        shape: (C, H, W) of the images, which is fixed; H and W must be divisible by the encoder's
-            stride.
+        shape: (C, H, W) of the images: C 1 or 3; H and W fixed, or None for any up to 8192. Either
+            way they must be divisible by the encoder's stride.
 
     Returns:
         `path`.
 
     Raises:
+        ValueError: The shape is none of these.
         MissingExtraError: onnxscript is not installed.
         WriteError: The file cannot be written.
 
@@ -70,14 +74,22 @@ def to_onnx(model: nn.Module, path: str | Path, shape: tuple[int, int, int]) -> 
         >>> model = models.load("model.safetensors", "resnet18", num_classes=5)
         >>> path = to_onnx(model, "model.onnx", shape=(1, 256, 256))
     """
+    _check_shape(shape, model.stride)
     require("onnxscript", "export")
     path = Path(path)
+    channels, *sides = shape
+    free = {0: torch.export.Dim("batch", max=MOST)}
+    for axis, (name, side) in enumerate(zip(("height", "width"), sides, strict=True), start=2):
+        if side is None:
+            strides = torch.export.Dim(f"{name}_in_strides", max=LARGEST // model.stride)
+            free[axis] = model.stride * strides
+    example = [side or (k + 4) * model.stride for k, side in enumerate(sides)]
     program = torch.onnx.export(
         Segmenter(model),
-        (torch.zeros(2, *shape),),
+        (torch.zeros(2, channels, *example),),
         dynamo=True,
         verbose=False,
-        dynamic_shapes={"images": {0: torch.export.Dim("batch", max=MOST)}},
+        dynamic_shapes={"images": free},
         input_names=["images"],
         output_names=["logits"],
     )
@@ -85,6 +97,18 @@ def to_onnx(model: nn.Module, path: str | Path, shape: tuple[int, int, int]) -> 
     program.save(buffer)
     write_whole(path, buffer.getvalue())
     return path
+
+
+def _check_shape(shape: tuple[int, int | None, int | None], stride: int) -> None:
+    whole = len(shape) == 3 and all(isinstance(n, int | None) for n in shape)
+    if not whole or shape[0] not in (1, 3):
+        raise ValueError(f"shape must be (C, H, W), C 1 or 3, H and W or None, got {shape!r}")
+    for side in shape[1:]:
+        if side is not None and not (0 < side <= LARGEST and side % stride == 0):
+            raise ValueError(
+                f"shape must have sides divisible by {stride}, the encoder's stride, up to "
+                f"{LARGEST}, got {shape!r}"
+            )
 
 
 class Runtime:
@@ -109,7 +133,7 @@ class Runtime:
         """Compute the logits of images.
 
         Args:
-            images: (B, C, H, W) float32 in [0, 1], of the exported shape.
+            images: (B, C, H, W) float32 in [0, 1], of a shape that was exported.
 
         Returns:
             float32 (B, K, H, W), positive where the class is predicted.

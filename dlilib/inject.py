@@ -1,13 +1,19 @@
 """A plan's pixels, and the transform that balances a batch with them."""
 
-from collections.abc import Sequence
+import functools
+import math
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Generator, Tensor, nn
+from torch.utils.data import default_collate, get_worker_info
 
-from dlilib.augment import Warp, flip_, mirrors, warp
-from dlilib.balance import TIES, UNTIL, DonorBank, Plan, plan_batches
+from dlilib.augment import RELEASED_WARPS, Warp, flip_, mirrors, warp
+from dlilib.balance import PLACES, REPLACEMENT, TIES, UNTIL, Filling, Plan, Planner
 from dlilib.blend import (
     GUIDANCES,
     REGIONS,
@@ -17,35 +23,95 @@ from dlilib.blend import (
     surroundings,
     without_ring,
 )
-from dlilib.tiles import TileSet
+from dlilib.checks import check_generator, check_number, check_option
+from dlilib.donors import Donors
+from dlilib.tiles import IGNORE, TileSet
 
-INDICES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 LABELS = ("dilated", "tight")
+STATES = ("batch", "running")
+OPTIONS = (  # of the transform, as its repr tells them
+    "p_poisson",
+    "until",
+    "ties",
+    "share",
+    "target",
+    "state",
+    "replacement",
+    "warps",
+    "place",
+    "region",
+    "guidance",
+    "label",
+    "clip",
+    "empty_composites",
+    "keys",
+)
 DONORS_AT_ONCE = 8  # on a CPU, so that its caches hold them
 FINE = 64  # steps within a grey level in which donors and targets are blended
 DILATION = 5  # pixels, side of the square that widens a Poisson mask, as released
+SLACK = 0.1  # how far float images may lie outside [0, 1], as noise or sharpening leaves them
+
+
+def _outside_graphs(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Have torch.compile break its graph here: plans are drawn in numpy, by data.
+
+    As torch.compiler.disable, which takes a second to import and is spared whoever compiles nothing.
+    """
+
+    @functools.wraps(method)
+    def call(*args: Any, **options: Any) -> Any:
+        dynamo = sys.modules.get("torch._dynamo")
+        return (dynamo.disable(method) if dynamo else method)(*args, **options)
+
+    call._torchdynamo_disable = True
+    return call
 
 
 class DynamicLabelInjection(nn.Module):
     """Balance a batch by injecting donors' defects into its defect-free images.
 
     Caruso et al., ECCV-W 2024, Algorithm 1. transform(images, masks, labels) returns new tensors of
-    the same dtypes on the same device; its inputs are not changed. NaN and floats in 0..255 are
-    refused on a CPU; another device is not made to wait for that.
+    the same types on the same device; its inputs are not changed. Every label that it sets is shown
+    by the image's mask. Pixels whose mask is 255 (`IGNORE`) stay as they are. The defaults are
+    those that serve training best; where they differ from the released code, the option says so.
+
+    In a worker process of a DataLoader the generator goes on in a stream of the worker's own.
 
     Args:
-        tiles: Where the donors come from; of the batches' size.
-        donors: Indices into tiles, usually the training split; None: all. Only defective ones are
-            used.
+        tiles: Where the donors come from: a data set of the batches' size, or `Donors`.
+        donors: Indices into the data set, usually the training split. None: all of its images,
+            those that validate too. Images whose masks show nothing of their class are no donors.
         p_poisson: Probability of Poisson blending rather than cut-paste, per injection.
         until: As in `balance.plan_classes`.
+        ties: Which of several rarest classes is injected: "random", each alike (in proportion to
+            `target`), or "lowest", as released, which starves the high classes in small batches.
+        share: Part of the batch's defect-free images that may be filled, on average, in [0, 1];
+            which of them is drawn.
+        target: Class name -> what its number of images shall be proportional to, 0 for a class that
+            is never injected; None: all alike.
+        state: What a class's count begins with: "batch", as released, at zero in every batch;
+            "running", at what the batches so far had when they were balanced, which balances
+            batches that are too small for all classes over time. `reset` forgets it.
+        replacement: False: donors of a class are drawn without replacement within the batch; where
+            it has too few, all of them come before any is repeated. True: with, as released for
+            data fractions. "if short": with it for a class that has too few donors for the batch,
+            else without.
+        warps: Ranges of the donors' warps: one for all classes, or class name -> Warp, where the
+            others have `Warp()`. `augment.RELEASED_WARPS` are those of the Magnetic Tiles.
+        place: "as is", as released: the defect keeps its place in the image. "anywhere": it goes to
+            a random place where it is whole and, if small enough, off the outermost ring of
+            pixels; its warp's shift has no effect.
         region: As in `blend.poisson_blend`.
         guidance: As in `blend.poisson_blend`.
-        label: As in `inject`.
-        replacement: As in `balance.plan`.
-        warps: Class name -> Warp; None: as released.
-        generator: Of every random choice; None: torch's default one.
-        ties: As in `balance.plan_classes`.
+        label: What a Poisson composite is labelled with: "dilated", the widened mask it was blended
+            with (as released), or "tight", the donor's own mask.
+        clip: Clip float composites to [0, 1]; as released, they are not. uint8 ones always are.
+        empty_composites: As released: images whose masks show nothing are donors too, and a warp
+            may move a defect out of sight, so that an image is labelled with a class that it does
+            not show. Otherwise such a warp is drawn anew.
+        keys: Names of image, mask and label in batches that are dicts.
+        generator: Of every random choice, on the CPU; None: torch's default one.
 
     Raises:
         ValueError: An option is none of these, or a class has no donor.
@@ -61,51 +127,141 @@ class DynamicLabelInjection(nn.Module):
 
     def __init__(
         self,
-        tiles: TileSet,
-        donors: np.ndarray | Tensor | None = None,
+        tiles: TileSet | Donors,
+        donors: np.ndarray | Tensor | Sequence[int] | None = None,
+        *,
         p_poisson: float = 0.5,
         until: str = "filled",
+        ties: str = "random",
+        share: float = 1.0,
+        target: Mapping[str, float] | None = None,
+        state: str = "batch",
+        replacement: bool | str = False,
+        warps: Warp | Mapping[str, Warp] | None = None,
+        place: str = "as is",
         region: str = "rectangle",
         guidance: str = "mixed",
         label: str = "dilated",
-        replacement: bool = False,
-        warps: dict[str, Warp] | None = None,
+        clip: bool = True,
+        empty_composites: bool = False,
+        keys: Sequence[str] = ("image", "mask", "label"),
         generator: Generator | None = None,
-        ties: str = "lowest",
     ) -> None:
         super().__init__()
-        if not 0 <= p_poisson <= 1:
-            raise ValueError(f"p_poisson must lie in [0, 1], got {p_poisson}")
-        _check_option("until", until, UNTIL)
-        _check_option("ties", ties, TIES)
-        _check_option("region", region, tuple(REGIONS))
-        _check_option("guidance", guidance, tuple(GUIDANCES))
-        _check_option("label", label, LABELS)
-        self.tiles, self.bank, self.generator = tiles, DonorBank.of(tiles, donors, warps), generator
-        self.p_poisson, self.until, self.ties = p_poisson, until, ties
-        self.region, self.guidance, self.label = region, guidance, label
-        self.replacement = replacement
+        check_number("p_poisson", p_poisson, 0, 1)
+        check_number("share", share, 0, 1)
+        check_generator(generator)
+        for name, value, options in (
+            ("until", until, UNTIL),
+            ("ties", ties, TIES),
+            ("state", state, STATES),
+            ("replacement", replacement, REPLACEMENT),
+            ("place", place, PLACES),
+            ("region", region, tuple(REGIONS)),
+            ("guidance", guidance, tuple(GUIDANCES)),
+            ("label", label, LABELS),
+            ("clip", clip, (False, True)),
+            ("empty_composites", empty_composites, (False, True)),
+        ):
+            check_option(name, value, options)
+        found = _as_donors(tiles, donors, empty_composites)
+        if place == "as is" and not found.whole:
+            raise ValueError('place must be "anywhere" where the donors are crops, got "as is"')
+        self.p_poisson, self.until, self.ties, self.share = p_poisson, until, ties, share
+        self.target, self.state, self.replacement, self.warps = target, state, replacement, warps
+        self.place, self.region, self.guidance, self.label = place, region, guidance, label
+        self.clip, self.empty_composites = clip, empty_composites
+        self.keys, self.generator = _as_keys(keys), generator
+        self.planner = Planner(
+            donors=found,
+            filling=Filling(until, ties, share, _as_target(target, found)),
+            warps=_as_warps(warps, found.classes),
+            p_poisson=p_poisson,
+            replacement=replacement,
+            place=place,
+            empty=empty_composites,
+        )
+        self.reset()
+        self._worker: int | None = None  # seed of the worker process that the generator is for
+        self._checked = False  # whether a batch's values were looked at
 
-    def plan(self, labels: Tensor) -> Plan:
+    @classmethod
+    def as_released(
+        cls,
+        tiles: TileSet | Donors,
+        donors: np.ndarray | Tensor | Sequence[int] | None = None,
+        **options: Any,
+    ) -> "DynamicLabelInjection":
+        """Make the transform that the authors' code is, as far as `options` say nothing else.
+
+        The lowest class wins ties, composites are not clipped and may be empty, and the Magnetic
+        Tiles' classes have the released warps. This is what a `Run` trains with.
+        """
+        known = tuple(RELEASED_WARPS) == tiles.classes
+        released = {
+            "ties": "lowest",
+            "warps": RELEASED_WARPS if known else None,
+            "replacement": "if short",
+            "clip": False,
+            "empty_composites": True,
+        }
+        return cls(tiles, donors, **{**released, **options})
+
+    @property
+    def donors(self) -> Donors:
+        """The donors; on the device of the last batch."""
+        return self.planner.donors
+
+    def reset(self) -> None:
+        """Forget the counts that state="running" carries from batch to batch."""
+        self.carried = np.zeros(len(self.donors.classes), np.int64)  # images of each class
+
+    def plan(self, labels: np.ndarray | Tensor, sides: tuple[int, int] | None = None) -> Plan:
         """Draw the random choices for a batch with labels (B,).
 
         The plan can be printed, kept and replayed with `apply_plan`.
-        """
-        return self.plan_batches(labels, [len(labels)])[0]
 
-    def plan_batches(self, labels: Tensor, sizes: Sequence[int]) -> list[Plan]:
-        """Draw a plan for each of several batches together, as `balance.plan_batches`."""
-        return plan_batches(
-            labels,
-            sizes,
-            self.bank,
-            p_poisson=self.p_poisson,
-            until=self.until,
-            replacement=self.replacement,
-            generator=self.generator,
-            ties=self.ties,
+        Args:
+            labels: (B,) int, 0 defect-free, else 1..K.
+            sides: Height and width of the batch's images; None: the donors'.
+        """
+        return self.plan_batches(labels, [len(labels)], sides)[0]
+
+    @_outside_graphs
+    def plan_batches(
+        self,
+        labels: np.ndarray | Tensor,
+        sizes: Sequence[int],
+        sides: tuple[int, int] | None = None,
+    ) -> list[Plan]:
+        """Draw a plan for each of several batches together, as for a whole epoch.
+
+        Args:
+            labels: (N,), those of the first batch, then those of the second, …
+            sizes: How many images each batch has, N in all.
+            sides: As in `plan`.
+        """
+        if sides is None and not self.donors.whole:
+            raise ValueError("sides must be given where the donors are crops")
+        running = self.state == "running"
+        sides = tuple(map(int, sides or self.donors.sides))
+        self._own_stream()
+        return self.planner.plans(
+            labels, sizes, sides, self.carried, self.generator, running=running
         )
 
+    def _own_stream(self) -> None:
+        """In a worker process, let the generator go on by the worker's seed, once a worker."""
+        worker = get_worker_info()
+        if worker is None or worker.seed == self._worker:
+            return
+        self._worker = worker.seed
+        if self.generator is not None:  # torch's own is seeded by torch
+            seeds = np.random.SeedSequence([self.generator.initial_seed(), worker.seed])
+            mixed = int(seeds.generate_state(1, np.uint64)[0] >> np.uint64(1))
+            self.generator = Generator().manual_seed(mixed)
+
+    @_outside_graphs
     def apply_plan(
         self, plan: Plan, images: Tensor, masks: Tensor, labels: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -116,42 +272,148 @@ class DynamicLabelInjection(nn.Module):
             images: As in `forward`, and so are masks and labels.
 
         Raises:
-            ValueError: A shape or dtype is not as in `forward`, or the plan is for another batch.
+            ValueError: A shape or dtype is not as in `forward`, or the plan is for other labels,
+                donors or sizes.
         """
-        _check_batch(images, masks, labels, self.tiles)
-        if len(plan) and int(plan.target.max()) >= len(images):
-            raise ValueError(
-                f"the plan is for a batch of at least {int(plan.target.max()) + 1}, not "
-                f"{len(images)}"
-            )
-        if len(plan) and int(plan.donor.max()) >= len(self.tiles):
-            raise ValueError(
-                f"the plan's donors reach {int(plan.donor.max())}, there are {len(self.tiles)} "
-                "tiles"
-            )
-        if self.tiles.images.device != images.device:
-            self.tiles = self.tiles.to(images.device)
+        self._check_batch(images, masks, labels)
+        _check_plan(plan, images, labels, self.donors)
+        return self._compose(plan, images, masks, labels)
+
+    def _compose(
+        self, plan: Plan, images: Tensor, masks: Tensor, labels: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        if self.donors.images.device != images.device:
+            self._apply(lambda tensor: tensor.to(images.device))
         return inject(
-            plan, images, masks, labels, self.tiles, self.region, self.guidance, self.label
+            plan,
+            images,
+            masks,
+            labels,
+            self.donors,
+            region=self.region,
+            guidance=self.guidance,
+            label=self.label,
+            clip=self.clip,
+            empty_composites=self.empty_composites,
         )
 
+    @_outside_graphs
     def forward(
-        self, images: Tensor, masks: Tensor, labels: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        self, images: Any, masks: Tensor | None = None, labels: Tensor | None = None
+    ) -> Any:
         """Balance a copy of the batch.
 
         Args:
-            images: (B, C, H, W), float in [0, 1] or uint8.
-            masks: (B, H, W) int, class indices.
+            images: (B, C, H, W), float in [0, 1] or uint8; or the whole batch: a tuple or list of
+                images, masks and labels, or a dict that holds them under `keys`.
+            masks: (B, H, W) or (B, 1, H, W) int, class indices; or bool, whether there is a defect.
             labels: (B,) int, 0 defect-free, else 1..K.
+
+        Returns:
+            Images, masks and labels, or a tuple, list or dict as it was given: the dict's other
+            values are handed on. Subclasses of Tensor, such as torchvision's, are kept.
+
+        Raises:
+            ValueError: A shape, dtype or value is none of these. Values are checked on a CPU; on
+                another device, which would have to be waited for, only those of the first batch.
         """
-        _check_range(images)
-        return self.apply_plan(self.plan(labels), images, masks, labels)
+        if masks is None and labels is None:
+            return self._balance_structure(images)
+        return self._balance(images, masks, labels)
+
+    def _balance(
+        self, images: Tensor, masks: Tensor, labels: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        self._check_batch(images, masks, labels)
+        if not self._checked or images.device.type == "cpu":
+            _check_range(images)
+        if not self._checked:
+            _check_classes_in(masks, labels, len(self.donors.classes))
+            self._checked = len(images) > 0
+        return self._compose(self.plan(labels, images.shape[2:]), images, masks, labels)
+
+    def _balance_structure(self, batch: Any) -> Any:
+        if isinstance(batch, Mapping):
+            missing = [key for key in self.keys if key not in batch]
+            if missing:
+                raise ValueError(
+                    f"the batch has the keys {list(batch)}, not {missing[0]!r}: see keys"
+                )
+            balanced = self._balance(*(batch[key] for key in self.keys))
+            return {**batch, **dict(zip(self.keys, balanced, strict=True))}
+        if isinstance(batch, tuple | list) and len(batch) == 3:
+            balanced = self._balance(*batch)
+            return list(balanced) if isinstance(batch, list) else balanced
+        raise ValueError(
+            "a batch is images, masks and labels, or a tuple, list or dict of the three, got "
+            f"{type(batch).__name__}"
+        )
+
+    def _check_batch(self, images: Tensor, masks: Tensor, labels: Tensor) -> None:
+        _check_tensors(images, masks, labels)
+        _check_against(self.donors, images, masks, self.place)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "nn.Module":
+        """What `.to` and the like call: the donors go along."""
+        donors = self.donors.mapped(fn)
+        self.planner = replace(self.planner, donors=donors)
+        return super()._apply(fn, recurse)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Keep the generator's state as bytes: a torch.Generator cannot be pickled."""
+        state = dict(self.__dict__)
+        if self.generator is not None:
+            state["generator"] = self.generator.get_state().numpy().tobytes()
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if isinstance(self.generator, bytes):
+            found = torch.from_numpy(np.frombuffer(self.generator, np.uint8).copy())
+            self.generator = Generator().set_state(found)
 
     def extra_repr(self) -> str:
-        """Name the options, for repr."""
-        names = ("p_poisson", "until", "ties", "region", "guidance")
-        return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
+        """Name the donors and the options, for repr."""
+        options = [f"{name}={getattr(self, name)!r}" for name in OPTIONS]
+        return ", ".join([repr(self.donors), *options])
+
+
+def collate(
+    inject: DynamicLabelInjection, after: Callable[..., Any] | None = None
+) -> Callable[[Sequence[Any]], Any]:
+    """Make a DataLoader's collate function that balances the batch.
+
+    It can be pickled, so that the loader's workers may be forked or spawned. Each worker draws by a
+    seed of its own, which the loader draws anew for each epoch from its `generator`.
+
+    Args:
+        inject: The transform.
+        after: What is done with the balanced batch, in the worker: after(images, masks, labels), or
+            after(batch) of a dict. It must be picklable where workers are spawned.
+
+    Returns:
+        A function of a list of samples, each (image, mask, label) or a dict of them, as
+        `default_collate` takes them.
+
+    Example:
+        >>> tiles = dlilib.toy_tiles()
+        >>> balanced = collate(DynamicLabelInjection(tiles))
+        >>> loader = torch.utils.data.DataLoader(tiles, 64, shuffle=True, collate_fn=balanced)
+        >>> int((next(iter(loader))[2] == 0).sum())
+        0
+    """
+    return _Collate(inject, after)
+
+
+class _Collate:
+    def __init__(self, inject: DynamicLabelInjection, after: Callable[..., Any] | None) -> None:
+        self.inject, self.after = inject, after
+
+    def __call__(self, samples: Sequence[Any]) -> Any:
+        batch = self.inject(default_collate(samples))
+        if self.after is None:
+            return batch
+        return self.after(batch) if isinstance(batch, Mapping) else self.after(*batch)
 
 
 def inject(
@@ -159,42 +421,52 @@ def inject(
     images: Tensor,
     masks: Tensor,
     labels: Tensor,
-    tiles: TileSet,
+    donors: Donors,
+    *,
     region: str = "rectangle",
     guidance: str = "mixed",
     label: str = "dilated",
+    clip: bool = False,
+    empty_composites: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Apply a plan to a batch; images that the plan does not name stay byte-identical.
 
     Donors and, for the choice between gradients, targets are rounded to 1/64 of a grey level, so
     that every device chooses alike: where two gradients all but tie, the result can differ from
-    that of unrounded pixels. Nothing here has gradients.
+    that of unrounded pixels. Nothing here has gradients, and nothing is checked.
 
     Args:
         plan: What to inject.
         images: (B, C, H, W) float in [0, 1], or uint8.
-        masks: (B, H, W) int, class indices.
+        masks: (B, H, W) or (B, 1, H, W), class indices or bool.
         labels: (B,) int.
-        tiles: Where the donors' images and masks come from, of the batch's size and device.
-        region: As in `poisson_blend`.
-        guidance: As in `poisson_blend`.
-        label: What a Poisson composite is labelled with: "dilated", the widened mask it was blended
-            with (as released), or "tight", the donor's own mask.
+        donors: Those that the plan names, on the batch's device.
+        region: As in `poisson_blend`, and so is guidance.
+        guidance: See region.
+        label: As in `DynamicLabelInjection`, and so are clip and empty_composites; the defaults are
+            as released.
+        clip: See label.
+        empty_composites: See label. If False, an image of which the plan shows nothing, because all
+            of it is ignored, stays as it is.
 
     Returns:
-        New images, masks and labels. Float images are not clipped to [0, 1], as released; uint8
-        ones are to 0..255.
+        New images, masks and labels.
     """
-    images, masks, labels = images.detach().clone(), masks.clone(), labels.clone()
+    before, labels = labels, labels.clone()
+    images, masks = images.detach().clone(), masks.clone()
+    blending = _Blending(images, masks, donors, region, guidance, label, clip, not empty_composites)
+    rows = plan.target.to(labels.device, non_blocking=True)
+    labels[rows] = plan.label.to(labels, non_blocking=True)
     with torch.inference_mode():
         # A class's warps are alike: sorted by class, few chunks need all the steps.
         by_class = plan.at(plan.label.argsort(stable=True))
         for poisson in (False, True):
             chosen = by_class.at(by_class.poisson == poisson)
             for chunk in _chunks(chosen, images.device):
-                _inject_chunk(chunk, poisson, images, masks, tiles, region, guidance, label)
-    rows = plan.target.to(labels.device, non_blocking=True)
-    labels[rows] = plan.label.to(labels, non_blocking=True)
+                shown = blending.inject(chunk, poisson)
+                if shown is not None:
+                    rows = chunk.target.to(labels.device)
+                    labels[rows] = torch.where(shown.to(labels.device), labels[rows], before[rows])
     return images, masks, labels
 
 
@@ -205,84 +477,165 @@ def _chunks(plan: Plan, device: torch.device) -> list[Plan]:
     return plan.split(DONORS_AT_ONCE) if device.type == "cpu" else [plan]
 
 
-def _inject_chunk(
-    plan: Plan,
-    poisson: bool,
-    images: Tensor,
-    masks: Tensor,
-    tiles: TileSet,
-    region: str,
-    guidance: str,
-    label: str,
-) -> None:
-    """Inject a chunk into `images` and `masks`, in place."""
-    target = plan.target.to(images.device, non_blocking=True)
-    classes = plan.label.to(images.device, non_blocking=True).to(masks.dtype)
-    donors, tight = _donors(plan, tiles, images)
-    solid = without_ring(dilate(tight)) if poisson else tight
-    marked = solid if label == "dilated" else tight
-    boxes = surroundings(solid)  # one an image, or one for all
-    at_once = len(plan) // len(boxes)
-    for k, box in enumerate(boxes):
-        rows = slice(k * at_once, (k + 1) * at_once)
-        if poisson:
-            _blend(images, target[rows], donors[rows], solid[rows], box, region, guidance)
+class _Blending:
+    """What a plan does to the pixels of a batch, in place."""
+
+    def __init__(
+        self,
+        images: Tensor,
+        masks: Tensor,
+        donors: Donors,
+        region: str,
+        guidance: str,
+        label: str,
+        clip: bool,
+        shown: bool,
+    ) -> None:
+        # views of the same memory, without the ways of subclasses
+        self.images = images.as_subclass(Tensor)
+        marks = masks.as_subclass(Tensor)
+        marks = marks.squeeze(1) if marks.ndim == 4 else marks
+        self.binary = marks.dtype == torch.bool
+        self.masks = marks.view(torch.uint8) if self.binary else marks
+        self.donors, self.region, self.guidance = donors, region, guidance
+        self.label, self.clip = label, clip
+        self.only_shown = shown  # leave images as they are that would show nothing
+        self.unit = FINE if images.dtype == torch.uint8 else FINE * 255  # 64ths of a grey level
+        self.exact = torch.float64 if images.dtype == torch.float64 else torch.float32
+
+    def inject(self, plan: Plan, poisson: bool) -> Tensor | None:
+        """Inject a chunk; returns which of its images show their defect (M,), None for all."""
+        device = self.images.device
+        target = plan.target.to(device, non_blocking=True)
+        classes = plan.label.to(device, non_blocking=True).to(self.masks.dtype)
+        donors, tight = self._warped(plan)
+        ignored = self._ignored(target)
+        if ignored is not None:
+            tight &= ~ignored
+        solid = without_ring(dilate(tight)) if poisson else tight
+        if ignored is not None and poisson:
+            solid &= ~ignored
+        marked = solid if self.label == "dilated" else tight
+        shown = self._shown(solid, marked)
+        if shown is not None:
+            marked = marked & shown[:, None, None]
+        boxes = surroundings(solid)  # one an image, or one for all
+        at_once = len(plan) // len(boxes)
+        for k, box in enumerate(boxes):
+            rows = slice(k * at_once, (k + 1) * at_once)
+            if poisson:
+                kept = self._kept(ignored, shown, rows)
+                self._blend(target[rows], donors[rows], solid[rows], box, kept)
+            else:
+                self._paste(target[rows], donors[rows], solid[rows], box)
+            self._mark(target[rows], marked[rows], classes[rows], box)
+        return shown
+
+    def _warped(self, plan: Plan) -> tuple[Tensor, Tensor]:
+        """Warped donors int16 (M, C, H, W) in 64ths of a grey level, masks (M, H, W) bool.
+
+        Rounded so that the rounding of some device does not decide between equal gradients.
+        """
+        device = self.images.device
+        index = self.donors.positions(plan.donor).to(device, non_blocking=True)
+        images = self.donors.images.index_select(0, index)
+        inside = self.donors.masks.index_select(0, index)
+        channels, *sides = self.images.shape[1:]
+        if plan.place == "as is":
+            flips, rest = mirrors(plan.maps)
+            flip_(images, inside, flips)
+            fine = images.to(torch.int16).mul_(FINE)
+            if len(rest):
+                rows = rest.to(device, non_blocking=True)
+                moved, marks = warp(
+                    fine.index_select(0, rows).to(self.exact),
+                    inside.index_select(0, rows),
+                    plan.maps[rest],
+                )
+                fine.index_copy_(0, rows, moved.round_().to(torch.int16))
+                inside.index_copy_(0, rows, marks)
         else:
-            _paste(images, target[rows], donors[rows], solid[rows], box)
-        _mark(masks, target[rows], marked[rows], classes[rows], box)
+            exact = images.to(self.exact).mul_(FINE)
+            moved, inside = warp(exact, inside, plan.maps, sides=tuple(sides), beyond="nearest")
+            fine = moved.round_().to(torch.int16)
+        return fine.expand(-1, channels, -1, -1), inside
+
+    def _ignored(self, target: Tensor) -> Tensor | None:
+        """Which pixels of the images are ignored, bool (M, H, W); None if surely none is."""
+        if self.binary or self.masks.dtype == torch.int8:
+            return None
+        ignored = self.masks.index_select(0, target) == IGNORE
+        if ignored.device.type == "cpu" and not _any(ignored).any():
+            return None  # another device would have to be waited for
+        return ignored
+
+    def _shown(self, solid: Tensor, marked: Tensor) -> Tensor | None:
+        """Which images are to show a defect (M,); None for all."""
+        if not self.only_shown:
+            return None
+        shown = _any(solid) if marked is solid else _any(solid) & _any(marked)
+        on_cpu = shown.device.type == "cpu"  # another device would have to be waited for
+        return None if on_cpu and shown.all() else shown
+
+    @staticmethod
+    def _kept(ignored: Tensor | None, shown: Tensor | None, rows: slice) -> Tensor | None:
+        """Pixels that no blend may change, bool (m, H, W) or (m, 1, 1); None: all may be."""
+        if ignored is None and shown is None:
+            return None
+        if shown is None:
+            return ignored[rows]
+        hidden = ~shown[rows, None, None]
+        return hidden if ignored is None else ignored[rows] | hidden
+
+    def _paste(self, target: Tensor, donors: Tensor, inside: Tensor, box: Box) -> None:
+        pasted = box.of(donors).to(self.exact) / self.unit
+        if self.images.dtype == torch.uint8:
+            pasted = pasted.round()
+        part = box.of(self.images)
+        before = part.index_select(0, target)
+        pasted = pasted.to(self.images.dtype)
+        part.index_copy_(0, target, cut_paste(before, pasted, box.of(inside)))
+
+    def _blend(
+        self, target: Tensor, donors: Tensor, inside: Tensor, box: Box, kept: Tensor | None
+    ) -> None:
+        # Counted in 64ths of a level, sums and differences are exact in float32 too.
+        before = box.of(self.images).index_select(0, target).to(self.exact)
+        background = (before * self.unit).round_()
+        where, change = correction(
+            background,
+            box.of(donors).to(background),
+            box.of(inside[:, None]).to(background),
+            box,
+            self.images.shape[2:],
+            background.dtype,
+            guidance=self.guidance,
+            region=self.region,
+        )
+        part = where.of(self.images)
+        old = part.index_select(0, target)
+        composite = old + change.div_(self.unit)
+        if self.images.dtype == torch.uint8:
+            composite.round_().clamp_(0, 255)
+        elif self.clip:
+            composite.clamp_(0, 1)
+        composite = composite.to(self.images.dtype)
+        if kept is not None:
+            kept = kept if kept.shape[1] == 1 else where.of(kept)
+            composite = torch.where(kept[:, None], old, composite)
+        part.index_copy_(0, target, composite)
+
+    def _mark(self, target: Tensor, inside: Tensor, classes: Tensor, box: Box) -> None:
+        part = box.of(self.masks)
+        before = part.index_select(0, target)
+        value = torch.ones_like(classes) if self.binary else classes
+        part.index_copy_(0, target, torch.where(box.of(inside), value[:, None, None], before))
 
 
-def _paste(images: Tensor, target: Tensor, donors: Tensor, inside: Tensor, box: Box) -> None:
-    pasted = box.of(donors).to(_exact(images)) / _unit(images)
-    if images.dtype == torch.uint8:
-        pasted = pasted.round()
-    part = box.of(images)
-    before = part.index_select(0, target)
-    part.index_copy_(0, target, cut_paste(before, pasted.to(images.dtype), box.of(inside)))
-
-
-def _blend(
-    images: Tensor,
-    target: Tensor,
-    donors: Tensor,
-    inside: Tensor,
-    box: Box,
-    region: str,
-    guidance: str,
-) -> None:
-    # Counted in 64ths of a level, sums and differences are exact in float32 too.
-    before = box.of(images).index_select(0, target).to(_exact(images))
-    background = (before * _unit(images)).round_()
-    where, change = correction(
-        background,
-        box.of(donors).to(background),
-        box.of(inside[:, None]).to(background),
-        box,
-        images.shape[2:],
-        background.dtype,
-        guidance=guidance,
-        region=region,
-    )
-    part = where.of(images)
-    composite = part.index_select(0, target) + change.div_(_unit(images))
-    if images.dtype == torch.uint8:
-        composite.round_().clamp_(0, 255)
-    part.index_copy_(0, target, composite.to(images.dtype))
-
-
-def _mark(masks: Tensor, target: Tensor, inside: Tensor, classes: Tensor, box: Box) -> None:
-    part = box.of(masks)
-    before = part.index_select(0, target)
-    part.index_copy_(0, target, torch.where(box.of(inside), classes[:, None, None], before))
-
-
-def _unit(images: Tensor) -> int:
-    """64ths of a grey level in the images' unit."""
-    return FINE if images.dtype == torch.uint8 else FINE * 255
-
-
-def _exact(images: Tensor) -> torch.dtype:
-    return torch.float64 if images.dtype == torch.float64 else torch.float32
+def _any(masks: Tensor) -> Tensor:
+    """Which masks (M, H, W) bool have any pixel."""
+    # the maximum of bytes is found faster than "any" of bool
+    return masks.flatten(1).view(torch.uint8).amax(dim=1) > 0
 
 
 def dilate(masks: Tensor, side: int = DILATION) -> Tensor:
@@ -297,70 +650,144 @@ def dilate(masks: Tensor, side: int = DILATION) -> Tensor:
     return masks
 
 
-def _donors(plan: Plan, tiles: TileSet, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Warped donors int16 (M, C, H, W) in 64ths of a grey level, masks (M, H, W) bool.
-
-    Rounded so that the rounding of some device does not decide between equal gradients.
-    """
-    index = plan.donor.to(like.device, non_blocking=True)
-    label = plan.label.to(like.device, non_blocking=True)
-    images, masks = tiles.images.index_select(0, index), tiles.masks.index_select(0, index)
-    # on a CPU faster repeated than expanded
-    wanted = label.to(masks.dtype)[:, None, None].repeat(1, *masks.shape[1:])
-    inside = masks == wanted
-    flips, rest = mirrors(plan.maps)
-    flip_(images, inside, flips)
-    fine = images.to(torch.int16).mul_(FINE)
-    if len(rest):
-        rows = rest.to(like.device, non_blocking=True)
-        moved, marks = warp(
-            fine.index_select(0, rows).to(_exact(like)),
-            inside.index_select(0, rows),
-            plan.maps[rest],
-        )
-        fine.index_copy_(0, rows, moved.round_().to(torch.int16))
-        inside.index_copy_(0, rows, marks)
-    return fine.expand(-1, like.shape[1], -1, -1), inside
+def _as_donors(
+    tiles: TileSet | Donors, donors: np.ndarray | Tensor | Sequence[int] | None, empty: bool
+) -> Donors:
+    if isinstance(tiles, TileSet):
+        return Donors.of(tiles, donors, empty=empty)
+    if not isinstance(tiles, Donors):
+        raise ValueError(f"tiles must be a TileSet or Donors, got {type(tiles).__name__}")
+    if donors is not None:
+        raise ValueError("donors are indices into a TileSet: leave them out where Donors are given")
+    return tiles
 
 
-def _check_option(name: str, value: str, options: Sequence[str]) -> None:
-    if value not in options:
-        raise ValueError(f"{name} must be one of {options}, got {value!r}")
+def _as_warps(
+    warps: Warp | Mapping[str, Warp] | None, classes: tuple[str, ...]
+) -> tuple[Warp, ...]:
+    """The warp of each class."""
+    if warps is None or isinstance(warps, Warp):
+        return (warps or Warp(),) * len(classes)
+    if not isinstance(warps, Mapping):
+        raise ValueError(f"warps must be a Warp or a dict of them by class, got {warps!r}")
+    if unknown := sorted(warps.keys() - set(classes)):
+        raise ValueError(f"warps names {unknown}, the classes are {classes}")
+    for name, value in warps.items():
+        if not isinstance(value, Warp):
+            raise ValueError(f"warps[{name!r}] must be a Warp, got {value!r}")
+    return tuple(warps.get(name, Warp()) for name in classes)
+
+
+def _as_target(target: Mapping[str, float] | None, donors: Donors) -> tuple[float, ...]:
+    """What each class's count shall be proportional to; checks that those injected have donors."""
+    if target is None:
+        wanted = dict.fromkeys(donors.classes, 1.0)
+    elif not isinstance(target, Mapping) or set(target) != set(donors.classes):
+        raise ValueError(f"target must name each of the classes {donors.classes}, got {target!r}")
+    else:
+        wanted = {name: target[name] for name in donors.classes}
+    for name, value in wanted.items():
+        check_number(f"target[{name!r}]", value, 0, math.inf, open_end=True)
+    if not any(wanted.values()):
+        raise ValueError(f"target must be above 0 for some class, got {target!r}")
+    for name, members in zip(donors.classes, donors.members, strict=True):
+        if wanted[name] > 0 and not len(members):
+            raise ValueError(f"class {name} has no donor among {donors.given}")
+    return tuple(float(value) for value in wanted.values())
+
+
+def _as_keys(keys: Sequence[str]) -> tuple[str, str, str]:
+    if isinstance(keys, str) or len(set(keys)) != 3:
+        raise ValueError(f"keys must be three names, of image, mask and label, got {keys!r}")
+    return tuple(keys)
 
 
 def _check_range(images: Tensor) -> None:
-    if not isinstance(images, Tensor) or not images.is_floating_point() or not images.numel():
-        return
-    if images.device.type != "cpu":  # it would have to be waited for
+    if not images.is_floating_point() or not images.numel():
         return
     low, top = (float(x) for x in images.detach().aminmax())
-    if not -0.5 <= low <= top <= 2:  # composites may leave [0, 1] by a little
+    if not -SLACK <= low <= top <= 1 + SLACK:
         raise ValueError(
-            f"float images must lie in [0, 1] (bytes are uint8), the smallest is {low}, the "
-            f"largest pixel is {top}"
+            "float images must lie in [0, 1] as the donors do (bytes are uint8): normalise them "
+            f"after the injection, not before; the smallest is {low}, the largest pixel is {top}"
         )
 
 
-def _check_batch(images: Tensor, masks: Tensor, labels: Tensor, tiles: TileSet) -> None:
+def _check_classes_in(masks: Tensor, labels: Tensor, num_classes: int) -> None:
+    """Check that a batch's masks hold classes, and that 255 does not mean a defect."""
+    if masks.dtype == torch.bool or not masks.numel():
+        return
+    marks = masks.detach().as_subclass(Tensor).flatten(1)
+    ignored = marks == IGNORE
+    wrong = ((marks < 0) | (marks > num_classes)) & ~ignored
+    if wrong.any():
+        raise ValueError(
+            f"masks must hold 0..{num_classes} and {IGNORE} (ignored), got {int(marks[wrong][0])}"
+        )
+    defective = labels.to(marks.device) > 0
+    shows = ((marks > 0) & ~ignored).any(dim=1)
+    if (defective & ignored.any(dim=1)).any() and not (defective & shows).any():
+        raise ValueError(
+            f"masks: the defective images' hold 0 and {IGNORE} alone, and {IGNORE} is ignored: "
+            f"where it marks a defect, give its class"
+        )
+
+
+def _check_tensors(images: Tensor, masks: Tensor, labels: Tensor) -> None:
     for name, value in {"images": images, "masks": masks, "labels": labels}.items():
         if not isinstance(value, Tensor):
             raise ValueError(f"{name} must be a torch tensor, got {type(value).__name__}")
     if images.ndim != 4 or not (images.is_floating_point() or images.dtype == torch.uint8):
+        alone = ": give one image alone as images[None]" if images.ndim == 3 else ""
         raise ValueError(
-            f"images must be (B, C, H, W), float or uint8, got {images.dtype} {tuple(images.shape)}"
+            f"images must be (B, C, H, W), float or uint8, got {images.dtype} "
+            f"{tuple(images.shape)}{alone}"
         )
-    if masks.shape != (len(images), *images.shape[2:]) or masks.dtype not in INDICES:
+    shapes = ((len(images), *images.shape[2:]), (len(images), 1, *images.shape[2:]))
+    if tuple(masks.shape) not in shapes or masks.dtype not in (*INTEGERS, torch.bool):
         raise ValueError(
-            f"masks must be int (B, H, W) as the images, got {masks.dtype} {tuple(masks.shape)}"
+            "masks must be int or bool, (B, H, W) as the images, got "
+            f"{masks.dtype} {tuple(masks.shape)}"
         )
     if labels.shape != (len(images),):
         raise ValueError(f"labels must be (B,) = ({len(images)},), got {tuple(labels.shape)}")
+    if labels.dtype not in INTEGERS:
+        kinds = ", ".join(str(dtype).removeprefix("torch.") for dtype in INTEGERS)
+        raise ValueError(f"labels must be integers ({kinds}), got {labels.dtype}")
     if masks.device != images.device:
         raise ValueError(
             f"images are on {images.device}, masks on {masks.device}: they must be on one device"
         )
-    channels, *sides = tiles.images.shape[1:]
-    if images.shape[2:] != torch.Size(sides) or channels not in (1, images.shape[1]):
+
+
+def _check_against(donors: Donors, images: Tensor, masks: Tensor, place: str) -> None:
+    channels, sides = donors.images.shape[1], donors.sides
+    fits = place == "anywhere" or images.shape[2:] == sides
+    if not fits or channels not in (1, images.shape[1]):
         raise ValueError(
             f"the donors' images are {(channels, *sides)}, the batch's {(*images.shape[1:],)}"
         )
+    most = len(donors.classes)
+    if masks.dtype != torch.bool and most > torch.iinfo(masks.dtype).max:
+        raise ValueError(f"masks of {masks.dtype} cannot hold the class {most}")
+
+
+def _check_plan(plan: Plan, images: Tensor, labels: Tensor, donors: Donors) -> None:
+    if plan.donors not in (None, donors.digest):
+        raise ValueError("the plan was drawn for other donors than these")
+    if plan.batch is not None and not torch.equal(plan.batch, labels.cpu().long()):
+        raise ValueError("the plan was drawn for a batch with other labels, or in another order")
+    if plan.sides not in (None, tuple(images.shape[2:])):
+        raise ValueError(
+            f"the plan was drawn for images of {plan.sides}, the batch's are "
+            f"{tuple(images.shape[2:])}"
+        )
+    if not len(plan):
+        return
+    if int(plan.target.max()) >= len(images):
+        raise ValueError(
+            f"the plan is for a batch of at least {int(plan.target.max()) + 1}, not {len(images)}"
+        )
+    unknown = plan.donor[donors.ids[donors.positions(plan.donor)] != plan.donor]
+    if len(unknown):
+        raise ValueError(f"the plan names donor {int(unknown[0])}, which is none of the {donors!r}")

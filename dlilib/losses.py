@@ -8,45 +8,71 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dlilib.tiles import TileSet
+from dlilib.tiles import IGNORE, TileSet
 
 VARIANTS = ("released", "published")
 BETA = 0.9999  # of the class-balanced loss, as released
 GAMMA = 2.0  # of the focal loss, as released
 
-Loss = Callable[[Tensor, Tensor], Tensor]  # from logits and targets (B, K, H, W) to a scalar
+# From logits and targets (B, K, H, W), and which pixels count (B, H, W), to a scalar. The last is
+# optional: without it every pixel counts.
+Loss = Callable[..., Tensor]
 
 
-def class_bce(logits: Tensor, target: Tensor) -> Tensor:
+def pixel_mean(values: Tensor, counted: Tensor | None) -> Tensor:
+    """Mean of values (B, K, H, W) over the pixels that count (B, H, W); None: over all."""
+    if counted is None:
+        return values.mean()
+    return (values * counted[:, None]).sum() / (counted.sum() * values.shape[1]).clamp(min=1)
+
+
+def bce(logits: Tensor, target: Tensor, counted: Tensor | None = None) -> Tensor:
+    """Mean BCE over classes and pixels."""
+    if counted is None:
+        return F.binary_cross_entropy_with_logits(logits, target)
+    each = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    return pixel_mean(each, counted)
+
+
+def class_bce(logits: Tensor, target: Tensor, counted: Tensor | None = None) -> Tensor:
     """Mean BCE of each class map: (K,) from logits and targets (B, K, H, W)."""
-    return F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(dim=(0, 2, 3))
+    each = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    if counted is None:
+        return each.mean(dim=(0, 2, 3))
+    return (each * counted[:, None]).sum(dim=(0, 2, 3)) / counted.sum().clamp(min=1)
 
 
 def weighted_by(weights: Tensor) -> Loss:
     """Sum over classes of weight × mean BCE; weights (K,) of sum 1 keep the baseline's scale."""
-    return lambda logits, target: (weights.to(logits) * class_bce(logits, target)).sum()
+
+    def loss(logits: Tensor, target: Tensor, counted: Tensor | None = None) -> Tensor:
+        return (weights.to(logits) * class_bce(logits, target, counted)).sum()
+
+    return loss
 
 
-def focal_released(logits: Tensor, target: Tensor) -> Tensor:
+def focal_released(logits: Tensor, target: Tensor, counted: Tensor | None = None) -> Tensor:
     """Focal term on the mean BCE of a whole class map, summed over classes (as released).
 
     It is close to zero whenever most of the map is right.
     """
-    bce = class_bce(logits, target)
-    return (bce * (1 - torch.exp(-bce)) ** GAMMA).sum()
+    each = class_bce(logits, target, counted)
+    return (each * (1 - torch.exp(-each)) ** GAMMA).sum()
 
 
-def focal_published(logits: Tensor, target: Tensor) -> Tensor:
+def focal_published(logits: Tensor, target: Tensor, counted: Tensor | None = None) -> Tensor:
     """Focal loss (Lin et al., ICCV 2017, eq. 4): each pixel modulated, then the mean; no alpha."""
     from torchvision.ops import sigmoid_focal_loss
 
-    return sigmoid_focal_loss(logits, target, alpha=-1, gamma=GAMMA, reduction="mean")
+    reduction = "mean" if counted is None else "none"
+    each = sigmoid_focal_loss(logits, target, alpha=-1, gamma=GAMMA, reduction=reduction)
+    return each if counted is None else pixel_mean(each, counted)
 
 
 def pixel_shares(tiles: TileSet, train: np.ndarray) -> Tensor:
     """Share of the defect pixels of the images `train` in each class: float64 (K,), sums to 1."""
     counts = torch.bincount(tiles.masks[train].flatten().long(), minlength=tiles.num_classes + 1)
-    pixels = counts[1:].double().cpu()
+    pixels = counts[1 : tiles.num_classes + 1].double().cpu()  # without what is ignored
     if pixels.sum() == 0:
         raise ValueError(
             f"none of the {len(train)} training images has a defect pixel: no class weights"
@@ -68,23 +94,30 @@ def balanced_weights(samples: Tensor) -> Tensor:
     return weights / weights.sum()
 
 
-def dice(logits: Tensor, target: Tensor) -> Tensor:
+def dice(logits: Tensor, target: Tensor, counted: Tensor | None = None) -> Tensor:
     """Dice loss over the flattened batch: all classes and pixels at once, as released.
 
     0 without defects.
     """
     from segmentation_models_pytorch.losses import DiceLoss
 
-    return DiceLoss("binary", from_logits=True)(logits.reshape(1, 1, -1), target.reshape(1, 1, -1))
+    if counted is not None:
+        target = torch.where(counted[:, None], target, IGNORE)
+    measure = DiceLoss("binary", from_logits=True, ignore_index=None if counted is None else IGNORE)
+    return measure(logits.reshape(1, 1, -1), target.reshape(1, 1, -1))
 
 
 def with_dice(first: Loss) -> Loss:
     """0.5 · first + 0.5 · Dice."""
-    return lambda logits, target: 0.5 * first(logits, target) + 0.5 * dice(logits, target)
+
+    def loss(logits: Tensor, target: Tensor, counted: Tensor | None = None) -> Tensor:
+        return 0.5 * first(logits, target, counted) + 0.5 * dice(logits, target, counted)
+
+    return loss
 
 
 def _bce(tiles: TileSet, train: np.ndarray, variant: str) -> Loss:
-    return F.binary_cross_entropy_with_logits
+    return bce
 
 
 def _focal(tiles: TileSet, train: np.ndarray, variant: str) -> Loss:
@@ -127,8 +160,11 @@ METHODS = {  # in the order of the paper's tables, and of the figures' colours
 }
 
 
-def criterion(method: str, tiles: TileSet, train: np.ndarray, variant: str = "released") -> Loss:
-    """Return a method's training loss, on logits and targets (B, K, H, W).
+def criterion(method: str, tiles: TileSet, train: np.ndarray, *, variant: str = "released") -> Loss:
+    """Return a method's training loss.
+
+    loss(logits, target, counted=None) takes logits and targets (B, K, H, W) and, where some pixels
+    are ignored, which of them count: bool (B, H, W).
 
     Args:
         method: A key of `METHODS`.

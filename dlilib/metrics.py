@@ -5,9 +5,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dlilib.tiles import IGNORE
+
 
 def one_hot(masks: Tensor, num_classes: int) -> Tensor:
-    """Mark the pixels of each class; the background is none.
+    """Mark the pixels of each class; the background is none, and neither is what is ignored.
 
     Args:
         masks: (B, H, W) int, class indices.
@@ -20,20 +22,61 @@ def one_hot(masks: Tensor, num_classes: int) -> Tensor:
     return masks[:, None] == classes[:, None, None]
 
 
-def count(logits: Tensor, masks: Tensor) -> Tensor:
+def count(logits: Tensor, masks: Tensor, *, num_classes: int | None = None) -> Tensor:
     """Count the true positive, false positive and false negative pixels.
 
+    Pixels whose mask is 255 (`IGNORE`) are in no count.
+
     Args:
-        logits: (B, K, H, W), positive where the class is predicted (sigmoid above 0.5).
+        logits: (B, K, H, W) float, positive where the class is predicted (sigmoid above 0.5). The
+            background has no channel.
         masks: (B, H, W) int, class indices.
+        num_classes: K, to refuse logits with another number of channels, such as K + 1; None: not
+            known.
 
     Returns:
         int64 (B, K, 3): TP, FP and FN of each image and class.
+
+    Raises:
+        ValueError: Shapes or dtypes are other than these; on a CPU also if a mask holds a value
+            that is no class.
+
+    Example:
+        >>> masks = torch.tensor([[[0, 1, 1, 255]]])
+        >>> count(torch.tensor([[[[2.0, 2.0, -2.0, 2.0]]]]), masks).tolist()
+        [[[1, 1, 1]]]
     """
-    predicted = logits > 0
+    _check_count(logits, masks, num_classes)
+    counted = (masks != IGNORE)[:, None]
+    predicted = (logits > 0) & counted
     true = one_hot(masks, logits.shape[1])
     outcomes = [predicted & true, predicted & ~true, ~predicted & true]
     return torch.stack([outcome.sum(dim=(2, 3)) for outcome in outcomes], dim=-1)
+
+
+def _check_count(logits: Tensor, masks: Tensor, num_classes: int | None) -> None:
+    if logits.ndim != 4 or not logits.is_floating_point():
+        raise ValueError(
+            f"logits must be float (B, K, H, W), got {logits.dtype} {tuple(logits.shape)}"
+        )
+    fits = masks.shape == (len(logits), *logits.shape[2:])
+    if not fits or masks.is_floating_point() or masks.dtype == torch.bool:
+        raise ValueError(
+            "masks must be class indices, int (B, H, W) as the logits "
+            f"{tuple(logits.shape)}, got {masks.dtype} {tuple(masks.shape)}"
+        )
+    channels = logits.shape[1]
+    if num_classes not in (None, channels):
+        raise ValueError(
+            f"logits have {channels} channels, not one for each of the {num_classes} classes (the "
+            "background has none)"
+        )
+    if masks.device.type == "cpu" and masks.numel():  # another device would have to be waited for
+        wrong = ((masks < 0) | (masks > channels)) & (masks != IGNORE)
+        if wrong.any():
+            raise ValueError(
+                f"masks must hold 0..{channels} and {IGNORE} (ignored), got {int(masks[wrong][0])}"
+            )
 
 
 def class_map(logits: Tensor) -> Tensor:

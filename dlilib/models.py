@@ -5,10 +5,14 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from huggingface_hub import hf_hub_download
 from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from dlilib.metrics import class_map
 
 DEPTH = 3  # stages of a light encoder, at strides 2, 4 and 8
 MEAN, STD = 0.4319, 0.1196  # of the Magnetic Tiles in [0, 1], as released, for every channel
@@ -67,11 +71,12 @@ LIGHT_ENCODERS = tuple(name for name, encoder in ENCODERS.items() if encoder.lig
 
 
 def build(
-    encoder: str, num_classes: int = 5, weights: str | None = None, seed: int = 0
+    encoder: str, num_classes: int = 5, weights: str | None = None, *, seed: int = 0
 ) -> nn.Module:
-    """Build a U-Net from images (B, 3, H, W) to logits (B, num_classes, H, W).
+    """Build a U-Net from images (B, C, H, W) in [0, 1] to logits (B, num_classes, H, W).
 
-    H and W must be divisible by the encoder's stride: 8, or 32 for "resnet34".
+    C is 1 or 3. H and W must be divisible by the encoder's stride: 8, or 32 for "resnet34". The
+    model normalises the images by its buffers `mean` and `std`, float (1, 1, 1) or (3, 1, 1).
 
     Args:
         encoder: A key of `ENCODERS`. "resnet18", "mobileone_s1" and "resnest50d" are cut after
@@ -82,7 +87,8 @@ def build(
         seed: Seed of the random weights.
 
     Returns:
-        The model, on the CPU, in training mode. `.encoder` holds only the stages that run.
+        The model, on the CPU, in training mode. `.encoder` holds only the stages that run. What
+        takes it apart, as `features`, has to use `normalised` itself.
 
     Raises:
         ValueError: An argument is none of the above.
@@ -90,7 +96,7 @@ def build(
 
     Example:
         >>> model = build("resnet18", num_classes=5)
-        >>> model(torch.zeros(1, 3, 64, 64)).shape
+        >>> model(torch.zeros(1, 1, 64, 64)).shape
         torch.Size([1, 5, 64, 64])
     """
     if encoder not in ENCODERS:
@@ -115,6 +121,11 @@ def build(
         delattr(model.encoder, stage)
     if weights:
         _load_imagenet(model.encoder, encoder)
+    # not in the state dict, whose names are the network's alone; `saved` adds them
+    model.register_buffer("mean", torch.full((1, 1, 1), MEAN, device="cpu"), persistent=False)
+    model.register_buffer("std", torch.full((1, 1, 1), STD, device="cpu"), persistent=False)
+    model.register_forward_pre_hook(_normalise)
+    model.stride = facts.stride
     return model
 
 
@@ -130,17 +141,126 @@ def load(path: str | Path, encoder: str, num_classes: int) -> nn.Module:
         WeightsError: The file does not hold such a model.
     """
     model = build(encoder, num_classes)
-    _fill(model, _read(path), path, encoder)
+    state = _read(path)
+    _fill(model, state, path, encoder)
+    for name in ("mean", "std"):  # files of before have none, and were trained with the default
+        value = state.get(f"normalisation.{name}", getattr(model, name))
+        if value.numel() not in (1, 3) or not value.is_floating_point():
+            raise WeightsError(f"{path}: normalisation.{name} is {tuple(value.shape)}, not 1 or 3")
+        setattr(model, name, value.reshape(-1, 1, 1))
     return model.eval()
 
 
-def normalised(images: Tensor) -> Tensor:
-    """Normalise images (B, C, H, W) in [0, 1], grey or RGB, for the models: (B, 3, H, W)."""
-    return ((images - MEAN) / STD).expand(-1, 3, -1, -1)
+def saved(model: nn.Module) -> dict[str, Tensor]:
+    """What `load` needs of a trained model: its state dict, and its mean and std."""
+    return {
+        **model.state_dict(),
+        "normalisation.mean": model.mean,
+        "normalisation.std": model.std,
+    }
+
+
+@torch.inference_mode()
+def predict(
+    model: nn.Module, images: Tensor, size: int | tuple[int, int] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Predict the defects of images of any size.
+
+    Args:
+        model: A model as `load` or `build` gives it. It predicts in evaluation mode and is left in
+            the mode it was in.
+        images: (B, C, H, W), grey or RGB: float in [0, 1], or uint8. They are moved to the model's
+            device.
+        size: Side, or height and width, that the images are resized to for the model, such as that
+            of its training images; None: their own. Sides that the encoder cannot take are padded
+            by the last row and column.
+
+    Returns:
+        Class maps uint8 (B, H, W), 0 where no class is likelier than not, and scores float32
+        (B, K, H, W), the probability of each class, both at the images' own size.
+
+    Raises:
+        ValueError: images or size is none of the above.
+
+    Example:
+        >>> class_maps, scores = predict(build("resnet18"), torch.rand(2, 1, 50, 70))
+        >>> class_maps.shape, scores.shape
+        (torch.Size([2, 50, 70]), torch.Size([2, 5, 50, 70]))
+    """
+    pixels = _as_input(images).to(model.mean.device)
+    height, width = pixels.shape[2:]
+    if size is not None:
+        pixels = F.interpolate(pixels, _as_sides(size), mode="bilinear", antialias=True)
+    below, right = (-side % model.stride for side in pixels.shape[2:])
+    padded = F.pad(pixels, (0, right, 0, below), mode="replicate")
+    was_training = model.training
+    try:
+        logits = model.eval()(padded)[..., : pixels.shape[2], : pixels.shape[3]]
+    finally:
+        model.train(was_training)
+    if size is not None:
+        logits = F.interpolate(logits, (height, width), mode="bilinear")
+    return class_map(logits), logits.sigmoid()
+
+
+def _as_input(images: Tensor) -> Tensor:
+    right = isinstance(images, Tensor) and images.ndim == 4 and images.shape[1] in (1, 3)
+    if not right or not (images.is_floating_point() or images.dtype == torch.uint8):
+        found = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else images
+        raise ValueError(
+            f"images must be (B, C, H, W), C 1 or 3, float in [0, 1] or uint8, got {found}"
+        )
+    if images.dtype == torch.uint8:
+        return images.float() / 255
+    if images.numel() and not 0 <= float(images.min()) <= float(images.max()) <= 1:
+        raise ValueError(
+            "float images must lie in [0, 1], the model normalises them itself; got "
+            f"{float(images.min())}..{float(images.max())}"
+        )
+    return images.float()
+
+
+def _as_sides(size: int | tuple[int, int]) -> tuple[int, int]:
+    sides = (size, size) if isinstance(size, int) else tuple(size)
+    if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
+        raise ValueError(f"size must be a side, or height and width, in pixels, got {size!r}")
+    return sides
+
+
+def normalised(model: nn.Module, images: Tensor) -> Tensor:
+    """Normalise images (B, C, H, W) in [0, 1], grey or RGB, as a model wants: (B, 3, H, W)."""
+    return ((images - model.mean) / model.std).expand(-1, 3, -1, -1)
+
+
+def _normalise(model: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+    """What a model does first when it is called."""
+    return (normalised(model, *inputs),)
+
+
+def measured(images: Tensor, rows: np.ndarray | Tensor) -> tuple[Tensor, Tensor]:
+    """Measure mean and standard deviation of some images in [0, 1], for each channel.
+
+    Args:
+        images: uint8 (N, C, H, W).
+        rows: Indices of those to measure.
+
+    Returns:
+        float32 (C, 1, 1) each; a channel of one value counts as one grey level wide.
+    """
+    total = total_of_squares = 0
+    chosen = torch.as_tensor(rows, device=images.device)
+    for part in chosen.split(64):  # little memory beside the data
+        pixels = images[part].double() / 255
+        total = total + pixels.sum(dim=(0, 2, 3))
+        total_of_squares = total_of_squares + pixels.square().sum(dim=(0, 2, 3))
+    pixels_a_channel = len(chosen) * images[0, 0].numel()
+    mean = total / pixels_a_channel
+    variance = (total_of_squares / pixels_a_channel - mean.square()).clamp(min=255.0**-2)
+    return tuple(value.float().cpu()[:, None, None] for value in (mean, variance.sqrt()))
 
 
 def features(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Run a model on images (B, 3, H, W).
+    """Run a model on images (B, 3, H, W), as `normalised` gives them.
 
     Returns:
         The encoder's features at stride 8, (B, D, H / 8, W / 8), and the logits (B, K, H, W).

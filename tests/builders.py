@@ -44,12 +44,7 @@ def few_of_each_class(tiles, defective=8, free=32):
     rows = torch.cat(
         [(tiles.labels == label).nonzero()[:count, 0] for label, count in enumerate(counts)]
     )
-    fields = ("images", "masks", "labels", "tile", "sizes", "exposure")
-    return replace(
-        tiles,
-        names=tuple(tiles.names[row] for row in rows),
-        **{name: getattr(tiles, name)[rows] for name in fields},
-    )
+    return tiles.subset(rows)
 
 
 def encoded(pixels, kind="PNG", **options):

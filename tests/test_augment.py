@@ -49,7 +49,7 @@ def coordinates(affine, height, width):
 def test_rotations_turn_pixels_without_shear_whatever_the_shape(height, width):
     turn = Warp(flip=0.0, affine=1.0, shift=0.0, scale=0.0, rotate=40.0)
     aspect = (height - 1) / (width - 1)
-    for affine in draw_warps([turn], torch.zeros(5, dtype=int), generator(), aspect):
+    for affine in draw_warps([turn], torch.zeros(5, dtype=int), generator(), aspect=aspect):
         rows, columns = coordinates(affine, height, width)
         steps = np.array([[x[1, 0] - x[0, 0], x[0, 1] - x[0, 0]] for x in (rows, columns)])
         assert np.abs(steps @ steps.T - np.eye(2)).max() < 1e-5 and abs(steps[0, 1]) > 0.01

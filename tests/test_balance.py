@@ -1,3 +1,8 @@
+import functools
+import json
+import math
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
@@ -5,9 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from dlilib import plan_classes
-from dlilib.augment import Warp
-from dlilib.balance import DonorBank, plan
+from dlilib import DynamicLabelInjection, plan_classes
+from dlilib.balance import REPLACEMENT, Filling, Plan
 
 BATCHES = st.integers(1, 8).flatmap(
     lambda k: st.tuples(st.lists(st.one_of(st.just(0), st.integers(0, k)), max_size=48), st.just(k))
@@ -63,7 +67,9 @@ def test_agrees_with_an_independent_greedy_fill(batch, until):
 def test_random_ties_go_to_a_rarest_class_and_differ_in_nothing_else(batch, until, seed):
     labels, k = batch
     generator = torch.Generator().manual_seed(seed)
-    planned = plan_classes(np.array(labels, np.int64), k, until, "random", generator).tolist()
+    planned = plan_classes(
+        np.array(labels, np.int64), k, until, ties="random", generator=generator
+    ).tolist()
     have = [labels.count(c) for c in range(1, k + 1)]
     for label in planned:
         if label:
@@ -173,62 +179,18 @@ def donors_of(toy, per_class):
     return torch.cat([*groups, (toy.labels == 0).nonzero()[:10, 0]])
 
 
-def same(a, b):
-    return all(torch.equal(getattr(a, name), getattr(b, name)) for name in vars(a))
+def planning(tiles, donors=None, seed=0, **options):
+    return DynamicLabelInjection(tiles, donors, generator=generator(seed), **options)
 
 
-def test_bank_holds_the_given_defective_images_by_class_and_the_released_warps(toy):
-    donors = donors_of(toy, 3)
-    bank = DonorBank.of(toy, donors)
-    assert [m.tolist() for m in bank.members] == donors[:15].reshape(5, 3).tolist()
-    everything = DonorBank.of(toy)
-    assert [len(m) for m in everything.members] == [29, 21, 14, 8, 26]
-    blowhole, break_, crack, fray, uneven = bank.warps
-    assert blowhole == Warp(flip=0.5, affine=0.5, shift=0.0625, scale=0.1, rotate=10.0)
-    assert break_ == fray == uneven and break_.affine == 0 and break_.flip == 0.5
-    assert (crack.flip, crack.affine, crack.rotate) == (0, 0.5, 5)
-    mine = DonorBank.of(toy, donors, warps={"Break": Warp(flip=1.0)}).warps
-    assert mine == (Warp(), Warp(flip=1.0), Warp(), Warp(), Warp())
-
-
-@pytest.mark.parametrize("kind", [np.asarray, torch.as_tensor, list])
-@pytest.mark.parametrize("dtype", [np.int64, np.int32])
-def test_donors_may_be_any_kind_of_integers(toy, kind, dtype):
-    donors = donors_of(toy, 3).numpy().astype(dtype)
-    banks = DonorBank.of(toy, kind(donors)), DonorBank.of(toy, torch.from_numpy(donors).long())
-    assert same(*(plan(np.zeros(12, int), bank, generator=generator()) for bank in banks))
-
-
-def test_class_without_donor_raises_naming_it(toy):
-    donors = donors_of(toy, 3)
-    with pytest.raises(ValueError, match="Crack has no donor among the 22"):
-        DonorBank.of(toy, donors[toy.labels[donors] != 3])
-    with pytest.raises(ValueError, match="Blowhole has no donor among the 0"):
-        DonorBank.of(toy, [])
-
-
-@pytest.mark.parametrize("index", [-1, 336])
-def test_donor_that_is_no_index_raises(toy, index):
-    with pytest.raises(ValueError, match=f"336 tiles.*{index}"):
-        DonorBank.of(toy, np.append(donors_of(toy, 3), index))
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [lambda toy: toy.labels > 0, lambda toy: [0.5, 1.5], lambda toy: [[250, 251]], lambda toy: 250],
-)
-def test_donors_that_are_no_row_of_integers_raise(toy, wrong):
-    with pytest.raises(ValueError, match="donors must"):
-        DonorBank.of(toy, wrong(toy))
-
-
-@pytest.mark.parametrize("replacement", [False, True])
+@pytest.mark.parametrize("replacement", REPLACEMENT)
 def test_donors_are_given_ones_of_the_planned_class(toy, replacement):
     given_donors = donors_of(toy, 4)
-    bank = DonorBank.of(toy, given_donors)
     labels = np.array([0, 3, 0, 0, 5, 0, 0, 0, 0, 1, 0, 0])
     for seed in range(20):
-        drawn = plan(labels, bank, replacement=replacement, generator=generator(seed))
+        drawn = planning(toy, given_donors, seed, replacement=replacement, ties="lowest").plan(
+            labels
+        )
         assert drawn.target.tolist() == np.flatnonzero(labels == 0).tolist()
         assert drawn.label.tolist() == plan_classes(labels, 5)[labels == 0].tolist()
         assert torch.equal(toy.labels[drawn.donor], drawn.label)
@@ -237,62 +199,87 @@ def test_donors_are_given_ones_of_the_planned_class(toy, replacement):
 
 
 def test_without_replacement_as_long_as_there_are_enough_donors(toy):
-    bank = DonorBank.of(toy, donors_of(toy, 4))
-    exact = plan(np.zeros(20, int), bank, generator=generator())  # four of each class
-    assert sorted(exact.donor.tolist()) == sorted(torch.cat(bank.members).tolist())
-    too_few = plan(np.zeros(25, int), bank, generator=generator())
-    assert torch.equal(toy.labels[too_few.donor], too_few.label)
-    assert len(set(too_few.donor.tolist())) <= 20
+    donors = donors_of(toy, 4)
+    for replacement in (False, "if short"):
+        four_each = planning(toy, donors, replacement=replacement).plan(np.zeros(20, int))
+        assert sorted(four_each.donor.tolist()) == sorted(donors[:20].tolist())
+        short = planning(toy, donors, replacement=replacement).plan(np.zeros(25, int))
+        assert torch.equal(toy.labels[short.donor], short.label)
+        assert len(set(short.donor.tolist())) <= 20
+
+
+@given(wanted=st.integers(1, 60), seed=st.integers(0, 99))
+def test_all_donors_of_a_class_come_before_any_is_repeated(small_toy, wanted, seed):
+    crack = (small_toy.labels == 3).nonzero()[:4, 0]
+    target = {name: float(name == "Crack") for name in small_toy.classes}
+    drawn = planning(small_toy, crack, seed, target=target).plan(np.zeros(wanted, int)).donor
+    times = [int((drawn == donor).sum()) for donor in crack]
+    assert max(times) - min(times) <= 1 and sum(times) == wanted
 
 
 def test_replacement_draws_a_donor_again(toy):
-    bank = DonorBank.of(toy, donors_of(toy, 4))
     for seed in range(5):
-        drawn = plan(np.zeros(20, int), bank, replacement=True, generator=generator(seed))
+        drawn = planning(toy, donors_of(toy, 4), seed, replacement=True).plan(np.zeros(20, int))
         assert len(set(drawn.donor.tolist())) < 20
 
 
 def test_every_donor_is_drawn_equally_often(toy):
-    bank = DonorBank.of(toy, donors_of(toy, 4))
-    g = generator()
-    for replacement in (False, True):
-        drawn = [
-            plan([0] * 10, bank, replacement=replacement, generator=g).donor for _ in range(400)
-        ]
-        times = torch.bincount(torch.cat(drawn))[torch.cat(bank.members)]
-        assert (
-            times.sum() == 4000 and times.min() > 140 and times.max() < 260
-        )  # 200 each, standard deviation 14
+    donors = donors_of(toy, 4)
+    for replacement in REPLACEMENT:
+        transform = planning(toy, donors, replacement=replacement)
+        drawn = [transform.plan([0] * 10).donor for _ in range(400)]
+        times = torch.bincount(torch.cat(drawn))[donors[:20]]
+        assert times.sum() == 4000
+        assert times.min() > 140 and times.max() < 260  # 200 each, standard deviation 14
 
 
 def test_seed_fixes_the_plan_and_no_global_generator_is_used(toy):
-    bank = DonorBank.of(toy)
     labels = torch.zeros(30, dtype=torch.int64)
     before = torch.random.get_rng_state()
-    first, again, other = (plan(labels, bank, generator=generator(s)) for s in (3, 3, 4))
+    first, again, other = (planning(toy, seed=s).plan(labels) for s in (3, 3, 4))
     assert torch.equal(torch.random.get_rng_state(), before)
-    assert same(first, again)
+    assert first == again
     for name in ("donor", "maps", "poisson"):
         assert not torch.equal(getattr(first, name), getattr(other, name)), name
-    g = generator(3)
-    assert not same(plan(labels, bank, generator=g), plan(labels, bank, generator=g))
+    transform = planning(toy, seed=3)
+    assert transform.plan(labels) != transform.plan(labels)
 
 
 def test_without_generator_torchs_default_one_decides(toy):
-    bank = DonorBank.of(toy)
+    transform = DynamicLabelInjection(toy)
     with torch.random.fork_rng(devices=[]):
         plans = []
         for _ in range(2):
             torch.manual_seed(5)
-            plans.append(plan(np.zeros(9, int), bank))
-    assert same(*plans)
+            plans.append(transform.plan(np.zeros(9, int)))
+    assert plans[0] == plans[1]
+
+
+@pytest.fixture
+def strange_defaults():
+    """Another default dtype and device, as somebody's program may have set them."""
+    torch.set_default_dtype(torch.float64)
+    torch.set_default_device("meta")
+    yield
+    torch.set_default_device(None)
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"place": "anywhere", "share": 0.5}, {"ties": "lowest", "replacement": True}]
+)
+def test_defaults_of_torch_change_no_plan_and_no_pixel(toy, options, request):
+    batch = toy.images[:9].float() / 255, toy.masks[:9], toy.labels[:9]
+    expected = planning(toy, **options).plan(batch[2])
+    pixels = planning(toy, **options)(*batch)
+    request.getfixturevalue("strange_defaults")
+    assert planning(toy, **options).plan(batch[2]) == expected
+    found = planning(toy, **options)(*batch)
+    assert all(torch.equal(a, b) for a, b in zip(found, pixels, strict=True))
 
 
 def test_p_poisson_decides_on_the_blend_and_nothing_else(toy):
-    bank = DonorBank.of(toy)
-    none, half, every = (
-        plan(np.zeros(64, int), bank, p, generator=generator()) for p in (0, 0.5, 1)
-    )
+    none, half, every = (planning(toy, p_poisson=p).plan(np.zeros(64, int)) for p in (0, 0.5, 1))
     assert not none.poisson.any() and every.poisson.all()
     assert 16 < half.poisson.sum() < 48
     for name in ("target", "label", "donor", "maps"):
@@ -301,10 +288,142 @@ def test_p_poisson_decides_on_the_blend_and_nothing_else(toy):
 
 
 def test_batch_without_free_images_gives_an_empty_plan(toy):
-    drawn = plan(torch.tensor([1, 2, 3]), DonorBank.of(toy), generator=generator())
+    drawn = planning(toy).plan(torch.tensor([1, 2, 3]))
     assert len(drawn) == 0 and drawn.maps.shape == (0, 2, 3) and drawn.donor.dtype == torch.int64
 
 
 def test_unknown_ties_are_refused_by_name():
     with pytest.raises(ValueError, match=r"ties must be one of.*'highest'"):
         plan_classes(np.array([0]), 3, ties="highest")
+
+
+def test_plan_goes_through_json(toy):
+    for options in ({}, {"place": "anywhere"}):
+        drawn = planning(toy, **options).plan(torch.tensor([0, 1, 0, 0, 5]))
+        again = Plan.from_dict(json.loads(json.dumps(drawn.to_dict())))
+        assert again == drawn and again.maps.dtype == torch.float32 and again.sides == (64, 64)
+        assert again != planning(toy, seed=1, **options).plan(torch.tensor([0, 1, 0, 0, 5]))
+    empty = planning(toy).plan(torch.tensor([1]))
+    assert Plan.from_dict(json.loads(json.dumps(empty.to_dict()))) == empty
+    with pytest.raises(ValueError, match="a plan has the values"):
+        Plan.from_dict({"target": [1]})
+    with pytest.raises(ValueError, match="must be of one length"):
+        Plan.from_dict({**drawn.to_dict(), "label": [1]})
+
+
+# --- which classes, over many batches
+
+
+def injected(labels, batches=2000, num_classes=5, **options):
+    """How often each class is injected into batches with these labels: (K,)."""
+    filling = Filling(
+        **{"until": "filled", "ties": "random", "share": 1.0, "target": (1.0,) * num_classes}
+        | options
+    )
+    g, none = generator(), np.zeros(num_classes, np.int64)
+    drawn = np.concatenate([filling.fill(np.array(labels), none, g) for _ in range(batches)])
+    return np.bincount(drawn, minlength=num_classes + 1)[1:]
+
+
+def exact_shares(labels, num_classes):
+    """What Algorithm 1 with alike ties gives on average, by going through all its choices: (K,)."""
+
+    @functools.cache
+    def expected(counts, free):
+        if not free:
+            return (Fraction(0),) * num_classes
+        rarest = [k for k, count in enumerate(counts) if count == min(counts)]
+        total = [Fraction(0)] * num_classes
+        for k in rarest:
+            after = expected((*counts[:k], counts[k] + 1, *counts[k + 1 :]), free - 1)
+            for j in range(num_classes):
+                total[j] += (after[j] + (j == k)) / len(rarest)
+        return tuple(total)
+
+    counts = tuple(labels.count(c) for c in range(1, num_classes + 1))
+    return np.array([float(x) for x in expected(counts, labels.count(0))])
+
+
+@pytest.mark.parametrize("size", range(1, 13))
+def test_shares_of_injected_classes_are_those_of_algorithm_1(size):
+    """Batches of any size: all free, and with one or two defective images."""
+    for defective in ([], [2], [1, 5])[: size + 1]:
+        labels = [*defective, *[0] * (size - len(defective))]
+        if labels.count(0):
+            expected = exact_shares(labels, 5)
+            seen = injected(labels)
+            drawn = expected > 0
+            assert (seen[~drawn] == 0).all()
+            assert chisquare(seen[drawn], expected[drawn] * 2000).pvalue > 1e-3
+
+
+def test_forty_classes_and_sixteen_free_images_starve_none():
+    seen = injected([0] * 16, num_classes=40)
+    assert chisquare(seen).pvalue > 1e-3
+    assert (injected([0] * 16, batches=5, num_classes=40, ties="lowest")[16:] == 0).all()
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 64])
+def test_target_shares_are_met(size):
+    target = (6.0, 3.0, 1.0, 0.0)
+    seen = injected([0] * size, num_classes=4, target=target)
+    assert seen[3] == 0
+    shares = seen[:3] / seen.sum()
+    assert np.abs(shares - [0.6, 0.3, 0.1]).max() < (0.02 if size in (1, 64) else 0.15)
+
+
+def test_target_in_one_large_batch_levels_counts_in_proportion():
+    labels = np.array([1] * 7 + [3] * 2 + [0] * 51)
+    filling = Filling("filled", "random", 1.0, (2.0, 1.0, 3.0))
+    after = labels + filling.fill(labels, np.zeros(3, np.int64), generator())
+    assert np.bincount(after, minlength=4).tolist() == [0, 20, 10, 30]
+    uniform = Filling("uniform", "random", 1.0, (2.0, 1.0, 3.0))
+    after = labels + uniform.fill(labels, np.zeros(3, np.int64), generator())
+    assert np.bincount(after, minlength=4)[1:].tolist() == [7, 4, 10]  # of 7 : 3.5 : 10.5
+
+
+@given(
+    size=st.integers(1, 64),
+    share=st.floats(0, 1),
+    seed=st.integers(0, 99),
+    ties=st.sampled_from(["lowest", "random"]),
+)
+def test_share_of_the_free_images_is_filled(size, share, seed, ties):
+    filling = Filling("filled", ties, share, (1.0,) * 3)
+    labels = np.array([0, 0, 1] * size)[:size]
+    planned = filling.fill(labels, np.zeros(3, np.int64), generator(seed))
+    wanted = share * (labels == 0).sum()
+    assert math.floor(wanted) <= (planned > 0).sum() <= math.ceil(wanted)
+    assert not planned[labels > 0].any()
+
+
+def test_share_holds_on_average_and_every_free_image_has_its_chance():
+    filling = Filling("filled", "random", 0.3, (1.0, 1.0))
+    g, labels, none = generator(), np.array([0, 1, 0, 0]), np.zeros(2, np.int64)
+    filled = np.array([filling.fill(labels, none, g) > 0 for _ in range(4000)]).mean(axis=0)
+    assert filled[1] == 0 and np.abs(filled[[0, 2, 3]] - 0.3).max() < 0.03
+
+
+def test_running_state_balances_batches_that_are_too_small(toy):
+    labels = [torch.tensor([0, label]) for label in [1, 1, 2, 1, 5, 1, 1, 2] * 20]
+    counts = {}
+    for state in ("batch", "running"):
+        transform = planning(toy, state=state, ties="lowest")
+        after = torch.cat([batch.clone() for batch in labels])
+        plans = [transform.plan(batch) for batch in labels]
+        after[0::2] = torch.cat([plan.label for plan in plans])
+        counts[state] = torch.bincount(after, minlength=6)[1:]
+    assert counts["running"][0] == 100  # as they came: none was injected
+    assert counts["running"][1:].max() - counts["running"][1:].min() <= 2
+    assert counts["batch"][2:4].sum() == 0  # neither Crack nor Fray, ever
+
+
+def test_running_state_is_one_stream_and_can_be_forgotten(toy):
+    labels = torch.tensor([0, 1, 0, 0, 2, 0, 0, 0])
+    one, another = (planning(toy, state="running", ties="lowest") for _ in range(2))
+    together = one.plan_batches(labels, [3, 5])
+    apart = [another.plan(labels[:3]), another.plan(labels[3:])]
+    assert [p.label.tolist() for p in together] == [p.label.tolist() for p in apart]
+    assert one.carried.sum() == 8
+    one.reset()
+    assert one.carried.tolist() == [0] * 5

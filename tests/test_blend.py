@@ -51,7 +51,9 @@ def reference(target, donor, mask, guidance, region):
 def batch_reference(target, donor, mask, guidance, region):
     arrays = (x.double().numpy() for x in (target, donor))
     rows = zip(*arrays, mask.numpy(), strict=True)
-    return torch.from_numpy(np.stack([reference(t, d, m, guidance, region) for t, d, m in rows]))
+    return torch.from_numpy(
+        np.stack([reference(t, d, m, guidance=guidance, region=region) for t, d, m in rows])
+    )
 
 
 def levels(*shape, seed):
@@ -101,8 +103,8 @@ def pairs(tiles, labels=(1, 2, 4, 5)):
 @pytest.mark.parametrize("height, width", SIZES)
 def test_agrees_with_the_linear_system_solved_by_scipy(height, width, kind, region, guidance):
     target, donor, mask = example(height, width, kind)
-    expected = batch_reference(target, donor, mask, guidance, region)
-    result = poisson_blend(target, donor, mask, guidance, region)
+    expected = batch_reference(target, donor, mask, guidance=guidance, region=region)
+    result = poisson_blend(target, donor, mask, guidance=guidance, region=region)
     assert result.dtype == torch.float32
     assert (result - expected).abs().max() < 1e-4
 
@@ -110,16 +112,20 @@ def test_agrees_with_the_linear_system_solved_by_scipy(height, width, kind, regi
 @OPTIONS
 def test_agrees_with_scipy_on_real_defects(real_tiles, region, guidance):
     target, donor, mask = pairs(real_tiles)
-    expected = batch_reference(target, donor, mask, guidance, region)
-    assert (poisson_blend(target, donor, mask, guidance, region) - expected).abs().max() < 1e-4
+    expected = batch_reference(target, donor, mask, guidance=guidance, region=region)
+    assert (
+        poisson_blend(target, donor, mask, guidance=guidance, region=region) - expected
+    ).abs().max() < 1e-4
     assert (expected - target).abs().max() > 0.05  # the defects do show
 
 
 @OPTIONS
 def test_agrees_with_scipy_on_toy_defects(toy, region, guidance):
     target, donor, mask = pairs(toy, labels=(1, 2, 3, 4, 5))
-    expected = batch_reference(target, donor, mask, guidance, region)
-    assert (poisson_blend(target, donor, mask, guidance, region) - expected).abs().max() < 1e-4
+    expected = batch_reference(target, donor, mask, guidance=guidance, region=region)
+    assert (
+        poisson_blend(target, donor, mask, guidance=guidance, region=region) - expected
+    ).abs().max() < 1e-4
 
 
 @pytest.mark.parametrize("region", REGIONS)
@@ -130,23 +136,27 @@ def test_ties_of_mixed_gradients_go_to_the_target(toy, region, scale):
     target, donor, mask = (
         x * 256 * scale if x.is_floating_point() else x for x in pairs(toy, labels=(2, 4, 5))
     )
-    expected = batch_reference(target, donor, mask, "mixed", region)
+    expected = batch_reference(target, donor, mask, guidance="mixed", region=region)
     for dtype in (torch.float32, torch.float64):
-        result = poisson_blend(target.to(dtype), donor.to(dtype), mask, "mixed", region)
+        result = poisson_blend(
+            target.to(dtype), donor.to(dtype), mask, guidance="mixed", region=region
+        )
         assert (result - expected).abs().max() < 1e-4
 
 
 @OPTIONS
 def test_donor_equal_to_target_returns_the_target(region, guidance):
     target, _, mask = example()
-    assert torch.equal(poisson_blend(target, target.clone(), mask, guidance, region), target)
+    assert torch.equal(
+        poisson_blend(target, target.clone(), mask, guidance=guidance, region=region), target
+    )
 
 
 @OPTIONS
 @pytest.mark.parametrize("kind", ["empty", "ring"])
 def test_mask_without_inner_pixels_returns_the_target_exactly(kind, region, guidance):
     target, donor, mask = example(kind=kind)
-    result = poisson_blend(target, donor, mask, guidance, region)
+    result = poisson_blend(target, donor, mask, guidance=guidance, region=region)
     assert torch.equal(result, target)
     assert result.data_ptr() != target.data_ptr()
 
@@ -155,14 +165,14 @@ def test_mask_without_inner_pixels_returns_the_target_exactly(kind, region, guid
 @pytest.mark.parametrize("height, width", [(1, 1), (1, 9), (2, 2), (2, 7), (7, 2), (5, 1)])
 def test_images_too_small_to_have_inner_pixels_are_returned(height, width, region, guidance):
     target, donor, mask = example(height, width, "full")
-    assert torch.equal(poisson_blend(target, donor, mask, guidance, region), target)
+    assert torch.equal(poisson_blend(target, donor, mask, guidance=guidance, region=region), target)
 
 
 @OPTIONS
 def test_constant_offset_of_the_donor_changes_nothing(region, guidance):
     target, donor, mask = example()
-    expected = poisson_blend(target, donor, mask, guidance, region)
-    moved = poisson_blend(target, donor + 0.25, mask, guidance, region)
+    expected = poisson_blend(target, donor, mask, guidance=guidance, region=region)
+    moved = poisson_blend(target, donor + 0.25, mask, guidance=guidance, region=region)
     assert (moved - expected).abs().max() < 1e-6
     assert (expected - target).abs().max() > 0.1
 
@@ -170,14 +180,16 @@ def test_constant_offset_of_the_donor_changes_nothing(region, guidance):
 @OPTIONS
 def test_inverted_images_give_the_inverted_result(region, guidance):
     target, donor, mask = example()
-    result = poisson_blend(1 - target, 1 - donor, mask, guidance, region)
-    assert (1 - result - poisson_blend(target, donor, mask, guidance, region)).abs().max() < 1e-5
+    result = poisson_blend(1 - target, 1 - donor, mask, guidance=guidance, region=region)
+    assert (
+        1 - result - poisson_blend(target, donor, mask, guidance=guidance, region=region)
+    ).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("guidance", GUIDANCES)
 def test_region_mask_changes_only_the_mask(guidance):
     target, donor, mask = example()
-    result = poisson_blend(target, donor, mask, guidance, "mask")
+    result = poisson_blend(target, donor, mask, guidance=guidance, region="mask")
     outside = ~without_ring(mask)[:, None].expand_as(target)
     assert torch.equal(result[outside], target[outside])
     assert (result - target)[~outside].abs().max() > 0.1
@@ -187,7 +199,7 @@ def test_region_mask_changes_only_the_mask(guidance):
 @pytest.mark.parametrize("kind", ["full", "border", "random"])
 def test_outermost_ring_of_the_image_stays(kind, region, guidance):
     target, donor, mask = example(kind=kind)
-    result = poisson_blend(target, donor, mask, guidance, region)
+    result = poisson_blend(target, donor, mask, guidance=guidance, region=region)
     for side in [(..., 0, slice(None)), (..., -1, slice(None)), (..., 0), (..., -1)]:
         assert torch.equal(result[side], target[side])
     assert not torch.equal(result, target)
@@ -196,7 +208,9 @@ def test_outermost_ring_of_the_image_stays(kind, region, guidance):
 def test_full_mask_with_donor_guidance_is_the_donor_when_their_rings_agree():
     target, donor, mask = example(kind="full")
     donor = torch.where(without_ring(mask)[:, None], donor, target)
-    assert (poisson_blend(target, donor, mask, "donor", "mask") - donor).abs().max() < 1e-4
+    assert (
+        poisson_blend(target, donor, mask, guidance="donor", region="mask") - donor
+    ).abs().max() < 1e-4
 
 
 def test_single_pixel_by_hand():
@@ -205,18 +219,18 @@ def test_single_pixel_by_hand():
     target, donor = torch.full((1, 1, 3, 3), 0.5), torch.zeros(1, 1, 3, 3)
     donor[0, 0, 1, 1] = 0.2
     mask = make_mask("single", 3, 3, batch=1)
-    assert poisson_blend(target, donor, mask, "donor", "mask")[0, 0, 1, 1].item() == pytest.approx(
-        0.7
-    )
+    assert poisson_blend(target, donor, mask, guidance="donor", region="mask")[
+        0, 0, 1, 1
+    ].item() == pytest.approx(0.7)
     # Rectangle: only the two forward differences that start at the pixel are the donor's:
     # 4 u = 4 · 0.5 + 2 · 0.2.
-    assert poisson_blend(target, donor, mask, "donor", "rectangle")[
+    assert poisson_blend(target, donor, mask, guidance="donor", region="rectangle")[
         0, 0, 1, 1
     ].item() == pytest.approx(0.6)
     # mixed: a target whose gradients are larger keeps them
     target[0, 0, 1, 1] = 0.9
     for region in REGIONS:
-        assert poisson_blend(target, donor, mask, "mixed", region)[
+        assert poisson_blend(target, donor, mask, guidance="mixed", region=region)[
             0, 0, 1, 1
         ].item() == pytest.approx(0.9)
 
@@ -226,13 +240,15 @@ def test_batch_equals_one_by_one(region, guidance):
     target, donor, mask = example(batch=5)
     mask[1] = False  # one converges at once, one is harder than the others
     mask[2] = True
-    together = poisson_blend(target, donor, mask, guidance, region)
+    together = poisson_blend(target, donor, mask, guidance=guidance, region=region)
     for i in range(5):
         alone = poisson_blend(
-            target[i : i + 1], donor[i : i + 1], mask[i : i + 1], guidance, region
+            target[i : i + 1], donor[i : i + 1], mask[i : i + 1], guidance=guidance, region=region
         )
         assert (together[i] - alone[0]).abs().max() < 1e-6
-    assert poisson_blend(target[:0], donor[:0], mask[:0], guidance, region).shape == (
+    assert poisson_blend(
+        target[:0], donor[:0], mask[:0], guidance=guidance, region=region
+    ).shape == (
         0,
         *target.shape[1:],
     )
@@ -242,7 +258,7 @@ def test_batch_equals_one_by_one(region, guidance):
 def test_inputs_are_not_changed(region, guidance):
     inputs = example()
     before = [x.clone() for x in inputs]
-    poisson_blend(*inputs, guidance, region)
+    poisson_blend(*inputs, guidance=guidance, region=region)
     cut_paste(*inputs)
     assert all(torch.equal(x, y) for x, y in zip(inputs, before, strict=True))
 
@@ -250,32 +266,33 @@ def test_inputs_are_not_changed(region, guidance):
 @OPTIONS
 def test_float64_stays_float64_and_is_exact(region, guidance):
     target, donor, mask = example()
-    result = poisson_blend(target.double(), donor.double(), mask, guidance, region)
+    result = poisson_blend(target.double(), donor.double(), mask, guidance=guidance, region=region)
     assert result.dtype == torch.float64
-    expected = batch_reference(target, donor, mask, guidance, region)
+    expected = batch_reference(target, donor, mask, guidance=guidance, region=region)
     assert (result - expected).abs().max() < (1e-12 if region == "rectangle" else 1e-5)
 
 
 @OPTIONS
 def test_non_contiguous_inputs_give_the_same(region, guidance):
     target, donor, mask = example()
-    expected = poisson_blend(target, donor, mask, guidance, region)
+    expected = poisson_blend(target, donor, mask, guidance=guidance, region=region)
     strided = [x.transpose(-1, -2).contiguous().transpose(-1, -2) for x in (target, donor, mask)]
     assert not any(x.is_contiguous() for x in strided)
-    assert (poisson_blend(*strided, guidance, region) - expected).abs().max() < 1e-6
+    assert (poisson_blend(*strided, guidance=guidance, region=region) - expected).abs().max() < 1e-6
     expanded = (target[:, :1].expand(-1, 3, -1, -1), donor[:, :1].expand(-1, 3, -1, -1), mask)
-    result = poisson_blend(*expanded, guidance, region)
+    result = poisson_blend(*expanded, guidance=guidance, region=region)
     assert (
-        result - poisson_blend(*(x.contiguous() for x in expanded), guidance, region)
+        result
+        - poisson_blend(*(x.contiguous() for x in expanded), guidance=guidance, region=region)
     ).abs().max() < 1e-6
 
 
 @OPTIONS
 def test_autocast_does_not_cost_precision(region, guidance):
     target, donor, mask = example(kind="blob")
-    expected = poisson_blend(target, donor, mask, guidance, region)
+    expected = poisson_blend(target, donor, mask, guidance=guidance, region=region)
     with torch.autocast("cpu", torch.bfloat16):
-        result = poisson_blend(target, donor, mask, guidance, region)
+        result = poisson_blend(target, donor, mask, guidance=guidance, region=region)
     assert (result - expected).abs().max() < 1e-5
 
 
@@ -293,7 +310,10 @@ def test_mask_donor_agrees_with_opencv_inside_a_smooth_image():
         three[1], three[0], np.uint8(255) * mask, (32, 32), cv2.NORMAL_CLONE
     )[..., 0]
     images = (torch.from_numpy(a[..., 0].astype(np.float32) / 255)[None, None] for a in three)
-    ours = poisson_blend(*images, torch.from_numpy(mask)[None], "donor", "mask")[0, 0] * 255
+    ours = (
+        poisson_blend(*images, torch.from_numpy(mask)[None], guidance="donor", region="mask")[0, 0]
+        * 255
+    )
     assert (
         np.abs(ours.numpy() - (donor - 40)).max() < 3
     )  # the known answer, but for rounding to 8 bits

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from dlilib import fit, models
 from dlilib.export import Runtime, Segmenter, to_onnx
 from dlilib.extras import MissingExtraError
-from dlilib.models import LIGHT_ENCODERS, WeightsError, normalised
+from dlilib.models import ENCODERS, LIGHT_ENCODERS, WeightsError
 from dlilib.training.store import Store
 from dlilib.training.trainer import Trainer
 
@@ -25,7 +25,7 @@ def test_a_kept_model_is_the_trained_one(few_tiles, tmp_path):
     for _ in range(RUN.epochs):
         trainer.step()
     model = models.load(Store(tmp_path).model_path(RUN), RUN.encoder, few_tiles.num_classes)
-    x = normalised(few_tiles.images[:4].float() / 255)
+    x = few_tiles.images[:4].float() / 255
     with torch.no_grad():
         assert torch.equal(model(x), trainer.model.eval()(x)) and not model.training
     assert record["last"] == trainer.last
@@ -76,13 +76,13 @@ def test_onnx_gives_the_same_logits_at_any_batch(encoder, shape, tmp_path):
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         model.train()(
-            torch.randn(4, 3, *shape[1:], generator=generator)
+            torch.rand(4, 3, *shape[1:], generator=generator)
         )  # statistics as of training, not 0 and 1
         model.eval()
     runtime = Runtime(to_onnx(model, tmp_path / "model.onnx", shape))
     images = torch.rand(3, *shape, generator=generator)
     with torch.no_grad():
-        expected = model(normalised(images)).numpy()
+        expected = model(images).numpy()
         assert np.abs(Segmenter(model)(images).numpy() - expected).max() < 1e-4
     for batch in (1, 3):
         found = runtime(images[:batch].numpy())
@@ -90,6 +90,35 @@ def test_onnx_gives_the_same_logits_at_any_batch(encoder, shape, tmp_path):
             found.shape == (batch, 2, *shape[1:]) and np.abs(found - expected[:batch]).max() < 1e-3
         )
     assert np.abs(expected).max() > 1e-2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_onnx_with_free_sides_takes_any_that_the_encoder_takes(encoder, tmp_path):
+    model = models.build(encoder, num_classes=2).eval()
+    model.mean, model.std = torch.full((1, 1, 1), 0.7), torch.full((1, 1, 1), 0.3)
+    runtime = Runtime(to_onnx(model, tmp_path / "model.onnx", (1, None, None)))
+    stride = ENCODERS[encoder].stride
+    for batch, height, width in ((1, stride, stride), (3, 2 * stride, 5 * stride)):
+        images = torch.rand(batch, 1, height, width, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            expected = model(images).numpy()
+        assert np.abs(runtime(images.numpy()) - expected).max() < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((1, 30, 32), r"sides divisible by 8, the encoder's stride.*\(1, 30, 32\)"),
+        ((2, 32, 32), r"shape must be \(C, H, W\), C 1 or 3.*\(2, 32, 32\)"),
+        ((32, 32), r"shape must be \(C, H, W\)"),
+        ((1, 0, 32), "sides divisible by 8"),
+        ((1, 32.0, 32), r"shape must be"),
+    ],
+)
+def test_shapes_that_cannot_be_exported_are_refused(shape, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        to_onnx(models.build("resnet18"), tmp_path / "model.onnx", shape)
 
 
 def test_merged_branches_are_fewer_parameters_and_the_model_keeps_its_own():

@@ -6,7 +6,7 @@ then of other draws.
 """
 
 import json
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ import pytest
 import torch
 
 import dlilib
+from dlilib.balance import COLUMNS
 from dlilib.training.run import Run
 from dlilib.training.trainer import Trainer
 
@@ -34,8 +35,8 @@ def planned(run, tiles):
     rows, flips, plans = zip(*batches, strict=True)
     found = {"rows": torch.cat(rows), "flips": torch.cat(flips)}
     found["injections"] = torch.tensor([len(plan) for plan in plans])
-    for field in fields(plans[0]):
-        found[field.name] = torch.cat([getattr(plan, field.name) for plan in plans])
+    for name in COLUMNS:
+        found[name] = torch.cat([getattr(plan, name) for plan in plans])
     return {name: value.numpy() for name, value in found.items()}
 
 

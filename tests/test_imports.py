@@ -18,8 +18,10 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "dlilib"
 # A room is a folder or a module at the top; what is further down is listed first.
 FLOORS = (
-    {"version", "extras", "tiles", "augment", "blend", "metrics", "models"},
-    {"balance", "losses", "data"},
+    {"version", "extras", "checks"},
+    {"tiles", "augment", "blend"},
+    {"metrics", "donors"},
+    {"models", "balance", "losses", "data"},
     {"inject", "export"},
     {"training"},
     {"study", "benchmark"},

@@ -1,3 +1,4 @@
+import inspect
 from dataclasses import replace
 
 import cv2
@@ -7,13 +8,14 @@ import torch
 from builders import refused
 from scipy.fft import dstn
 
-from dlilib import DynamicLabelInjection, plan_classes
+from dlilib import Donors, DynamicLabelInjection, plan_classes
 from dlilib.augment import Warp, warp
 from dlilib.balance import Plan
 from dlilib.blend import GUIDANCES, REGIONS, without_ring
 from dlilib.inject import inject
 
 IDENTITY = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+CLASSES = ("Blowhole", "Break", "Crack", "Fray", "Uneven")
 FREE, DEFECTIVE = [0, 50, 100, 150, 200, 220, 230, 237, 3, 4, 5, 6], [240, 270, 271, 290, 320]
 
 
@@ -28,6 +30,12 @@ def batch(toy):
 
 
 def transform(tiles, seed=0, **options):
+    """The transform as released, as far as the options say nothing else."""
+    generator = torch.Generator().manual_seed(seed)
+    return DynamicLabelInjection.as_released(tiles, generator=generator, **options)
+
+
+def default(tiles, seed=0, **options):
     return DynamicLabelInjection(tiles, generator=torch.Generator().manual_seed(seed), **options)
 
 
@@ -117,10 +125,11 @@ def test_a_scale_that_is_not_exact_does_not_decide_between_equal_gradients(toy, 
 def test_plan_for_a_larger_batch_and_foreign_types_are_refused(toy, batch):
     t = transform(toy)
     plan = t.plan(batch[2])
+    by_hand = replace(plan, batch=None, donors=None, sides=None)
     with pytest.raises(ValueError, match="batch of at least"):
-        t.apply_plan(plan, *(x[:2] for x in batch))
-    with pytest.raises(ValueError, match="the plan's donors reach"):
-        t.apply_plan(replace(plan, donor=plan.donor + 336), *batch)
+        t.apply_plan(by_hand, *(x[:2] for x in batch))
+    with pytest.raises(ValueError, match="names donor"):
+        t.apply_plan(replace(by_hand, donor=plan.donor + 336), *batch)
     with pytest.raises(ValueError, match="images must be a torch tensor, got ndarray"):
         t(batch[0].numpy(), *batch[1:])
     with pytest.raises(ValueError, match="Blowhol"):
@@ -157,7 +166,7 @@ def test_images_of_a_plan_do_not_depend_on_the_rest_of_the_plan(toy, batch):
     plan = t.plan(batch[2])
     images, masks, _ = t.apply_plan(plan, *batch)
     for m in (0, 5, 11):
-        alone = Plan(**{name: value[m : m + 1] for name, value in vars(plan).items()})
+        alone = plan.at(torch.tensor([m]))
         image, mask, label = t.apply_plan(alone, *batch)
         row = int(plan.target[m])
         assert (image[row] - images[row]).abs().max() < 1e-6
@@ -277,7 +286,7 @@ def test_only_the_pixels_of_the_donors_own_class_are_injected(toy, batch):
         plan = expected.plan(batch[2])
         breaks = (plan.label == 2) & ~(toy.masks[plan.donor, :8, :8] > 0).any(dim=2).any(dim=1)
         assert breaks.any()
-        plan = Plan(**{name: value[breaks] for name, value in vars(plan).items()})
+        plan = replace(plan.at(breaks), donors=None)
         result = transform(replace(toy, masks=soiled), p_poisson=p_poisson).apply_plan(plan, *batch)
         assert equal(result, expected.apply_plan(plan, *batch))
 
@@ -335,7 +344,7 @@ def test_poisson_composite_agrees_with_an_as_released_reference(toy, label):
         torch.tensor([True]),
     )
     images, masks, labels = inject(
-        one, target, torch.zeros(1, 64, 64).byte(), torch.tensor([0]), toy
+        one, target, torch.zeros(1, 64, 64).byte(), torch.tensor([0]), Donors.of(toy)
     )
     wide = cv2.dilate(toy.masks[donor].numpy(), np.ones((5, 5), np.uint8)) > 0
     wide[[0, -1]] = wide[:, [0, -1]] = False
@@ -363,12 +372,18 @@ def test_plan_gives_the_same_images_on_cpu_and_cuda(toy, batch, region, guidance
     [
         (lambda i, m, l: (i[0], m, l), r"images must be \(B, C, H, W\).*\(1, 64, 64\)"),
         (lambda i, m, l: (i.long(), m, l), "images must be.*float or uint8, got torch.int64"),
-        (lambda i, m, l: (i, m.float(), l), "masks must be int.*float32"),
-        (
-            lambda i, m, l: (i, m > 0, l),
-            "masks must be int.*bool",
-        ),  # a bool mask cannot hold class indices
-        (lambda i, m, l: (i, m[:, None], l), r"masks must be int \(B, H, W\).*\(17, 1, 64, 64\)"),
+        (lambda i, m, l: (i[0], m[0], l[0]), r"give one image alone as images\[None\]"),
+        (lambda i, m, l: (i, m.float(), l), "masks must be int or bool.*float32"),
+        (lambda i, m, l: (i, m[:, None, None], l), r"masks must be.*\(17, 1, 1, 64, 64\)"),
+        (lambda i, m, l: (i, m.expand(2, *m.shape), l), r"masks must be.*\(2, 17, 64, 64\)"),
+        (lambda i, m, l: (i, m.to(torch.uint16), l), "masks must be.*uint16"),
+        (lambda i, m, l: (i, m, l.to(torch.uint16)), "labels must be integers.*uint16"),
+        (lambda i, m, l: (i, m, None), "labels must be a torch tensor, got NoneType"),
+        (lambda i, m, l: (i - 0.5, m, l), r"float images must lie in \[0, 1\]"),
+        (lambda i, m, l: ((i - 0.43) / 0.12, m, l), "normalise them after the injection"),
+        (lambda i, m, l: (i, m * 51, l), r"masks must hold 0\.\.5 and 255 \(ignored\), got"),
+        (lambda i, m, l: (i, m.long() - 1, l), "masks must hold.*got -1"),
+        (lambda i, m, l: (i, (m > 0) * 255, l), "hold 0 and 255 alone, and 255 is ignored"),
         (lambda i, m, l: (i, m[:-1], l), r"masks must be.*\(16, 64, 64\)"),
         (lambda i, m, l: (i, m[..., :-1], l), r"masks must be.*\(17, 64, 63\)"),
         (lambda i, m, l: (i, m, l[:-1]), r"labels must be \(B,\) = \(17,\), got \(16,\)"),
@@ -410,6 +425,22 @@ def test_colour_donors_do_not_go_into_a_grey_batch(toy, batch):
         ({"label": "wide"}, "label must be one of.*'wide'"),
         ({"donors": np.arange(288)}, "class Crack has no donor"),
         ({"donors": [336]}, "donors must index the 336 tiles"),
+        ({"p_poisson": "half"}, r"p_poisson must lie in \[0, 1\], got 'half'"),
+        ({"generator": 42}, "generator must be a torch.Generator or None, got 42"),
+        ({"ties": ["random"]}, r"ties must be one of.*\['random'\]"),
+        ({"region": {"mask": 1}}, "region must be one of.*'mask': 1"),
+        ({"share": 1.5}, r"share must lie in \[0, 1\], got 1.5"),
+        ({"state": "epoch"}, "state must be one of.*'epoch'"),
+        ({"place": "here"}, "place must be one of.*'here'"),
+        ({"replacement": "never"}, "replacement must be one of.*'never'"),
+        ({"clip": "yes"}, "clip must be one of.*'yes'"),
+        ({"warps": {"Blowhol": Warp()}}, r"warps names \['Blowhol'\]"),
+        ({"warps": {"Crack": 3}}, r"warps\['Crack'\] must be a Warp, got 3"),
+        ({"warps": [Warp()]}, "warps must be a Warp or a dict"),
+        ({"target": {"Crack": 1.0}}, "target must name each of the classes"),
+        ({"target": dict.fromkeys(CLASSES, 0)}, "target must be above 0 for some class"),
+        ({"target": {**dict.fromkeys(CLASSES, 1), "Crack": -1}}, r"target\['Crack'\] must lie in"),
+        ({"keys": "image"}, "keys must be three names"),
     ],
 )
 def test_wrong_options_raise(toy, options, message):
@@ -417,6 +448,15 @@ def test_wrong_options_raise(toy, options, message):
         DynamicLabelInjection(toy, **options)
 
 
-def test_repr_says_how_it_blends(toy):
-    assert "p_poisson=0.25" in repr(DynamicLabelInjection(toy, p_poisson=0.25, region="mask"))
-    assert "region='mask'" in repr(DynamicLabelInjection(toy, region="mask"))
+def test_repr_tells_the_donors_and_every_option(toy):
+    shown = repr(DynamicLabelInjection(toy, p_poisson=0.25, region="mask"))
+    signature = inspect.signature(DynamicLabelInjection)
+    for name in signature.parameters.keys() - {"tiles", "donors", "generator"}:
+        assert f"{name}=" in shown, name
+    assert "p_poisson=0.25" in shown and "region='mask'" in shown
+    assert "98 of all 336 images" in shown
+    assert "2 of the 3 images given" in repr(
+        DynamicLabelInjection(
+            toy, [0, 240, 241], target={**dict.fromkeys(CLASSES, 0), "Blowhole": 1}
+        )
+    )

@@ -49,7 +49,7 @@ def tiny(pixels, images=None, side=8):
         images=torch.zeros(len(labels), 1, side, side, dtype=torch.uint8),
         masks=masks.reshape(-1, side, side),
         labels=labels,
-        tile=torch.arange(len(labels)),
+        groups=torch.arange(len(labels)),
         names=tuple(map(str, range(len(labels)))),
         classes=("Blowhole", "Break", "Crack", "Fray", "Uneven")[: len(pixels)],
     )
@@ -155,7 +155,7 @@ def test_focal_is_half_the_variants_term_half_dice(variant, term):
     tiles = tiny([5, 10])
     logits, target = maps(LOGITS, TARGET)
     expected = 0.5 * term(logits, target).item() + 0.5 * (1 - 5 / 8)
-    assert criterion("focal", tiles, everything(tiles), variant)(
+    assert criterion("focal", tiles, everything(tiles), variant=variant)(
         logits, target
     ).item() == pytest.approx(expected)
 
@@ -168,7 +168,7 @@ def test_wce_weighs_with_the_measured_shares(variant):
     assert weights.tolist() == pytest.approx([7 / 16, 5 / 16, 4 / 16])
     logits, target = torch.zeros(1, 3, 2, 2), torch.zeros(1, 3, 2, 2)
     logits[:, 0] = -LN3  # class 1 is right everywhere, the others undecided; no defects, so no Dice
-    value = criterion("wce", tiles, everything(tiles), variant)(logits, target).item()
+    value = criterion("wce", tiles, everything(tiles), variant=variant)(logits, target).item()
     assert value == pytest.approx(0.5 * (7 / 16 * GOOD + 9 / 16 * LN2))
 
 
@@ -214,7 +214,7 @@ def test_balanced_criterion_released_and_published_weigh_oppositely():
     rare, frequent = (torch.zeros(1, 2, 2, 2) for _ in range(2))
     rare[:, 0], frequent[:, 1] = 3, 3  # false alarms in one class
     target = torch.zeros(1, 2, 2, 2)
-    loss = {v: criterion("balanced", tiles, everything(tiles), v) for v in VARIANTS}
+    loss = {v: criterion("balanced", tiles, everything(tiles), variant=v) for v in VARIANTS}
     assert loss["released"](rare, target) < loss["released"](frequent, target)
     assert loss["published"](rare, target) > loss["published"](frequent, target)
     weights = balanced_weights(torch.tensor([2.0, 30.0]).double())
@@ -225,7 +225,7 @@ def test_balanced_criterion_released_and_published_weigh_oppositely():
 @EVERY_LOSS
 def test_good_predictions_cost_less_than_bad_ones_and_gradients_flow(method, variant):
     tiles = tiny([5, 20, 30], images=[3, 9, 5])
-    loss = criterion(method, tiles, everything(tiles), variant)
+    loss = criterion(method, tiles, everything(tiles), variant=variant)
     g = torch.Generator().manual_seed(0)
     target = (torch.rand(2, 3, 16, 16, generator=g) < 0.2).float()
     noise = torch.randn(target.shape, generator=g)
@@ -245,7 +245,7 @@ def test_good_predictions_cost_less_than_bad_ones_and_gradients_flow(method, var
 def test_extreme_logits_stay_finite(method, variant):
     tiles = tiny([5, 20])
     logits = torch.tensor([[-1e4, 1e4], [0.0, 1e4]]).expand(1, 2, 2, 2).clone().requires_grad_()
-    value = criterion(method, tiles, everything(tiles), variant)(
+    value = criterion(method, tiles, everything(tiles), variant=variant)(
         logits, maps(LOGITS, TARGET)[1].float()
     )
     value.backward()
@@ -255,7 +255,7 @@ def test_extreme_logits_stay_finite(method, variant):
 @EVERY_LOSS
 def test_single_class_is_a_data_set_too(method, variant):
     tiles = tiny([20], images=[3])
-    loss = criterion(method, tiles, everything(tiles), variant)
+    loss = criterion(method, tiles, everything(tiles), variant=variant)
     target = torch.tensor([[[[1.0, 0.0], [0.0, 0.0]]]])
     logits = torch.tensor([[[[LN3, -LN3], [-LN3, -LN3]]]])
     value = loss(logits, target).item()
@@ -277,13 +277,13 @@ def test_no_defect_pixels_raises():
 def test_class_without_a_training_image_raises_naming_it():
     tiles = tiny([5, 10, 20])
     with pytest.raises(ValueError, match="Break"):
-        criterion("balanced", tiles, np.array([0, 1, 3]), "published")
+        criterion("balanced", tiles, np.array([0, 1, 3]), variant="published")
 
 
 def test_class_that_holds_every_defect_pixel_never_gives_a_loss_that_is_not_a_number():
     tiles = tiny([5, 0])
     with pytest.raises(ValueError, match="Blowhole"):
-        criterion("balanced", tiles, everything(tiles), "released")
+        criterion("balanced", tiles, everything(tiles), variant="released")
 
 
 def test_unknown_names_raise():
@@ -291,7 +291,7 @@ def test_unknown_names_raise():
     with pytest.raises(ValueError, match=r"method must be one of.*'dice'"):
         criterion("dice", tiles, everything(tiles))
     with pytest.raises(ValueError, match=r"variant must be one of.*'paper'"):
-        criterion("focal", tiles, everything(tiles), "paper")
+        criterion("focal", tiles, everything(tiles), variant="paper")
 
 
 def plane(*degrees):

@@ -123,4 +123,4 @@ def test_a_folder_written_from_tiles_reads_back(photographs, tmp_path):
     again = from_folder(to_folder(tiles, tmp_path / "again"), size=None)
     assert (again.images == tiles.images).all() and (again.masks == tiles.masks).all()
     assert again.names == tiles.names and again.classes == tiles.classes
-    assert len(np.unique(np.stack([again.tile, tiles.tile]), axis=1).T) == 20
+    assert len(np.unique(np.stack([again.groups, tiles.groups]), axis=1).T) == 20

@@ -137,9 +137,9 @@ class Claim:
         if self.table is None:
             return float("nan")
         blend = 0.5 if self.table == 2 else None
-        ours = printed(self.table, encoder, "dli", blend)
+        ours = printed(self.table, encoder, "dli", p_poisson=blend)
         method, share = self.rival.get("method", "dli"), self.rival.get("p_poisson", blend)
-        theirs = printed(self.table, encoder, method, share)
+        theirs = printed(self.table, encoder, method, p_poisson=share)
         return float("nan") if ours is None or theirs is None else ours[0] - theirs[0]
 
 
@@ -179,6 +179,7 @@ def claims(
     preset: str,
     folder: str | Path,
     encoders: Sequence[str] = (),
+    *,
     seeds: Sequence[int] = (),
     protocols: Iterable[str] = tuple(PROTOCOLS),
     which: dict[str, Claim] = CLAIMS,

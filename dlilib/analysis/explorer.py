@@ -17,8 +17,9 @@ from matplotlib.figure import Figure
 from torch import Generator, Tensor
 
 from dlilib.analysis.figures import show_image
-from dlilib.balance import DonorBank, Plan
+from dlilib.balance import Plan
 from dlilib.blend import GUIDANCES, REGIONS
+from dlilib.donors import Donors
 from dlilib.inject import LABELS, inject
 from dlilib.tiles import TileSet
 
@@ -41,6 +42,7 @@ def inject_one(
     tiles: TileSet,
     target: int,
     donor: int,
+    *,
     rotation: float = 0.0,
     scale: float = 1.0,
     poisson: bool = True,
@@ -71,7 +73,12 @@ def inject_one(
     )
     before = tiles.images[[target]].float() / 255  # (1, C, H, W)
     images, masks, _ = inject(
-        plan, before, tiles.masks[[target]], tiles.labels[[target]], tiles, **options
+        plan,
+        before,
+        tiles.masks[[target]],
+        tiles.labels[[target]],
+        Donors.of(tiles, [donor], empty=True),
+        **options,
     )
     return images[0], masks[0], (images - before).abs()[0]
 
@@ -163,15 +170,15 @@ def explore(tiles: TileSet, donors: np.ndarray | Tensor | None = None, seed: int
     """
     if not (tiles.labels == 0).any():
         raise ValueError(f"{tiles.source} has no defect-free image to inject into")
-    bank = DonorBank.of(tiles, donors)
+    members = _by_class(tiles, Donors.of(tiles, donors, empty=True))
     classes = Dropdown(
         description="class", options=[(name, k) for k, name in enumerate(tiles.classes)], **WIDE
     )
-    controls = _controls(tiles, bank, seed)
+    controls = _controls(tiles, members, seed)
     shown = ipywidgets.Image(format="png", layout=Layout(max_width="100%"))
 
     def offer_donors(_: Any = None) -> None:
-        controls["donor"].options = _named(tiles, bank.members[classes.value])
+        controls["donor"].options = _named(tiles, members[classes.value])
 
     def draw(_: Any = None) -> None:
         chosen = {name: control.value for name, control in controls.items()}
@@ -186,11 +193,13 @@ def explore(tiles: TileSet, donors: np.ndarray | Tensor | None = None, seed: int
     return Explorer([HBox([left, right], layout=Layout(flex_flow="row wrap")), shown])
 
 
-def _controls(tiles: TileSet, bank: DonorBank, seed: int) -> dict[str, ipywidgets.ValueWidget]:
+def _controls(
+    tiles: TileSet, members: list[Tensor], seed: int
+) -> dict[str, ipywidgets.ValueWidget]:
     """Argument of `picture` -> its control, for all of them but the tiles."""
     targets = _named(tiles, (tiles.labels == 0).nonzero()[:, 0])
     return {
-        "donor": Dropdown(description="donor", options=_named(tiles, bank.members[0]), **WIDE),
+        "donor": Dropdown(description="donor", options=_named(tiles, members[0]), **WIDE),
         "target": Dropdown(description="target image", options=targets, **WIDE),
         "rotation": ipywidgets.IntSlider(
             0, min=-180, max=180, description="rotation, degrees", **WIDE
@@ -206,6 +215,15 @@ def _controls(tiles: TileSet, bank: DonorBank, seed: int) -> dict[str, ipywidget
         "region": Dropdown(options=tuple(REGIONS), description="region", **WIDE),
         "label": Dropdown(options=LABELS, description="blend label", **WIDE),
     }
+
+
+def _by_class(tiles: TileSet, donors: Donors) -> list[Tensor]:
+    """The indices into tiles of each class's donors."""
+    found = [donors.ids[members] for members in donors.members]
+    for name, ids in zip(tiles.classes, found, strict=True):
+        if not len(ids):
+            raise ValueError(f"class {name} has no donor among {donors.given}")
+    return found
 
 
 def _named(tiles: TileSet, indices: Tensor) -> list[tuple[str, int]]:

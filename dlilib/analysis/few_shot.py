@@ -56,6 +56,7 @@ def runs(
     preset: str,
     folder: str | Path,
     encoders: Sequence[str] = (),
+    *,
     seeds: Sequence[int] = (),
     shots: Sequence[int] = (),
     data: str = "",

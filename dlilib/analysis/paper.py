@@ -29,7 +29,7 @@ def _cells() -> dict[Key, tuple[float, float]]:
 
 
 def printed(
-    table: int, encoder: str, method: str = "dli", p_poisson: float | None = None
+    table: int, encoder: str, method: str = "dli", *, p_poisson: float | None = None
 ) -> tuple[float, float] | None:
     """Return mean and standard deviation of one cell, or None where the paper has none."""
     return _cells().get((table, encoder, method, p_poisson))

@@ -110,11 +110,11 @@ def _paper_tables(preset: str, frame: pd.DataFrame) -> list[str]:
     blocks = []
     for number, title in PAPER_TABLES.items():
         for split, name in tables.SPLITS.items():
-            table = tables.paper_table(number, preset, frame, split).reset_index()
+            table = tables.paper_table(number, preset, frame, split=split).reset_index()
             blocks += [f"### {title}, {name}\n", tables.markdown(table), ""]
     encoders = tables.finished_encoders(preset, frame)
     for split, name in tables.SPLITS.items():
-        table = tables.class_table(preset, frame, encoders, split)
+        table = tables.class_table(preset, frame, encoders, split=split)
         blocks += [f"### IoU per class, {name}\n", tables.markdown(table), ""]
     return blocks
 

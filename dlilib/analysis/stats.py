@@ -136,7 +136,7 @@ def _iou(counts: np.ndarray) -> np.ndarray:
 
 
 def summarise(
-    runs: Iterable, frame: pd.DataFrame, by: Sequence[str], value: str = "iou_best"
+    runs: Iterable, frame: pd.DataFrame, by: Sequence[str], *, value: str = "iou_best"
 ) -> pd.DataFrame:
     """Estimate a figure for each combination of the fields `by` among the planned runs.
 

@@ -31,7 +31,12 @@ def finished_encoders(preset: str, frame: pd.DataFrame) -> list[str]:
 
 
 def paper_table(
-    number: int, preset: str, frame: pd.DataFrame, split: str = "image", seeds: Sequence[int] = ()
+    number: int,
+    preset: str,
+    frame: pd.DataFrame,
+    *,
+    split: str = "image",
+    seeds: Sequence[int] = (),
 ) -> pd.DataFrame:
     """Return the paper's Table 1 or 2, ours beside the paper's.
 
@@ -77,7 +82,11 @@ def _average(frame: pd.DataFrame) -> str:
 
 
 def _printed(number: int, encoder: str, key: str | float) -> str:
-    cell = paper.printed(1, encoder, key) if number == 1 else paper.printed(2, encoder, "dli", key)
+    cell = (
+        paper.printed(1, encoder, key)
+        if number == 1
+        else paper.printed(2, encoder, "dli", p_poisson=key)
+    )
     return "not in the paper" if cell is None else f"{cell[0]:.3f} ± {cell[1]:.3f}"
 
 
@@ -85,6 +94,7 @@ def class_table(
     preset: str,
     frame: pd.DataFrame,
     encoders: Sequence[str] = (),
+    *,
     split: str = "image",
     seeds: Sequence[int] = (),
 ) -> pd.DataFrame:
@@ -95,7 +105,7 @@ def class_table(
     columns = [name for name in frame if name.startswith("iou_") and name not in overall]
     table = summarise(runs, frame, by)[by]
     for name in columns:
-        found = summarise(runs, frame, by, name)
+        found = summarise(runs, frame, by, value=name)
         never = "never found (n = " + found["n"].astype(str) + ")"
         table[name.removeprefix("iou_")] = found["text"].where(found["mean"] != 0, never)
     return table

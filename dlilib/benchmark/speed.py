@@ -23,7 +23,7 @@ from dlilib.benchmark import peers
 from dlilib.blend import poisson_blend
 from dlilib.inject import DynamicLabelInjection
 from dlilib.metrics import one_hot
-from dlilib.models import LIGHT_ENCODERS, normalised
+from dlilib.models import LIGHT_ENCODERS, MEAN, STD
 from dlilib.tiles import TileSet
 from dlilib.training.run import Run
 from dlilib.training.trainer import Trainer
@@ -80,7 +80,7 @@ def _wait(device: torch.device) -> None:
 
 
 def measure(
-    tiles: TileSet, device: str = "cpu", released_src: str = "", root: str | Path | None = None
+    tiles: TileSet, device: str = "cpu", released_src: str = "", *, root: str | Path | None = None
 ) -> Iterator[tuple[str, pd.DataFrame]]:
     """Measure everything in this module at the paper's size.
 
@@ -116,7 +116,7 @@ def measure(
 
 
 def blending(
-    size: int = 256, batch: int = 16, device: str = "cpu", repeats: int = 9
+    size: int = 256, batch: int = 16, device: str = "cpu", *, repeats: int = 9
 ) -> pd.DataFrame:
     """Time Poisson blending of grey pairs of random pixels.
 
@@ -178,6 +178,7 @@ def scaling(
     sizes: Sequence[int] = (64, 128, 256, 512),
     batches: Sequence[int] = (1, 8, 64),
     device: str = "cpu",
+    *,
     repeats: int = 5,
 ) -> pd.DataFrame:
     """Time `poisson_blend` by size of image and batch: grey, with a mask over everything.
@@ -210,6 +211,7 @@ def injection(
     tiles: TileSet,
     p_poisson: float = 0.5,
     batch: int = 64,
+    *,
     free: int = 49,
     device: str = "cpu",
     repeats: int = 9,
@@ -259,7 +261,7 @@ def injection(
     if not released_src:
         return compare(steps, device, repeats).assign(p_poisson=p_poisson)
     with peers.released(released_src, root) as balance:
-        rgb = normalised(images).contiguous().to(device)
+        rgb = ((images - MEAN) / STD).expand(-1, 3, -1, -1).contiguous().to(device)
         maps = one_hot(masks, tiles.num_classes).float().to(device)  # (B, K, H, W)
         steps["authors' code"] = lambda: balance(rgb.clone(), maps.clone(), labels - 1, p_poisson)
         return compare(steps, device, repeats).assign(p_poisson=p_poisson)
@@ -278,6 +280,7 @@ def training(
     run: Run,
     tiles: TileSet,
     device: str = "cpu",
+    *,
     steps: int = 3,
     repeats: int = 5,
     compiled: bool = False,
@@ -367,7 +370,7 @@ def _loop(trainer: Trainer, batches: Iterable[tuple]) -> None:
         trainer.update(*trainer.prepare(*batch))
 
 
-def roofline(run: Run, tiles: TileSet, device: str = "cpu", repeats: int = 5) -> pd.DataFrame:
+def roofline(run: Run, tiles: TileSet, device: str = "cpu", *, repeats: int = 5) -> pd.DataFrame:
     """Compare a training step on a resident batch with the device's ceilings, measured here.
 
     The ceilings are those of a square matrix product in the run's precision, for arithmetic, and of

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 
 from dlilib.data.files import DataError, Files, open_files, read_text, write_whole
 from dlilib.data.images import IMAGE_SUFFIXES, read_image
-from dlilib.tiles import TileSet
+from dlilib.tiles import MOST_CLASSES, TileSet
 
 # The masks' palette, red, green and blue of each class index: with it a viewer shows them coloured.
 COLOURS = (
@@ -123,7 +123,7 @@ def to_folder(tiles: TileSet, out: str | Path) -> Path:
         write_whole(out / "images" / f"{stem}.png", _png(Image.fromarray(pixels)), sync=False)
         drawn = _paletted(mask.cpu().numpy())
         write_whole(out / "masks" / f"{stem}.png", _png(drawn), sync=False)
-    rows = [f"{stem},{part}" for stem, part in zip(stems, tiles.tile.tolist(), strict=True)]
+    rows = [f"{stem},{part}" for stem, part in zip(stems, tiles.groups.tolist(), strict=True)]
     write_whole(out / "tiles.csv", _text(["image,tile", *rows]), sync=False)
     write_whole(out / "classes.txt", _text(tiles.classes), sync=False)
     return out
@@ -140,9 +140,9 @@ def _check_out(out: Path, root: str | Path) -> None:
 
 
 def _check_classes(classes: Sequence[str], root: str | Path) -> None:
-    if not 1 <= len(classes) <= 255:
+    if not 1 <= len(classes) <= MOST_CLASSES:
         raise DataError(
-            f"{root}: its shapes are of {len(classes)} classes; a mask can hold 1 to 255"
+            f"{root}: its shapes are of {len(classes)} classes; a mask can hold 1 to {MOST_CLASSES}"
         )
     distinct = {name.strip() for name in classes} - {"Free"}
     if len(distinct) < len(classes):

@@ -19,7 +19,7 @@ def _toy(category: str, root: str | Path | None, size: int, threshold: int, resi
 def _magnetic(
     category: str, root: str | Path | None, size: int, threshold: int, resize: str
 ) -> TileSet:
-    return magnetic_tiles(root, size, threshold, resize)
+    return magnetic_tiles(root, size, threshold, resize=resize)
 
 
 def _mvtec(
@@ -27,7 +27,7 @@ def _mvtec(
 ) -> TileSet:
     if root is None:
         raise DataError(f"mvtec_ad-{category} needs a root: the folder or zip of your copy")
-    return mvtec_ad(root, category, size, resize)
+    return mvtec_ad(root, category, size, resize=resize)
 
 
 # Name -> its loader, of (category, root, size, threshold, resize). A name that ends in "-" is
@@ -44,6 +44,7 @@ def load(
     name: str,
     root: str | Path | None = None,
     size: int = 256,
+    *,
     threshold: int = 0,
     resize: str = "nearest",
 ) -> TileSet:

@@ -15,11 +15,12 @@ from dlilib.data.images import (
     IMAGE_SUFFIXES,
     check_kept,
     check_size,
+    image_sides,
     read_image,
     read_mask,
     stack,
 )
-from dlilib.tiles import TileSet
+from dlilib.tiles import IGNORE, TileSet, check_classes, labels_of
 
 CONTENTS = {"images", "masks", "classes.txt"}  # what a folder of this kind holds, at its top
 
@@ -29,8 +30,8 @@ def from_folder(root: str | Path, size: int | None = 256, resize: str = "nearest
 
     `images/` holds the images, `masks/` one of two kinds of masks:
 
-    - Class indices: masks/<stem>.png for each image, 0 background. classes.txt names the classes
-      1..K, a line each.
+    - Class indices: masks/<stem>.png for each image, 0 background, 255 ignored. classes.txt names
+      the classes 1..K, a line each.
     - A folder for each class: masks/<class>/<stem>.png where the image has that defect, which is
       anything above 0. Where two overlap, the later class stands. The order of the classes is that
       of classes.txt if there is one, else alphabetical.
@@ -69,15 +70,17 @@ def from_folder(root: str | Path, size: int | None = 256, resize: str = "nearest
         image = read_image(files, images[stem])
         return image, masks.read(stem, image)
 
-    pixels, marks, sizes, marked = stack(read, names, size, resize)
+    largest = _largest(files, [images[stem] for stem in names]) if size is None else (0, 0)
+    pixels, marks, sizes, marked = stack(read, names, size, resize, largest)
+    _check_ignored(marks, [masks.paths(stem) for stem in names], root)
     check_kept([f"{root}/{images[stem]}" for stem in names], marked, marks)
     used = [path for stem in names for path in (images[stem], *masks.paths(stem))]
     used += {"classes.txt", "tiles.csv"} & files.keys()
     return TileSet(
         images=pixels,
         masks=marks,
-        labels=_labels(marks, len(classes)),
-        tile=_listed_tiles(files, root, names),
+        labels=labels_of(marks, len(classes)),
+        groups=_listed_tiles(files, root, names),
         names=names,
         classes=classes,
         source=re.sub(r"[^\w-]+", "_", Path(root).resolve().stem),
@@ -100,11 +103,26 @@ def _open(root: str | Path) -> Files:
     return files
 
 
-def _labels(masks: Tensor, num_classes: int) -> Tensor:
-    """The class with the most pixels in each mask (N, H, W), 0 for none: int64 (N,)."""
-    counts = [(masks == c).sum((1, 2)) for c in range(1, num_classes + 1)]
-    pixels = torch.stack(counts, dim=1)  # (N, K)
-    return torch.where(pixels.sum(1) > 0, pixels.argmax(1) + 1, 0)
+def _largest(files: Files, paths: Sequence[str]) -> tuple[int, int]:
+    """The greatest height and the greatest width of images."""
+    sides = [image_sides(files, path) for path in paths]
+    return max(height for height, _ in sides), max(width for _, width in sides)
+
+
+def _check_ignored(masks: Tensor, paths: Sequence[Sequence[str]], root: str | Path) -> None:
+    """Raise DataError where 255 seems to mean a defect: no mask (N, H, W) shows a class."""
+    first = None
+    for mask, sources in zip(masks, paths, strict=True):
+        ignored = mask == IGNORE
+        if ((mask > 0) & ~ignored).any():
+            return
+        if first is None and ignored.any():
+            first = sources[0]
+    if first is not None:
+        raise DataError(
+            f"{root}/{first}: holds {IGNORE}, which is ignored, and no mask shows a class: where "
+            f"{IGNORE} marks a defect, put the masks into a folder of its class, masks/<class>/"
+        )
 
 
 def _class_names(files: Files, root: str | Path) -> tuple[str, ...]:
@@ -115,10 +133,10 @@ def _class_names(files: Files, root: str | Path) -> tuple[str, ...]:
         place = "classes.txt"
         lines = [line.strip() for line in read_text(files, root, place).splitlines()]
         classes = [line for line in lines if line]
-    if not 1 <= len(classes) <= 255 or len({*classes, "Free"}) <= len(classes):
-        raise DataError(
-            f"{root}/{place}: needs 1 to 255 distinct class names, not Free; got {classes}"
-        )
+    try:
+        check_classes(classes)
+    except ValueError as error:
+        raise DataError(f"{root}/{place}: {error}") from None
     strange = set(folders) - set(classes)
     if strange:
         raise DataError(
@@ -156,10 +174,10 @@ class _ClassIndices:
         """The mask of an image, class indices (H, W)."""
         path = self.found[stem]
         mask = read_mask(self.files, path, like=image)
-        if mask.max() > len(self.classes):
+        top = np.where(mask == IGNORE, 0, mask).max()
+        if top > len(self.classes):
             raise DataError(
-                f"{path}: holds class index {mask.max()}, classes.txt names {len(self.classes)} "
-                "classes"
+                f"{path}: holds class index {top}, classes.txt names {len(self.classes)} classes"
             )
         return mask
 

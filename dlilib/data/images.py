@@ -9,10 +9,11 @@ from typing import TypeVar
 import cv2
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
 from dlilib.data.files import DataError, Files
+from dlilib.tiles import IGNORE
 
 RESIZES = ("nearest", "bilinear")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
@@ -27,6 +28,7 @@ UNDECODABLE = (
     Image.DecompressionBombError,
 )
 GREYS = {"L;2": 85, "L;4": 17}  # PNGs of 2 and 4 bits a pixel: what PIL multiplies their values by
+AT_ONCE = 32  # images that are read before they are stacked
 SMALLEST = 8  # pixels, side of an image
 
 Source = TypeVar("Source")
@@ -102,7 +104,7 @@ def check_size(size: int, resize: str) -> None:
 
 def check_kept(paths: Sequence[str], marked: Sequence[bool], masks: Tensor) -> None:
     """Raise DataError naming an image whose defect its mask (N, H, W) no longer shows."""
-    kept = masks.flatten(1).any(dim=1).tolist()
+    kept = [_marks(mask.numpy()) for mask in masks]
     lost = [path for path, was, is_ in zip(paths, marked, kept, strict=True) if was and not is_]
     if lost:
         raise DataError(
@@ -110,46 +112,71 @@ def check_kept(paths: Sequence[str], marked: Sequence[bool], masks: Tensor) -> N
         )
 
 
+def _marks(mask: np.ndarray) -> bool:
+    """Whether a mask of class indices, or of bool, marks a defect."""
+    return bool(((mask > 0) & (mask != IGNORE)).any())
+
+
+def image_sides(files: Files, path: str) -> tuple[int, int]:
+    """Height and width of an image, as `read_image` gives it, by its header alone."""
+    try:
+        image = Image.open(io.BytesIO(files[path]()), formats=FORMATS)
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+    except UNDECODABLE as error:
+        raise DataError(f"{path}: unreadable image: {str(error).partition(' <')[0]}") from None
+    return image.size if turned else image.size[::-1]
+
+
 def stack(
     read: Callable[[Source], tuple[np.ndarray, np.ndarray]],
     sources: Sequence[Source],
     size: int | None,
     resize: str,
+    largest: tuple[int, int] = (0, 0),
 ) -> tuple[Tensor, Tensor, Tensor, tuple[bool, ...]]:
     """Read images and masks, bring them to one size and stack them.
+
+    Needs little memory beside the result: images are written into it as they are read.
 
     Args:
         read: Gives image and mask of one of the sources.
         sources: N of them.
         size: H = W; None: nothing is resized but padded, see `from_folder`.
         resize: As in `from_folder`.
+        largest: The greatest height and width of the images, where size is None.
 
     Returns:
         Images uint8 (N, C, H, W), masks uint8 (N, H, W), sizes before int64 (N, 2), and whether
         each mask marked anything before (N,).
     """
+    height, width = (-(-side // 8) * 8 for side in largest) if size is None else (size, size)
 
     def load(source: Source) -> tuple[np.ndarray, np.ndarray, tuple[int, int], bool]:
         image, mask = read(source)
-        before, marked = image.shape[:2], bool(mask.any())
-        if size is not None:
-            image, mask = _resize(image, size, resize), _resize(mask, size, "nearest")
-        return image, mask, before, marked
+        before, marked = image.shape[:2], _marks(mask)
+        if size is None:
+            return (
+                _pad(image, height, width, "edge"),
+                _pad(mask, height, width, "constant"),
+                before,
+                marked,
+            )
+        return _resize(image, size, resize), _resize(mask, size, "nearest"), before, marked
 
+    images = np.zeros((len(sources), 1, height, width), np.uint8)
+    masks = np.zeros((len(sources), height, width), np.uint8)
+    sizes, marked = [], []
     with ThreadPoolExecutor() as pool:
-        images, masks, sizes, marked = zip(*pool.map(load, sources), strict=True)
-    if size is None:
-        height, width = (-(-side // 8) * 8 for side in np.max(sizes, axis=0))
-        images = [_pad(image, height, width, "edge") for image in images]
-        masks = [_pad(mask, height, width, "constant") for mask in masks]
-    height, width = images[0].shape[:2]
-    channels = 3 if any(image.ndim == 3 for image in images) else 1
-    images = [
-        np.broadcast_to(image.reshape(height, width, -1), (height, width, channels))
-        for image in images
-    ]
-    pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
-    return pixels, torch.from_numpy(np.stack(masks)), torch.tensor(sizes), marked
+        for start in range(0, len(sources), AT_ONCE):
+            found = pool.map(load, sources[start : start + AT_ONCE])
+            for row, (image, mask, before, shows) in enumerate(found, start=start):
+                if image.ndim == 3 and images.shape[1] == 1:  # the first one in colour
+                    images = np.repeat(images, 3, axis=1)
+                images[row] = image.transpose(2, 0, 1) if image.ndim == 3 else image
+                masks[row] = mask
+                sizes.append(before)
+                marked.append(shows)
+    return torch.from_numpy(images), torch.from_numpy(masks), torch.tensor(sizes), tuple(marked)
 
 
 def _pad(pixels: np.ndarray, height: int, width: int, mode: str) -> np.ndarray:

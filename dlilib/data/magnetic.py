@@ -43,7 +43,7 @@ class _Pair:
 
 
 def magnetic_tiles(
-    root: str | Path | None = None, size: int = 256, threshold: int = 0, resize: str = "nearest"
+    root: str | Path | None = None, size: int = 256, threshold: int = 0, *, resize: str = "nearest"
 ) -> TileSet:
     """Read the Magnetic Tiles data set: 392 defective and 952 defect-free images.
 
@@ -60,7 +60,7 @@ def magnetic_tiles(
             always nearest.
 
     Returns:
-        The data set. Its parts (`tile`) are inferred from file numbers and look-alikes.
+        The data set. Its parts (`groups`) are inferred from file numbers and look-alikes.
 
     Raises:
         DataError: A file is missing or unreadable, an image and its mask differ in size, a class is
@@ -102,9 +102,9 @@ def magnetic_tiles(
     small = np.stack([thumbnails[pair.image] for pair in pairs])
     return TileSet(
         images=images,
-        masks=marked * torch.from_numpy(labels).to(torch.uint8)[:, None, None],
+        masks=marked.mul_(torch.from_numpy(labels).to(torch.uint8)[:, None, None]),
         labels=torch.from_numpy(labels),
-        tile=torch.from_numpy(_tile_ids(labels, exposure, number, small)),
+        groups=torch.from_numpy(_tile_ids(labels, exposure, number, small)),
         names=tuple(f"MT_{pair.folder}/{pair.stem}" for pair in pairs),
         classes=MT_CLASSES,
         source="magnetic_tiles",

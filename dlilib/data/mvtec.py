@@ -10,7 +10,9 @@ from dlilib.data.images import IMAGE_SUFFIXES, check_kept, check_size, read_imag
 from dlilib.tiles import TileSet
 
 
-def mvtec_ad(root: str | Path, category: str, size: int = 256, resize: str = "nearest") -> TileSet:
+def mvtec_ad(
+    root: str | Path, category: str, size: int = 256, *, resize: str = "nearest"
+) -> TileSet:
     """Read one category of MVTec AD in its own layout.
 
     Bergmann, Fauser, Sattlegger, Steger, CVPR 2019. Nothing is downloaded: the owner hands the data
@@ -67,7 +69,7 @@ def mvtec_ad(root: str | Path, category: str, size: int = 256, resize: str = "ne
         images=pixels,
         masks=marks,
         labels=torch.tensor([label_of[kind] for kind, _ in images]),
-        tile=torch.arange(len(images)),
+        groups=torch.arange(len(images)),
         names=tuple(str(PurePosixPath(path).with_suffix("")) for path in paths),
         classes=classes,
         source=f"mvtec_ad-{category}",

@@ -1,7 +1,10 @@
 """Train/validation splits: which images train and which validate."""
 
+import warnings
+
 import numpy as np
 
+from dlilib.checks import check_number
 from dlilib.extras import require
 from dlilib.tiles import TileSet
 
@@ -13,11 +16,13 @@ def split(
     tiles: TileSet,
     protocol: str = "image",
     seed: int = 0,
+    *,
     fraction: float = 1.0,
     free_in_val: bool = False,
     shots: int = 0,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Split the images into training and validation.
+    test: float = 0.0,
+) -> tuple[np.ndarray, ...]:
+    """Split the images into training and validation, and testing if wanted.
 
     Args:
         tiles: The data set.
@@ -36,13 +41,20 @@ def split(
             defects of all other parts validate, and with free_in_val their defect-free images.
             Needs "tile" and all of the data. Seeds take disjoint parts for as long as a class has
             them.
+        test: Share of each class's images, defect-free ones included, that is set apart first, in
+            [0, 0.5]; under "tile" it is a share of the parts, 1 / test rounded to a whole number of
+            folds. What is left is split as without it. Not with shots.
 
     Returns:
-        Indices (train, val) into `tiles`: int64, sorted, disjoint.
+        Indices (train, val) into `tiles`, or (train, val, test) if test is above 0: int64, sorted,
+        disjoint.
 
     Raises:
         ValueError: An argument is none of the above, there are too few parts, or no part of a class
             is left to validate; the message names the class.
+
+    Warns:
+        UserWarning: Under "tile", one part holds more than half of a class's images.
         MissingExtraError: "tile" needs scikit-learn.
 
     Example:
@@ -51,14 +63,30 @@ def split(
         0
     """
     _check(tiles, protocol, seed, fraction, shots)
+    check_number("test", test, 0, 0.5)
+    if test and shots:
+        raise ValueError(f"test must be 0 with shots, got {test}")
+    if protocol == "tile":
+        _warn_of_large_parts(tiles)
     if shots:
         return _few_shot(tiles, shots, seed, free_in_val)
+    if not test:
+        return _train_and_val(tiles, protocol, seed, fraction, free_in_val)
+    tested = _set_apart(tiles, protocol, seed, test)
+    rest = np.flatnonzero(~tested)
+    train, val = _train_and_val(tiles.subset(rest), protocol, seed, fraction, free_in_val)
+    return rest[train], rest[val], np.flatnonzero(tested)
+
+
+def _train_and_val(
+    tiles: TileSet, protocol: str, seed: int, fraction: float, free_in_val: bool
+) -> tuple[np.ndarray, np.ndarray]:
     labels = np.asarray(tiles.labels)
     rng = np.random.default_rng(seed)
     if protocol == "image":
         aside = _image_level(labels, rng)
     else:
-        aside = _tile_level(labels, np.asarray(tiles.tile), seed)
+        aside = _tile_level(labels, np.asarray(tiles.groups), seed)
     in_val = aside if free_in_val else aside & (labels > 0)
     # by images, the defect-free ones that do not validate train; by parts, their part is aside
     train = np.flatnonzero(~in_val if protocol == "image" else ~aside)
@@ -67,9 +95,35 @@ def split(
     return train, np.flatnonzero(in_val)
 
 
+def _set_apart(tiles: TileSet, protocol: str, seed: int, share: float) -> np.ndarray:
+    """The images that test, bool (N,)."""
+    labels = np.asarray(tiles.labels)
+    if protocol == "tile":
+        return _tile_level(labels, np.asarray(tiles.groups), seed, folds=round(1 / share))
+    rng = np.random.default_rng([seed, 1])  # not the stream that splits the rest
+    tested = np.zeros(len(labels), bool)
+    for label in np.unique(labels):
+        members = rng.permutation(np.flatnonzero(labels == label))
+        tested[members[: round(len(members) * share)]] = True
+    return tested
+
+
+def _warn_of_large_parts(tiles: TileSet) -> None:
+    """Warn if a class cannot be spread well over the folds."""
+    labels, groups = np.asarray(tiles.labels), np.asarray(tiles.groups)
+    for label, name in enumerate(tiles.classes, start=1):
+        parts, images = np.unique(groups[labels == label], return_counts=True)
+        if images.sum() > 1 and images.max() > images.sum() / 2:
+            warnings.warn(
+                f"one part ({parts[images.argmax()]}) holds {images.max()} of the {images.sum()} "
+                f"images of class {name}: all of them are on one side of a tile-disjoint split",
+                stacklevel=3,
+            )
+
+
 def leak(tiles: TileSet, train: np.ndarray, val: np.ndarray) -> float:
     """Share of the validation images whose part also has an image in training."""
-    tile = np.asarray(tiles.tile)
+    tile = np.asarray(tiles.groups)
     return float(np.isin(tile[val], tile[train]).mean())
 
 
@@ -100,23 +154,23 @@ def _image_level(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return aside
 
 
-def _tile_level(labels: np.ndarray, tile: np.ndarray, seed: int) -> np.ndarray:
+def _tile_level(labels: np.ndarray, tile: np.ndarray, seed: int, folds: int = FOLDS) -> np.ndarray:
     """The images of one fold of the parts, bool (N,)."""
     model_selection = require("sklearn.model_selection", "study")
     distinct = [len(np.unique(tile[labels == label])) for label in np.unique(labels)]
-    if max(distinct) < FOLDS:
+    if max(distinct) < folds:
         raise ValueError(
-            f'protocol "tile" needs a class of {FOLDS} or more parts, not {max(distinct)}'
+            f'protocol "tile" needs a class of {folds} or more parts, not {max(distinct)}'
         )
-    folds = model_selection.StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed // FOLDS)
-    _, val = list(folds.split(labels, labels, tile))[seed % FOLDS]
+    splitter = model_selection.StratifiedGroupKFold(folds, shuffle=True, random_state=seed // folds)
+    _, val = list(splitter.split(labels, labels, tile))[seed % folds]
     return np.isin(np.arange(len(labels)), val)
 
 
 def _few_shot(
     tiles: TileSet, shots: int, seed: int, free_in_val: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    labels, tile = np.asarray(tiles.labels), np.asarray(tiles.tile)
+    labels, tile = np.asarray(tiles.labels), np.asarray(tiles.groups)
     support = _support(tiles, shots, seed)
     in_val = (labels > 0) & ~np.isin(tile, tile[support])
     for label, name in enumerate(tiles.classes, start=1):
@@ -130,8 +184,8 @@ def _few_shot(
 
 def _support(tiles: TileSet, shots: int, seed: int) -> np.ndarray:
     """The annotated images that train: `shots` a class, each of another part."""
-    labels, tile = np.asarray(tiles.labels), np.asarray(tiles.tile)
-    annotated = tiles.masks.flatten(1).amax(1).cpu().numpy() > 0
+    labels, tile = np.asarray(tiles.labels), np.asarray(tiles.groups)
+    annotated = tiles.marked.numpy()
     support = []
     for label, name in enumerate(tiles.classes, start=1):
         shown = annotated & (labels == label)

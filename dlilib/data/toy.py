@@ -63,7 +63,7 @@ def toy_tiles(seed: int = 0, size: int = 64) -> TileSet:
         images=torch.from_numpy(np.stack(images))[:, None],
         masks=torch.from_numpy(np.stack(masks)),
         labels=torch.tensor(labels),
-        tile=torch.tensor(parts),
+        groups=torch.tensor(parts),
         names=tuple(names),
         classes=MT_CLASSES,
         source="toy",

@@ -34,7 +34,7 @@ ENVIRONMENT = {
 
 
 def execute_in_background(
-    runs: Sequence[Run], folder: str | Path, options: Sequence[str], processes: int = 0
+    runs: Sequence[Run], folder: str | Path, options: Sequence[str], *, processes: int = 0
 ) -> int:
     """Finish what is pending of `runs` in processes of the lowest priority.
 

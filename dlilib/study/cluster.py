@@ -46,6 +46,7 @@ def execute_on_workers(
     runs: Sequence[Run],
     folder: str | Path,
     root: str | Path | None = None,
+    *,
     device: str | None = None,
     budget: float | None = None,
     scheduler: str = "",
@@ -248,7 +249,7 @@ def _train(
     try:
         with store.claim(run) as mine:
             if mine:
-                return fit(run, tiles(), device, store.folder)
+                return fit(run, tiles(), device, folder=store.folder)
     except WriteError as error:
         return error
     time.sleep(HELD)

@@ -19,7 +19,7 @@ PASSING = ("papermill", "execution", "widgets")  # metadata of one execution on 
 
 
 def execute_notebooks(
-    paths: Sequence[Path], folder: Path, values: dict[str, Any], jobs: int = 1
+    paths: Sequence[Path], folder: Path, values: dict[str, Any], *, jobs: int = 1
 ) -> dict[str, str]:
     """Execute notebooks.
 

@@ -19,7 +19,7 @@ SAME_DATA = ("data", "size", "threshold", "resize")  # runs alike in these are o
 
 def load_tiles(run: Run, root: str | Path | None = None) -> TileSet:
     """Load the data that a run asks for; root: as in `datasets.load`."""
-    return datasets.load(run.data, root, run.size, run.threshold, run.resize)
+    return datasets.load(run.data, root, run.size, threshold=run.threshold, resize=run.resize)
 
 
 def pending(runs: Iterable[Run], folder: str | Path) -> list[Run]:
@@ -36,6 +36,7 @@ def execute(
     runs: Sequence[Run],
     folder: str | Path,
     root: str | Path | None = None,
+    *,
     device: str | None = None,
     budget: float | None = None,
     progress: bool = True,
@@ -71,7 +72,10 @@ def execute(
                     if key not in data:
                         data[key] = load_tiles(run, root)
                     show = _shows(bar, run)
-                    if fit(run, data[key], device, folder, deadline, show) is None:
+                    if (
+                        fit(run, data[key], device, folder=folder, deadline=deadline, on_epoch=show)
+                        is None
+                    ):
                         break
             bar.update()
     return len(pending(runs, folder))

@@ -16,6 +16,7 @@ from torch import Tensor
 from dlilib import losses, metrics
 from dlilib.balance import Plan
 from dlilib.extras import require
+from dlilib.tiles import IGNORE
 from dlilib.training.run import Run
 
 MARGIN = 0.5  # cosine: features of defects stay 60° or more from the normal prototype
@@ -33,8 +34,11 @@ class FewShotLoss:
     and adds the normal background regularisation.
     """
 
-    def __init__(self, run: Run, criterion: losses.Loss, num_classes: int) -> None:
+    def __init__(
+        self, run: Run, criterion: losses.Loss, num_classes: int, *, ignores: bool = False
+    ) -> None:
         self.run, self.criterion, self.num_classes = run, criterion, num_classes
+        self.ignores = ignores  # whether masks may hold pixels that do not count
         self.prototypes: Tensor | None = None  # (K, D); None: composites count like other images
 
     def start_epoch(self, predict: Predict, defective: np.ndarray) -> None:
@@ -57,7 +61,8 @@ class FewShotLoss:
         criterion = self.criterion
         if self.prototypes is not None and plan is not None and len(plan):
             criterion = self._weighted(features, masks, plan)
-        loss = criterion(logits, metrics.one_hot(masks, self.num_classes).float())
+        counted = masks != IGNORE if self.ignores else None
+        loss = criterion(logits, metrics.one_hot(masks, self.num_classes).float(), counted)
         if self.run.nbr:
             loss = loss + self.run.nbr * normal_background(features, masks)
         return loss
@@ -86,8 +91,10 @@ def feature_separation(outputs: Outputs) -> dict[str, Any]:
     """How far the defects lie from the normal regions of their images in the features."""
     found, defect = [], []
     for masks, features, _ in outputs:
-        found.append(features.float().movedim(1, -1).flatten(0, 2).cpu())  # (cells, D)
-        defect.append(cells(masks, features).flatten().cpu())
+        marked, normal = cells(defective(masks), features), ~cells(masks > 0, features)
+        kept = marked | normal  # not what is ignored
+        found.append(features.float().movedim(1, -1)[kept].cpu())  # (cells, D)
+        defect.append(marked[kept].cpu())
     return separation(torch.cat(found).numpy(), torch.cat(defect).numpy())
 
 
@@ -103,7 +110,7 @@ def normal_background(features: Tensor, masks: Tensor) -> Tensor:
     Args:
         features: (B, D, h, w) of the encoder.
         masks: (B, H, W), 0 background; a cell of the features is a defect's if any of its pixels
-            is.
+            is, and neither normal nor a defect's if some of its pixels are ignored.
 
     Returns:
         A scalar, 0 or more.
@@ -116,8 +123,8 @@ def normal_background(features: Tensor, masks: Tensor) -> Tensor:
             f"features and masks must be as many, got {len(features)} and {len(masks)}"
         )
     directions = F.normalize(features.float(), dim=1, eps=1e-6)
-    defect = cells(masks, features)
-    normal = ~defect
+    defect = cells(defective(masks), features)
+    normal = ~cells(masks > 0, features)  # 255, ignored, is no normal ground either
     prototype = (directions * normal[:, None]).sum(dim=(0, 2, 3)).detach()
     cosine = (directions * F.normalize(prototype, dim=0)[:, None, None]).sum(dim=1)  # (B, h, w)
     together = ((1 - cosine) * normal).sum() / normal.sum().clamp(min=1)
@@ -148,7 +155,7 @@ def realism_weights(features: Tensor, masks: Tensor, labels: Tensor, prototypes:
     if not len(features) == len(masks) == len(labels):
         lengths = len(features), len(masks), len(labels)
         raise ValueError(f"features, masks and labels must be as many, got {lengths}")
-    pasted = region_features(features.detach(), masks > 0)
+    pasted = region_features(features.detach(), defective(masks))
     likeness = F.cosine_similarity(pasted, prototypes[labels - 1], dim=1)
     strength = torch.exp((likeness - 1) / TEMPERATURE)
     same = labels[:, None] == labels
@@ -160,18 +167,24 @@ def region_features(features: Tensor, inside: Tensor) -> Tensor:
     return (features.float() * cells(inside, features)[:, None]).sum(dim=(2, 3))
 
 
-def cells(masks: Tensor, features: Tensor) -> Tensor:
-    """Cells of features (B, D, h, w) with any pixel of masks (B, H, W) above 0: bool (B, h, w)."""
-    marked = (masks > 0)[:, None].float()  # (B, 1, H, W)
-    return F.adaptive_max_pool2d(marked, features.shape[2:])[:, 0] > 0
+def defective(masks: Tensor) -> Tensor:
+    """Which pixels of masks are a defect's, bool."""
+    return (masks > 0) & (masks != IGNORE)
+
+
+def cells(marked: Tensor, features: Tensor) -> Tensor:
+    """Cells of features (B, D, h, w) with any pixel that is marked (B, H, W): bool (B, h, w)."""
+    return F.adaptive_max_pool2d(marked[:, None].float(), features.shape[2:])[:, 0] > 0
 
 
 def image_weighted(weights: Tensor) -> losses.Loss:
     """Mean over images of weight × mean BCE; weights (B,)."""
 
-    def loss(logits: Tensor, target: Tensor) -> Tensor:
+    def loss(logits: Tensor, target: Tensor, counted: Tensor | None = None) -> Tensor:
         bce = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
-        return (weights * bce.mean(dim=(1, 2, 3))).mean()
+        if counted is None:
+            return (weights * bce.mean(dim=(1, 2, 3))).mean()
+        return losses.pixel_mean(weights[:, None, None, None] * bce, counted)
 
     return loss
 

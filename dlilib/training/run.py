@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass, fields
+from typing import Any
 
 from dlilib.balance import TIES, UNTIL
 from dlilib.blend import GUIDANCES, REGIONS
@@ -12,6 +13,7 @@ from dlilib.data.splits import PROTOCOLS
 from dlilib.inject import LABELS
 from dlilib.losses import METHODS, VARIANTS
 from dlilib.models import ENCODERS
+from dlilib.tiles import TileSet
 from dlilib.training.precision import PRECISIONS
 
 # Field -> the values that it can have.
@@ -119,6 +121,31 @@ class Run:
         for name, in_range in good.items():
             if not in_range:
                 raise ValueError(f"Run.{name} is out of range: {getattr(self, name)}")
+
+    @classmethod
+    def for_tiles(cls, tiles: TileSet, **changes: Any) -> "Run":
+        """Make a run that fits a data set.
+
+        It takes data, size, threshold and resize of the tiles.
+
+        Args:
+            tiles: The data set.
+            **changes: Other fields.
+
+        Raises:
+            ValueError: As for Run.
+
+        Example:
+            >>> Run.for_tiles(toy_tiles(size=64), epochs=3).changed
+            {'data': 'toy', 'size': 64, 'epochs': 3}
+        """
+        fitting = {
+            "data": tiles.source,
+            "size": tiles.images.shape[-1],
+            "threshold": tiles.threshold,
+            "resize": tiles.resize,
+        }
+        return cls(**{**fitting, **changes})
 
     @property
     def changed(self) -> dict[str, str | int | float | bool | None]:

@@ -24,6 +24,9 @@ from dlilib.training.run import Run
 from dlilib.training.store import Store, machine
 
 CURVE_POINTS = 15  # of a record's curve of each class
+# Data sets whose images are normalised by the Magnetic Tiles' mean and deviation, as released; for
+# others they are measured on the training images.
+AS_RELEASED = ("magnetic_tiles", "toy")
 PROGRESS = ("epoch", "seconds", "history", "best", "last", "precisions")  # what an epoch changes
 
 OnEpoch = Callable[[int, float], None]
@@ -33,6 +36,7 @@ def fit(
     run: Run,
     tiles: TileSet,
     device: str | torch.device = "cpu",
+    *,
     folder: str | Path | None = None,
     deadline: float | None = None,
     on_epoch: OnEpoch | None = None,
@@ -108,14 +112,23 @@ def _train(
 def _check_tiles(run: Run, tiles: TileSet) -> None:
     found = {
         "data": tiles.source,
-        "size": tiles.images.shape[-1],
+        "size": tiles.images.shape[-1],  # the width, where tiles keep their own size
         "threshold": tiles.threshold,
         "resize": tiles.resize,
     }
     for name, value in found.items():
         wanted = getattr(run, name)
         if wanted != value:
-            raise ValueError(f"the run wants {name} {wanted!r}, the tiles have {value!r}")
+            raise ValueError(
+                f"the run wants {name} {wanted!r}, the tiles have {value!r}: Run.for_tiles(tiles) "
+                "takes theirs"
+            )
+    height, width = tiles.images.shape[2:]
+    stride = models.ENCODERS[run.encoder].stride
+    if height % stride or width % stride:
+        raise ValueError(
+            f"the tiles are {height}×{width}: {run.encoder} needs sides divisible by {stride}"
+        )
 
 
 def _finished(store: Store, run: Run, tiles: TileSet, keep_model: bool) -> dict[str, Any] | None:
@@ -139,26 +152,40 @@ class Trainer:
         self.precision = precision.resolve(run.precision, device)
         self.precisions = [self.precision]  # several, if the run went on on another kind of machine
         self.train, self.val = split(
-            tiles, run.split, run.seed, run.fraction, run.free_in_val, run.shots
+            tiles,
+            run.split,
+            run.seed,
+            fraction=run.fraction,
+            free_in_val=run.free_in_val,
+            shots=run.shots,
         )
         self.layout = models.memory_format(run.encoder, device)
-        model = models.build(run.encoder, tiles.num_classes, run.weights, run.seed)
+        model = models.build(run.encoder, tiles.num_classes, run.weights, seed=run.seed)
+        if tiles.source not in AS_RELEASED:
+            model.mean, model.std = models.measured(tiles.images, self.train)
         self.model = model.to(device, memory_format=self.layout)
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=run.lr, weight_decay=0, fused=device.type == "cuda"
         )
-        criterion = losses.criterion(run.method, tiles, self.train, run.losses)
-        self.criterion = few_shot.FewShotLoss(run, criterion, tiles.num_classes)
-        self.injection = self._injection() if losses.METHODS[run.method].injects else None
+        criterion = losses.criterion(run.method, tiles, self.train, variant=run.losses)
+        self.criterion = few_shot.FewShotLoss(
+            run, criterion, tiles.num_classes, ignores=tiles.ignores
+        )
+        self.injection = self._injection(tiles) if losses.METHODS[run.method].injects else None
+        if not len(self.val):
+            raise ValueError(
+                f'split "{run.split}", seed {run.seed}: no image is left to validate among the '
+                f"{len(tiles)} of {tiles.source}"
+            )
         self.epoch, self.seconds = 0, 0.0
         self.history: dict[str, list] = {"loss": [], "tp": [], "fp": [], "classes": []}
         self.best: dict[str, Any] = {}
         self.last: dict[str, Any] = {}
 
-    def _injection(self) -> DynamicLabelInjection:
+    def _injection(self, tiles: TileSet) -> DynamicLabelInjection:
         run = self.run
-        return DynamicLabelInjection(
-            self.tiles,
+        return DynamicLabelInjection.as_released(
+            tiles,
             self.train,
             p_poisson=run.p_poisson,
             until=run.until,
@@ -166,8 +193,8 @@ class Trainer:
             region=run.region,
             guidance=run.guidance,
             label=run.label,
-            replacement=run.fraction < 1,  # as released
-        )
+            replacement=True if run.fraction < 1 else "if short",  # as released
+        ).to(self.device)
 
     def step(self) -> None:
         """Train one epoch and validate."""
@@ -191,6 +218,7 @@ class Trainer:
             "run": asdict(self.run),
             "digest": self.tiles.digest,
             "model": self.model.state_dict(),
+            "normalisation": [self.model.mean, self.model.std],
             "optimizer": self.optimizer.state_dict(),
             **{name: getattr(self, name) for name in PROGRESS},
         }
@@ -202,12 +230,16 @@ class Trainer:
             ValueError: The state is of another run, other data or another version.
         """
         try:
-            if (state["run"], state.get("digest")) != (asdict(self.run), self.tiles.digest):
+            if (Run(**state["run"]), state.get("digest")) != (self.run, self.tiles.digest):
                 raise ValueError
             if state["history"].keys() != self.history.keys():  # another version's
                 raise ValueError
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
+            # a run of an earlier version goes on as it began
+            mean, std = state.get("normalisation", (models.MEAN, models.STD))
+            self.model.mean.copy_(torch.as_tensor(mean))
+            self.model.std.copy_(torch.as_tensor(std))
             for name in PROGRESS:
                 setattr(self, name, type(getattr(self, name))(state[name]))
             self.precisions = list(dict.fromkeys([*self.precisions, self.precision]))
@@ -231,6 +263,7 @@ class Trainer:
                 "train": self._images_per_class(self.train),
                 "val": self._images_per_class(self.val),
             },
+            **self._normalisation(),
             "positives": sum(tp + fn for tp, _, fn in self.last["classes"]),
             "history": {
                 **self.history,
@@ -238,11 +271,18 @@ class Trainer:
                 "classes": thin(self.history["classes"], CURVE_POINTS),
             },
             "val_images": self.val.tolist(),
-            "val_tiles": tiles.tile[self.val].tolist(),
+            "val_tiles": tiles.groups[self.val].tolist(),
             "best": self.best,
             "last": self.last,
             **self.criterion.record(self._outputs, self.val),
         }
+
+    def _normalisation(self) -> dict[str, Any]:
+        """What the record tells of the normalisation, where it is not the released one."""
+        if self.tiles.source in AS_RELEASED:
+            return {}
+        found = {"mean": self.model.mean, "std": self.model.std}
+        return {"normalisation": {name: value.flatten().tolist() for name, value in found.items()}}
 
     def _images_per_class(self, indices: np.ndarray) -> list[int]:
         return np.bincount(
@@ -307,12 +347,12 @@ class Trainer:
         train = torch.from_numpy(self.train)
         labels = self.tiles.labels[train]
         free, defective = train[labels == 0], train[labels > 0]
-        drawn = torch.randperm(len(free), generator=generator)
+        drawn = torch.randperm(len(free), generator=generator, device="cpu")
         share = free[drawn[: round(len(free) * self.run.free_share)]]
         if self.run.shots:  # one defective image to three free ones, as in the whole data set
             defective = defective.repeat(max(1, round(len(share) / 3 / len(defective))))
         epoch = torch.cat([defective, share])
-        epoch = epoch[torch.randperm(len(epoch), generator=generator)]
+        epoch = epoch[torch.randperm(len(epoch), generator=generator, device="cpu")]
         batches = epoch.split(self.run.batch)
         return [rows for rows in batches if len(rows) > 1]  # batch norm needs two
 
@@ -327,7 +367,7 @@ class Trainer:
 
     def _forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """The encoder's features and float32 logits (B, K, H, W) of images in [0, 1]."""
-        x = models.normalised(images).contiguous(memory_format=self.layout)
+        x = models.normalised(self.model, images).contiguous(memory_format=self.layout)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             features, logits = models.features(self.model, x)
         return features, logits.float()
@@ -344,7 +384,7 @@ class Trainer:
         """Counts (V, K, 3) of the validation images, and an example's predicted map a class."""
         counts, maps = [], []
         for masks, _, logits in self._outputs(self.val):
-            counts.append(metrics.count(logits, masks))
+            counts.append(metrics.count(logits, masks, num_classes=self.tiles.num_classes))
             maps.append(metrics.class_map(logits))
         class_maps = torch.cat(maps)
         labels = self.tiles.labels[self.val]

@@ -12,6 +12,7 @@ from builders import TINY
 
 import dlilib
 from dlilib import augment, blend, inject
+from dlilib.augment import Warp
 from dlilib.benchmark import speed
 from dlilib.blend import GUIDANCES, REGIONS
 from dlilib.training.trainer import Trainer
@@ -101,13 +102,13 @@ def test_mirrors_are_told_from_other_maps():
 def test_injection_asks_its_device_for_nothing_and_runs_as_much_for_a_large_batch(
     toy, on_meta, region
 ):
-    transform = dlilib.DynamicLabelInjection(toy, region=region, generator=generator())
+    transform = dlilib.DynamicLabelInjection.as_released(toy, region=region, generator=generator())
     ops = []
     for batch in (32, 32, 128):  # the first one also makes the solver's matrices, once
         labels = torch.zeros(batch, dtype=torch.int64)
         images, masks = (x[:batch].to(on_meta) for x in (toy.images.float(), toy.masks))
         with speed.Traffic("meta") as traffic:
-            out = transform(images, masks, labels)
+            out = transform.apply_plan(transform.plan(labels), images, masks, labels)
         assert out[0].is_meta and out[2].min() > 0
         ops.append(traffic.ops)
     assert ops[0] >= ops[1] == ops[2] < 170
@@ -123,8 +124,15 @@ def test_training_epoch_asks_its_device_for_the_loss_at_its_end_and_nothing_else
         trainer._train_epoch()
 
 
-def test_no_python_runs_for_each_image_of_a_plan(toy):
-    transform = dlilib.DynamicLabelInjection(toy, generator=generator())
+STILL = {"warps": Warp(affine=0), "replacement": True}  # nothing that is drawn again
+
+
+@pytest.mark.parametrize("options", [STILL, {"ties": "lowest"}, STILL | {"share": 0.5}])
+@pytest.mark.parametrize(
+    "make", [dlilib.DynamicLabelInjection.as_released, dlilib.DynamicLabelInjection]
+)
+def test_no_python_runs_for_each_image_of_a_plan(toy, make, options):
+    transform = make(toy, generator=generator(), **{**STILL, **options})
 
     def calls(batch, sizes):
         labels, count = torch.zeros(batch * sizes, dtype=torch.int64), Counter()
@@ -140,7 +148,7 @@ def test_no_python_runs_for_each_image_of_a_plan(toy):
 
 
 def test_plans_drawn_together_are_each_like_one_drawn_alone(toy):
-    transform = dlilib.DynamicLabelInjection(toy, generator=generator())
+    transform = dlilib.DynamicLabelInjection(toy, ties="lowest", generator=generator())
     sizes = [16, 1, 0, 16, 5]
     labels = torch.randint(0, 6, (sum(sizes),), generator=generator()) * (
         torch.rand(sum(sizes)) < 0.3

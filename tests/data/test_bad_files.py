@@ -125,11 +125,11 @@ FILES = {
         encoded(GREY, "JPEG"),
         "images/b.png: also present as images/b.jpg",
     ),
-    "no class": ("classes.txt", b"\n", "classes.txt: needs 1 to 255 distinct class names"),
+    "no class": ("classes.txt", b"\n", "classes.txt: classes must be 1 to 254 distinct names"),
     "a class twice": (
         "classes.txt",
         b"dent\ndent\n",
-        "classes.txt: needs 1 to 255 distinct class names",
+        "classes.txt: classes must be 1 to 254 distinct names",
     ),
     "classes not in UTF-8": ("classes.txt", b"kratzer\n\xff\xfe", "classes.txt: not UTF-8"),
     "tiles without columns": (

@@ -40,11 +40,11 @@ def test_images_masks_and_labels_are_those_of_the_files(folder):
     tiles = from_folder(folder, size=16)
     assert (tiles.names, tiles.classes, tiles.source) == (STEMS, ("scratch", "dent"), "parts")
     assert tiles.images.dtype == tiles.masks.dtype == torch.uint8
-    assert tiles.labels.dtype == tiles.tile.dtype == torch.int64
+    assert tiles.labels.dtype == tiles.groups.dtype == torch.int64
     np.testing.assert_array_equal(tiles.images[:, 0], [grey(seed) for seed in range(3)])
     np.testing.assert_array_equal(tiles.masks, [mask_of(5, 0), mask_of(0, 0), mask_of(3, 9)])
     assert tiles.labels.tolist() == [1, 0, 2]
-    assert tiles.tile.tolist() == [0, 1, 2]
+    assert tiles.groups.tolist() == [0, 1, 2]
     assert tiles.sizes.tolist() == [[16, 16]] * 3
     assert tiles.counts() == {"scratch": 1, "dent": 1, "Free": 1}
 
@@ -171,7 +171,7 @@ def test_byte_order_mark_is_no_part_of_a_name(folder):
     (folder / "tiles.csv").write_text("image,tile\na,1\nb,1\nc,2\n", encoding="utf-8-sig")
     tiles = from_folder(folder, size=16)
     assert tiles.classes == ("scratch", "dent")
-    assert tiles.tile.tolist() == [0, 0, 1]
+    assert tiles.groups.tolist() == [0, 0, 1]
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def test_byte_order_mark_is_no_part_of_a_name(folder):
 )
 def test_tiles_csv_groups_images(folder, rows, expected):
     (folder / "tiles.csv").write_text(rows)
-    tile = from_folder(folder, size=16).tile
+    tile = from_folder(folder, size=16).groups
     assert (tile[:, None] == tile).tolist() == [[i == j for j in expected] for i in expected]
     assert tile.dtype == torch.int64
 
@@ -282,7 +282,7 @@ def test_indices_that_are_no_png_are_named(folder):
 def test_a_folder_of_masks_called_free_is_refused(binary):
     (binary / "masks" / "dent").rename(binary / "masks" / "Free")
     with pytest.raises(
-        DataError, match=r"masks: needs 1 to 255 distinct class names, not Free; got \['Free'"
+        DataError, match=r"masks: classes must be 1 to 254 distinct names, not Free; got \['Free'"
     ):
         from_folder(binary, size=16)
 

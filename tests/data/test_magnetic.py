@@ -93,7 +93,7 @@ def test_folder_and_zip_at_any_depth_give_the_same_tiles(tree, tmp_path):
     first, *others = [magnetic_tiles(source, size=16) for source in sources]
     assert first.digest == digest_of(tree)
     for other in others:
-        for field in ("images", "masks", "labels", "tile", "sizes", "exposure"):
+        for field in ("images", "masks", "labels", "groups", "sizes", "exposure"):
             assert torch.equal(getattr(first, field), getattr(other, field)), field
         assert (first.names, first.classes, first.digest) == (
             other.names,
@@ -603,7 +603,7 @@ def test_brightness_and_contrast_do_not_hide_a_look_alike():
 def test_identical_images_in_two_classes_get_one_tile_when_loaded(tree, tmp_path):
     tree["MT_Free/Imgs/exp2_num_500.jpg"] = tree[f"{CRACK}.jpg"]
     tiles = magnetic_tiles(as_folder(tree, tmp_path / "mt"), size=32)
-    tile = dict(zip(tiles.names, tiles.tile.tolist(), strict=True))
+    tile = dict(zip(tiles.names, tiles.groups.tolist(), strict=True))
     assert tile["MT_Free/exp2_num_500"] == tile["MT_Crack/exp1_num_1"]
     assert len(set(tile.values())) == 11
 
@@ -613,7 +613,7 @@ def test_a_black_image_is_nobodys_look_alike(tree, tmp_path, recwarn):
     for folder in ("Crack", "Free"):
         tree[f"MT_{folder}/Imgs/exp1_num_1.jpg"] = encoded(np.zeros((20, 30), np.uint8), "JPEG")
     tiles = magnetic_tiles(as_folder(tree, tmp_path / "mt"), size=16)
-    assert len(tiles.tile.unique()) == 12
+    assert len(tiles.groups.unique()) == 12
     assert not [w for w in recwarn if issubclass(w.category, RuntimeWarning)]
 
 
@@ -634,12 +634,12 @@ def test_real_counts_and_digest(real_tiles):
 )
 def test_real_classes_show_few_tiles(real_tiles, folder, distinct):
     label = (FOLDERS.index(folder) + 1) % 6
-    found = len(real_tiles.tile[real_tiles.labels == label].unique())
+    found = len(real_tiles.groups[real_tiles.labels == label].unique())
     assert abs(found - distinct) <= max(1, 0.15 * distinct)
 
 
 def test_real_groups_by_number_keep_one_tile(real_tiles, real_groups):
-    tile = real_tiles.tile.numpy()
+    tile = real_tiles.groups.numpy()
     assert (tile == tile[real_groups]).all()
     counts = [len(set(real_groups[real_tiles.labels == label])) for label in range(1, 6)]
     assert counts == [21, 16, 12, 7, 17]  # as counted apart from this code
@@ -652,7 +652,7 @@ def test_real_tiles_agree_with_an_independent_grouping(real_tiles, magnetic_root
         pytest.skip(f"TILE IDS NOT CROSS-CHECKED: no {listing}")
     rows = {f"{r['class']}/{Path(r['file']).stem}": r for r in csv.DictReader(listing.open())}
     defective = [i for i, label in enumerate(real_tiles.labels.tolist()) if label]
-    tile = {i: int(real_tiles.tile[i]) for i in defective}
+    tile = {i: int(real_tiles.groups[i]) for i in defective}
     number = {i: rows[real_tiles.names[i]]["group_by_number"] for i in defective}
     merged = {i: rows[real_tiles.names[i]]["merged_group"] for i in defective}
     together = [tile[i] == tile[j] for i, j in combinations(defective, 2) if number[i] == number[j]]
@@ -662,7 +662,7 @@ def test_real_tiles_agree_with_an_independent_grouping(real_tiles, magnetic_root
 
 def test_real_tiles_do_not_depend_on_size_or_resize(real_tiles, magnetic_root):
     other = magnetic_tiles(magnetic_root, size=64, resize="bilinear")
-    assert adjusted_rand_score(real_tiles.tile, other.tile) == 1
+    assert adjusted_rand_score(real_tiles.groups, other.groups) == 1
 
 
 def test_four_real_uneven_images_have_an_empty_mask(magnetic_root):

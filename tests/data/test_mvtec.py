@@ -48,7 +48,7 @@ def test_types_are_classes_and_good_ones_free(root):
     assert (tiles.images[first].permute(1, 2, 0).numpy()[:, ::3] == original[:, ::2]).all()
     for i in (tiles.labels == 0).nonzero()[:, 0]:
         assert "/good/" in tiles.names[i] and not tiles.masks[i].any()
-    assert tiles.sizes.unique(dim=0).tolist() == [[24, 16]] and len(tiles.tile.unique()) == 6
+    assert tiles.sizes.unique(dim=0).tolist() == [[24, 16]] and len(tiles.groups.unique()) == 6
 
 
 def test_a_zip_gives_the_same(root):

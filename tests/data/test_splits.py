@@ -20,7 +20,7 @@ def tiles_of(labels, tile=None):
         images=torch.zeros_like(masks)[:, None],
         masks=masks,
         labels=torch.tensor(labels),
-        tile=torch.arange(n) if tile is None else torch.tensor(tile),
+        groups=torch.arange(n) if tile is None else torch.tensor(tile),
         names=tuple(map(str, range(n))),
         classes=("a", "b"),
     )
@@ -72,7 +72,7 @@ def test_free_images_in_validation_leave_the_defective_split_as_it_is(toy, proto
 @pytest.mark.parametrize("seed", [0, 4, 5, 23])
 def test_tile_split_has_no_tile_on_both_sides(toy, seed, free_in_val):
     train, val = split(toy, "tile", seed, free_in_val=free_in_val)
-    assert not np.intersect1d(toy.tile[train], toy.tile[val]).size
+    assert not np.intersect1d(toy.groups[train], toy.groups[val]).size
     assert leak(toy, train, val) == 0
 
 
@@ -81,8 +81,8 @@ def test_five_tile_splits_validate_every_defective_image_once(toy, first):
     folds = [split(toy, "tile", seed) for seed in range(first, first + 5)]
     validated = np.concatenate([val for _, val in folds])
     np.testing.assert_array_equal(np.sort(validated), np.flatnonzero(toy.labels > 0))
-    tiles = np.concatenate([np.unique(toy.tile[val]) for _, val in folds])
-    np.testing.assert_array_equal(np.sort(tiles), np.unique(toy.tile[toy.labels > 0]))
+    tiles = np.concatenate([np.unique(toy.groups[val]) for _, val in folds])
+    np.testing.assert_array_equal(np.sort(tiles), np.unique(toy.groups[toy.labels > 0]))
 
 
 def test_five_tile_splits_with_free_images_validate_every_image_once(toy):
@@ -94,7 +94,7 @@ def test_five_tile_splits_with_free_images_validate_every_image_once(toy):
 def test_tile_split_trains_every_class_and_validates_those_of_five_tiles(toy, seed):
     train, val = split(toy, "tile", seed)
     assert (per_class(toy, train) > 0).all()
-    distinct = [len(toy.tile[toy.labels == label].unique()) for label in range(6)]
+    distinct = [len(toy.groups[toy.labels == label].unique()) for label in range(6)]
     for label in range(1, 6):
         if distinct[label] >= 5:
             assert (toy.labels[val] == label).any()
@@ -182,7 +182,7 @@ def test_image_split_of_toy_tiles_leaks(toy):
 
 def test_labels_on_a_permuted_data_set_stay_with_their_images(toy):
     order = np.random.default_rng(0).permutation(len(toy))
-    mixed = replace(toy, labels=toy.labels[order], tile=toy.tile[order])
+    mixed = toy.subset(order)
     train, val = split(mixed, "tile", seed=2)
     assert leak(mixed, train, val) == 0
     assert (mixed.labels[val] > 0).all() and (per_class(mixed, train) > 0).all()
@@ -245,18 +245,18 @@ def test_few_shot_trains_on_so_many_images_of_as_many_tiles(toy, shots, seed):
     train, val = few_shot(toy, shots, seed)
     assert per_class(toy, train)[1:].tolist() == [shots] * 5
     defective = train[toy.labels[train] > 0]
-    assert len(toy.tile[defective].unique()) == 5 * shots
-    assert not np.isin(toy.tile[train], toy.tile[val]).any()
+    assert len(toy.groups[defective].unique()) == 5 * shots
+    assert not np.isin(toy.groups[train], toy.groups[val]).any()
     assert (toy.labels[val] > 0).all() and (per_class(toy, val)[1:] > 0).all()
     rest = np.setdiff1d(np.flatnonzero(toy.labels > 0), np.r_[train, val])
     assert np.isin(
-        toy.tile[rest], toy.tile[defective]
+        toy.groups[rest], toy.groups[defective]
     ).all()  # only other photographs of what trains are left out
 
 
 def test_few_shot_supports_are_disjoint_over_the_seeds(toy):
     trains = [few_shot(toy, 1, seed)[0] for seed in range(5)]
-    supports = [set(toy.tile[train[toy.labels[train] > 0]].tolist()) for train in trains]
+    supports = [set(toy.groups[train[toy.labels[train] > 0]].tolist()) for train in trains]
     assert len(set().union(*supports)) == sum(map(len, supports)) == 25
 
 
@@ -275,6 +275,7 @@ def test_few_shot_repeats_itself_and_free_images_of_validation_tiles_stay_apart(
 def test_few_shot_takes_no_image_of_an_empty_mask():
     tiles = tiles_of([1, 1, 1, 1, 2, 2, 2, 2, 0], [0, 0, 1, 2, 3, 4, 5, 6, 7])
     tiles.masks[[0, 2, 4]] = 0  # of tile 0 one image, of tiles 1 and 3 all
+    tiles = replace(tiles)  # looks at the masks anew
     for seed in range(6):
         train = few_shot(tiles, 1, seed)[0]
         assert per_class(tiles, train).tolist() == [1, 1, 1] and not {0, 2, 4} & set(train)

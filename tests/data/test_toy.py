@@ -21,7 +21,7 @@ def test_seeds_differ_in_pixels_and_digest_but_not_in_labels(toy):
     assert not (toy.images == other.images).flatten(1).all(1).any()
     assert not torch.equal(toy.masks, other.masks)
     assert toy.digest != other.digest
-    assert torch.equal(toy.labels, other.labels) and torch.equal(toy.tile, other.tile)
+    assert torch.equal(toy.labels, other.labels) and torch.equal(toy.groups, other.groups)
 
 
 def test_global_generators_are_left_alone():
@@ -41,7 +41,7 @@ def test_counts_are_a_quarter_of_the_real_ones(toy):
 def test_shapes_types_and_names(toy):
     assert toy.images.shape == (336, 1, 64, 64) and toy.images.dtype == torch.uint8
     assert toy.masks.shape == (336, 64, 64) and toy.masks.dtype == torch.uint8
-    assert toy.labels.dtype == toy.tile.dtype == torch.int64
+    assert toy.labels.dtype == toy.groups.dtype == torch.int64
     assert len(set(toy.names)) == 336
     assert (toy.sizes == 64).all()
 
@@ -55,8 +55,8 @@ def test_defective_images_have_a_mask_of_only_their_class_and_free_ones_none(see
 
 
 def test_exposures_of_a_tile_share_its_mask_but_not_its_pixels(toy):
-    for tile in toy.tile.unique():
-        members = toy.tile == tile
+    for tile in toy.groups.unique():
+        members = toy.groups == tile
         assert 1 <= members.sum() <= 4
         assert len(toy.labels[members].unique()) == 1
         assert len(toy.masks[members].unique(dim=0)) == 1
@@ -66,7 +66,7 @@ def test_exposures_of_a_tile_share_its_mask_but_not_its_pixels(toy):
 
 def test_tiles_of_defects_do_not_share_a_mask(toy):
     defective = toy.labels > 0
-    assert len(toy.masks[defective].unique(dim=0)) == len(toy.tile[defective].unique())
+    assert len(toy.masks[defective].unique(dim=0)) == len(toy.groups[defective].unique())
 
 
 def test_exposures_of_a_tile_look_alike_and_other_tiles_do_not(toy):
@@ -75,7 +75,7 @@ def test_exposures_of_a_tile_look_alike_and_other_tiles_do_not(toy):
     likeness = torch.corrcoef(
         flat - torch.nn.functional.avg_pool2d(flat.view(-1, 1, 64, 64), 9, 1, 4).flatten(1)
     )
-    same = toy.tile[free][:, None] == toy.tile[free]
+    same = toy.groups[free][:, None] == toy.groups[free]
     assert likeness[same].min() > 0.8 > likeness[~same].max()
 
 

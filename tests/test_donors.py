@@ -1,0 +1,158 @@
+"""What may be injected: the defects of a data set, or pictures of any size."""
+
+import io
+import pickle
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from builders import refused
+
+from dlilib import IGNORE, Donors, DynamicLabelInjection, TileSet
+from dlilib.augment import Warp
+
+STILL = Warp(flip=0, affine=0)
+
+
+def by_class(donors):
+    return [donors.ids[members].tolist() for members in donors.members]
+
+
+def test_donors_are_the_given_images_with_a_defect_by_class(toy):
+    rows = torch.cat([(toy.labels == c).nonzero()[:3, 0] for c in (1, 2, 3, 4, 5, 0)])
+    assert by_class(Donors.of(toy, rows)) == rows[:15].reshape(5, 3).tolist()
+    assert [len(members) for members in Donors.of(toy).members] == [29, 21, 14, 8, 26]
+
+
+@pytest.mark.parametrize("kind", [np.asarray, torch.as_tensor, list])
+@pytest.mark.parametrize("dtype", [np.int64, np.int32])
+def test_rows_may_be_any_kind_of_integers(toy, kind, dtype):
+    rows = np.arange(238, 260, dtype=dtype)
+    assert Donors.of(toy, kind(rows)).digest == Donors.of(toy, range(238, 260)).digest
+
+
+@pytest.mark.parametrize(
+    "rows, message",
+    [
+        ([-1], r"donors must index the 336 tiles, got -1\.\.-1"),
+        ([5, 336], r"336 tiles, got 5\.\.336"),
+        (torch.zeros(336, dtype=torch.bool), "donors must be a row of indices, got torch.bool"),
+        ([0.5, 1.5], "donors must be a row of indices, got torch.float32"),
+        ([[250, 251]], r"donors must be a row.*\(1, 2\)"),
+        (250, "donors must be a row"),
+    ],
+)
+def test_rows_that_are_no_indices_are_refused(toy, rows, message):
+    refused(lambda: Donors.of(toy, rows), message)
+
+
+def test_images_that_show_nothing_of_their_class_are_no_donors(toy):
+    masks = toy.masks.clone()
+    hidden = (toy.labels == 5).nonzero()[:4, 0]
+    masks[hidden[:3]], masks[hidden[3]] = 0, IGNORE
+    tiles = replace(toy, masks=masks)
+    assert not torch.isin(hidden, Donors.of(tiles).ids).any()
+    assert torch.isin(hidden, Donors.of(tiles, empty=True).ids).all()  # as released
+
+
+def test_the_transform_carries_its_donors_and_not_the_data_set():
+    count = 2048
+    images, masks = torch.zeros(count, 64, 64, dtype=torch.uint8), torch.zeros(count, 64, 64)
+    masks[:10, 20:30, 20:30] = 1
+    tiles = TileSet.from_arrays(images, masks.byte(), ["dent"])
+    transform = DynamicLabelInjection(tiles, range(10), generator=torch.Generator().manual_seed(0))
+    transform(*(x[:16] for x in (tiles.images, tiles.masks, tiles.labels)))
+    assert len(pickle.dumps(transform)) < 120_000  # ten donors are 80 KiB, the tiles 16 MiB
+    buffer = io.BytesIO()
+    torch.save(transform.state_dict(), buffer)
+    assert len(buffer.getvalue()) < 2_000
+
+
+def crops(channels=1, seed=0):
+    """Three pictures of two classes, of different sizes."""
+    g = torch.Generator().manual_seed(seed)
+    images, masks = [], []
+    for height, width in ((6, 9), (12, 5), (8, 8)):
+        images.append(torch.rand(channels, height, width, generator=g))
+        mask = torch.zeros(height, width, dtype=torch.bool)
+        mask[1:-1, 2:-1] = True
+        masks.append(mask)
+    return images, masks, [1, 2, 2]
+
+
+def test_crops_of_any_size_are_injected_whole_anywhere():
+    images, masks, labels = crops()
+    donors = Donors.from_crops(images, masks, labels, classes=["dent", "scratch"])
+    assert repr(donors) == "Donors(3 of the 3 crops: dent 1, scratch 2)"
+    for height, width in ((20, 32), (40, 17)):
+        transform = DynamicLabelInjection(
+            donors,
+            place="anywhere",
+            p_poisson=0,
+            warps=dict.fromkeys(donors.classes, STILL),
+            generator=torch.Generator().manual_seed(0),
+        )
+        batch = torch.zeros(30, 1, height, width), torch.zeros(30, height, width).byte()
+        after, marked, found = transform(*batch, torch.zeros(30, dtype=torch.int64))
+        plan_places = set()
+        for image, mask, label in zip(after, marked, found, strict=True):
+            rows, columns = mask.nonzero().T
+            box = mask[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+            candidates = [k for k, wanted in enumerate(labels) if wanted == label]
+            pasted = image[0][mask > 0]
+            same = [
+                k
+                for k in candidates
+                if box.shape == (masks[k].shape[0] - 2, masks[k].shape[1] - 3)
+                and (pasted - images[k][0][masks[k]]).abs().max() < 1 / 255
+            ]
+            assert len(same) == 1 and (box == label).all()
+            plan_places.add((int(rows.min()), int(columns.min())))
+            assert rows.min() > 0 and rows.max() < height - 1  # off the outermost ring
+        assert len(plan_places) > 15
+
+
+def test_colour_and_grey_crops_and_class_indices():
+    images, masks, labels = crops()
+    colour = Donors.from_crops([images[0].expand(3, -1, -1), *images[1:]], masks, labels)
+    assert colour.images.shape[1] == 3 and colour.classes == ("1", "2")
+    indices = [mask.byte() * label for mask, label in zip(masks, labels, strict=True)]
+    assert torch.equal(Donors.from_crops(images, indices, labels).masks, colour.masks)
+    arrays = [image.permute(1, 2, 0).numpy() for image in images]
+    again = Donors.from_crops(arrays, [mask.numpy() for mask in masks], np.array(labels))
+    assert again.digest == Donors.from_crops(images, masks, labels).digest
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda i, m, l: (i[:2], m, l), "must be as many, and one or more, got 2, 3 and 3"),
+        (lambda i, m, l: ([], [], []), "got 0, 0 and 0"),
+        (lambda i, m, l: (i, m, [0, 1, 2]), r"labels must be classes 1\.\.K"),
+        (lambda i, m, l: (i, m, [1.0, 1.0, 2.0]), r"labels must be classes 1\.\.K"),
+        (lambda i, m, l: (i, [m[0], ~m[0], m[2]], l), r"images\[1\]: images must be N of \(6, 9\)"),
+        (lambda i, m, l: (i, [m[0], m[1] & False, m[2]], l), r"masks\[1\] shows no pixel of its"),
+        (lambda i, m, l: (i, [m[0], m[1].byte(), m[2]], l), r"masks\[1\] shows no pixel.*as bool"),
+        (lambda i, m, l: (i, [m[0], m[1].float(), m[2]], l), r"masks\[1\] must be \(h, w\)"),
+        (lambda i, m, l: ([i[0] * 300, *i[1:]], m, l), r"images\[0\]: images must be floats in"),
+    ],
+)
+def test_crops_that_cannot_be_used_are_refused_by_name(change, message):
+    refused(lambda: Donors.from_crops(*change(*crops())), message)
+
+
+def test_crops_need_a_place_and_room(toy):
+    donors = Donors.from_crops(*crops())
+    refused(lambda: DynamicLabelInjection(donors), 'place must be "anywhere"')
+    refused(lambda: DynamicLabelInjection(donors, [0], place="anywhere"), "donors are indices")
+    refused(lambda: DynamicLabelInjection("toy"), "tiles must be a TileSet or Donors, got str")
+    transform = DynamicLabelInjection(donors, place="anywhere")
+    refused(lambda: transform.plan([0, 0]), "sides must be given")
+    labels = torch.zeros(9, dtype=torch.int64)
+    message = r"the defect of donor 1 is 10×2 pixels, more than the batch's images of 9×30"
+    with torch.random.fork_rng(devices=[]):
+        refused(
+            lambda: transform(torch.zeros(9, 1, 9, 30), torch.zeros(9, 9, 30).byte(), labels),
+            message,
+        )
