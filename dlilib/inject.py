@@ -12,7 +12,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.utils.data import default_collate, get_worker_info
 
-from dlilib.augment import RELEASED_WARPS, Warp, flip_, mirrors, warp
+from dlilib.augment import RELEASED_WARPS, Warp, flip_, mirrors, reach, warp
 from dlilib.balance import PLACES, REPLACEMENT, TIES, UNTIL, Filling, Plan, Planner
 from dlilib.blend import (
     GUIDANCES,
@@ -50,13 +50,14 @@ OPTIONS = (  # of the transform, as its repr tells them
 DONORS_AT_ONCE = 8  # on a CPU, so that its caches hold them
 FINE = 64  # steps within a grey level in which donors and targets are blended
 DILATION = 5  # pixels, side of the square that widens a Poisson mask, as released
+MARGIN = DILATION // 2 + 3  # pixels around a defect that its blend reads, and one for rounding
 SLACK = 0.1  # how far float images may lie outside [0, 1], as noise or sharpening leaves them
 
 
 def _outside_graphs(method: Callable[..., Any]) -> Callable[..., Any]:
     """Have torch.compile break its graph here: plans are drawn in numpy, by data.
 
-    As torch.compiler.disable, which takes a second to import and is spared whoever compiles nothing.
+    As torch.compiler.disable, which takes a second to import and which nobody else needs.
     """
 
     @functools.wraps(method)
@@ -496,6 +497,7 @@ class _Blending:
         marks = masks.as_subclass(Tensor)
         marks = marks.squeeze(1) if marks.ndim == 4 else marks
         self.binary = marks.dtype == torch.bool
+        self.ignores = _may_ignore(marks)
         self.masks = marks.view(torch.uint8) if self.binary else marks
         self.donors, self.region, self.guidance = donors, region, guidance
         self.label, self.clip = label, clip
@@ -537,37 +539,76 @@ class _Blending:
         Rounded so that the rounding of some device does not decide between equal gradients.
         """
         device = self.images.device
-        index = self.donors.positions(plan.donor).to(device, non_blocking=True)
+        position = self.donors.positions(plan.donor)
+        index = position.to(device, non_blocking=True)
         images = self.donors.images.index_select(0, index)
         inside = self.donors.masks.index_select(0, index)
-        channels, *sides = self.images.shape[1:]
+        flips, rest = mirrors(plan.maps)
         if plan.place == "as is":
-            flips, rest = mirrors(plan.maps)
             flip_(images, inside, flips)
-            fine = images.to(torch.int16).mul_(FINE)
-            if len(rest):
-                rows = rest.to(device, non_blocking=True)
-                moved, marks = warp(
-                    fine.index_select(0, rows).to(self.exact),
-                    inside.index_select(0, rows),
-                    plan.maps[rest],
-                )
-                fine.index_copy_(0, rows, moved.round_().to(torch.int16))
-                inside.index_copy_(0, rows, marks)
         else:
-            exact = images.to(self.exact).mul_(FINE)
-            moved, inside = warp(exact, inside, plan.maps, sides=tuple(sides), beyond="nearest")
-            fine = moved.round_().to(torch.int16)
-        return fine.expand(-1, channels, -1, -1), inside
+            rest = torch.arange(len(plan), device="cpu")
+        fine, inside = self._moved(plan, position, images.to(torch.int16).mul_(FINE), inside, rest)
+        return fine.expand(-1, self.images.shape[1], -1, -1), inside
+
+    def _moved(
+        self, plan: Plan, position: Tensor, fine: Tensor, inside: Tensor, rest: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Warp donors int16 (M, C, h, w) and their masks onto the batch's size.
+
+        rest: those that are to be warped, all of them where the sizes differ. The others stay; a
+        CPU leaves alone what no blend reads.
+        """
+        sides = tuple(self.images.shape[2:])
+        beyond = "mirrored" if plan.place == "as is" else "nearest"
+        same = fine.shape[2:] == sides
+        out = fine if same else fine.new_zeros(*fine.shape[:2], *sides)
+        marks = inside if same else inside.new_zeros(len(inside), *sides)
+        if out.device.type != "cpu":
+            rows = rest.to(out.device, non_blocking=True)
+            source = fine.index_select(0, rows).to(self.exact), inside.index_select(0, rows)
+            moved, shown = warp(*source, plan.maps[rest], sides=sides, beyond=beyond)
+            out.index_copy_(0, rows, moved.round_().to(torch.int16))
+            marks.index_copy_(0, rows, shown)
+            return out, marks
+        matters = self._matters(plan.at(rest), position[rest], beyond)
+        for k, (rows, columns) in zip(rest.tolist(), matters, strict=True):
+            moved, shown = warp(
+                fine[k : k + 1].to(self.exact),
+                inside[k : k + 1],
+                plan.maps[k : k + 1],
+                sides=sides,
+                beyond=beyond,
+                rows=rows,
+                columns=columns,
+            )
+            out[k, :, rows, columns] = moved[0].round_()
+            marks[k] = False
+            marks[k, rows, columns] = shown[0]
+        return out, marks
+
+    def _matters(self, plan: Plan, position: Tensor, beyond: str) -> list[tuple[slice, slice]]:
+        """Rows and columns of each image that show the warped defect, and what its blend needs."""
+        _, middle, half = (spot[position] for spot in self.donors.spots)
+        height, width = self.images.shape[2:]
+        boxes = reach(
+            plan.maps,
+            middle,
+            half,
+            source=self.donors.sides,
+            target=(height, width),
+            beyond=beyond,
+        )
+        low = np.maximum(np.floor(boxes[:, :2] - MARGIN), 0).astype(int).tolist()
+        high = np.ceil(boxes[:, 2:] + MARGIN + 1).astype(int).tolist()
+        return [
+            (slice(top, bottom), slice(left, right))
+            for (left, top), (right, bottom) in zip(low, high, strict=True)
+        ]
 
     def _ignored(self, target: Tensor) -> Tensor | None:
         """Which pixels of the images are ignored, bool (M, H, W); None if surely none is."""
-        if self.binary or self.masks.dtype == torch.int8:
-            return None
-        ignored = self.masks.index_select(0, target) == IGNORE
-        if ignored.device.type == "cpu" and not _any(ignored).any():
-            return None  # another device would have to be waited for
-        return ignored
+        return self.masks.index_select(0, target) == IGNORE if self.ignores else None
 
     def _shown(self, solid: Tensor, marked: Tensor) -> Tensor | None:
         """Which images are to show a defect (M,); None for all."""
@@ -630,6 +671,13 @@ class _Blending:
         before = part.index_select(0, target)
         value = torch.ones_like(classes) if self.binary else classes
         part.index_copy_(0, target, torch.where(box.of(inside), value[:, None, None], before))
+
+
+def _may_ignore(masks: Tensor) -> bool:
+    """Whether any pixel of a batch's masks is ignored; to know it, a GPU would be waited for."""
+    if masks.dtype in (torch.bool, torch.int8) or not masks.numel():
+        return False
+    return masks.device.type != "cpu" or int(masks.amax()) >= IGNORE
 
 
 def _any(masks: Tensor) -> Tensor:

@@ -275,14 +275,14 @@ def labels_of(masks: Tensor, num_classes: int) -> Tensor:
         ValueError: All that the masks hold beside the background is IGNORE.
     """
     labels, ignored = [], False
-    for part in masks.split(CHUNK):
-        counts = torch.stack([(part == c).sum((1, 2)) for c in range(1, num_classes + 1)], dim=1)
-        labels.append(torch.where(counts.sum(1) > 0, counts.argmax(1) + 1, 0).cpu())
-        ignored |= bool((part == IGNORE).any())
-    found = torch.cat(labels) if labels else torch.zeros(0, dtype=torch.int64, device="cpu")
-    if ignored and not found.any():
+    for mask in masks:
+        pixels = torch.bincount(mask.flatten(), minlength=IGNORE + 1)
+        most = int(pixels[1 : num_classes + 1].argmax()) + 1
+        labels.append(most if pixels[most] else 0)
+        ignored |= bool(pixels[IGNORE])
+    if ignored and not any(labels):
         raise ValueError(_ALL_IGNORED)
-    return found
+    return torch.tensor(labels, dtype=torch.int64, device="cpu")
 
 
 def as_masks(masks: Arrays, num_classes: int) -> Tensor:

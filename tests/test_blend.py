@@ -397,3 +397,46 @@ def test_blend_after_an_injection_has_gradients(toy):
         target, torch.rand(1, 1, 64, 64), torch.ones(1, 64, 64, dtype=torch.bool)
     ).sum().backward()
     assert target.grad.isfinite().all()
+
+
+@OPTIONS
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_solved_in_float32_and_rounded_once(region, guidance, dtype):
+    target, donor, mask = (
+        x if x.dtype == torch.bool else x.to(dtype) for x in example(kind="blob")
+    )
+    how = {"guidance": guidance, "region": region}
+    exact = poisson_blend(target.float(), donor.float(), mask, **how)
+    found = poisson_blend(target, donor, mask, **how)
+    assert found.dtype == dtype and torch.equal(found, exact.to(dtype))
+
+
+def test_a_large_half_precision_batch_is_finite_though_its_sum_is_not():
+    white = torch.ones(16, 1, 128, 128, dtype=torch.float16)
+    assert not white.sum().isfinite()
+    mask = torch.ones(16, 128, 128, dtype=torch.bool)
+    assert torch.equal(poisson_blend(white, white, mask), white)
+
+
+@OPTIONS
+def test_gradients_are_those_of_finite_differences(region, guidance, monkeypatch):
+    monkeypatch.setattr("dlilib.blend.TOLERANCE", 1e-12)
+    g = torch.Generator().manual_seed(0)
+    target, donor = (
+        torch.rand(2, 1, 7, 8, dtype=torch.float64, generator=g, requires_grad=True)
+        for _ in range(2)
+    )
+    mask = torch.zeros(2, 7, 8, dtype=torch.bool)
+    mask[:, 2:5, 2:6] = mask[1, 0] = True
+
+    def blend(target, donor):
+        return poisson_blend(target, donor, mask, guidance=guidance, region=region)
+
+    assert torch.autograd.gradcheck(blend, (target, donor))
+
+
+def test_options_that_are_lists_are_refused_in_words():
+    with pytest.raises(ValueError, match=r"guidance must be one of.*\['mixed'\]"):
+        poisson_blend(*example(), guidance=["mixed"])
+    with pytest.raises(TypeError, match="positional"):
+        poisson_blend(*example(), "mixed")

@@ -1,10 +1,11 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from dlilib import TileSet, losses, models
+from dlilib import IGNORE, TileSet, losses, metrics, models
 from dlilib.losses import (
     METHODS,
     VARIANTS,
@@ -409,3 +410,59 @@ def test_image_weights_of_one_are_the_plain_loss_and_others_by_hand():
     ]
     found = image_weighted(torch.tensor([1.0, 0.0, 2.0]))(logits, target).item()
     assert found == pytest.approx((each[0] + 2 * each[2]) / 3)
+
+
+@EVERY_LOSS
+def test_ignored_pixels_have_no_weight_in_any_loss(few_tiles, method, variant):
+    """What is predicted there changes neither the loss nor, through it, the model."""
+    loss = criterion(method, few_tiles, everything(few_tiles), variant=variant)
+    g = torch.Generator().manual_seed(0)
+    logits = torch.randn(3, 5, 6, 6, generator=g).requires_grad_()
+    masks = torch.randint(0, 6, (3, 6, 6), generator=g)
+    counted = torch.rand(3, 6, 6, generator=g) < 0.7
+    target = metrics.one_hot(masks, 5).float()
+    value = loss(logits, target, counted)
+    value.backward()
+    assert logits.grad.abs().amax(dim=1)[~counted].max() == 0
+    assert (logits.grad.abs().amax(dim=1)[counted] > 0).all()
+    other = torch.where(counted[:, None], logits.detach(), 7.0)
+    assert loss(other, 1 - target * 0, counted) != value  # the rest of the target does count
+    assert loss(other, torch.where(counted[:, None], target, 1), counted) == pytest.approx(
+        value.item(), rel=1e-6
+    )
+    everywhere = torch.ones_like(counted)
+    assert loss(logits, target, everywhere).item() == pytest.approx(
+        loss(logits, target).item(), rel=1e-5
+    )
+
+
+def test_a_loss_over_some_pixels_is_the_loss_of_these_alone():
+    """Whole columns are ignored, so that what is left is an image of its own."""
+    g = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 3, 8, 8, generator=g)
+    target = (torch.rand(2, 3, 8, 8, generator=g) < 0.3).float()
+    counted = torch.zeros(2, 8, 8, dtype=torch.bool)
+    counted[..., :5] = True
+    for loss in (losses.bce, focal_released, focal_published, dice, with_dice(losses.bce)):
+        alone = loss(logits[..., :5], target[..., :5])
+        assert loss(logits, target, counted).item() == pytest.approx(alone.item(), rel=1e-5)
+
+
+def test_ignored_pixels_are_in_no_class_weight(few_tiles):
+    masks = few_tiles.masks.clone()
+    masks[masks == 0] = IGNORE
+    fringed = replace(few_tiles, masks=masks)
+    assert torch.equal(
+        pixel_shares(fringed, everything(fringed)), pixel_shares(few_tiles, everything(few_tiles))
+    )
+
+
+def test_ignored_cells_are_neither_normal_nor_a_defect():
+    features = torch.randn(1, 4, 2, 2, generator=torch.Generator().manual_seed(0))
+    masks = torch.zeros(1, 4, 4, dtype=torch.uint8)
+    masks[0, 0, 0], masks[0, 3, 3] = 1, IGNORE
+    changed = features.clone()
+    changed[0, :, 1, 1] = 9.0  # the cell with an ignored pixel
+    assert normal_background(changed, masks) == normal_background(features, masks)
+    masks[0, 3, 3] = 0
+    assert normal_background(changed, masks) != normal_background(features, masks)

@@ -3,9 +3,11 @@ import math
 import numpy as np
 import pytest
 import torch
+from builders import refused
 from sklearn.metrics import jaccard_score, multilabel_confusion_matrix
 
-from dlilib.metrics import count, false_alarms, iou
+from dlilib import IGNORE
+from dlilib.metrics import count, false_alarms, iou, one_hot
 
 
 def random_maps(batch=4, num_classes=5, height=9, width=11, seed=0):
@@ -99,3 +101,41 @@ def test_false_alarms_of_a_perfect_prediction_are_none():
     counts = count(perfect, masks)
     assert iou(*counts.sum((0, 1)).tolist()) == 1
     assert false_alarms(counts, torch.tensor([0, 0, 1, 1])) == (0, 0, 2)
+
+
+def test_ignored_pixels_are_in_no_count():
+    g = torch.Generator().manual_seed(0)
+    logits = torch.randn(3, 4, 9, 9, generator=g)
+    masks = torch.randint(0, 5, (3, 9, 9), generator=g)
+    ignored = torch.rand(3, 9, 9, generator=g) < 0.3
+    found = count(logits, torch.where(ignored, IGNORE, masks))
+    nothing = torch.where(ignored[:, None], -1.0, logits)  # as if it were neither there nor found
+    assert torch.equal(found, count(nothing, torch.where(ignored, 0, masks)))
+    assert found.sum() < count(logits, masks).sum()
+    assert not one_hot(torch.full((1, 2, 2), IGNORE), 254).any()
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda l, m: (l, one_hot(m, 3)), r"masks must be class indices.*bool \(2, 3, 5, 6\)"),
+        (lambda l, m: (l, one_hot(m, 3).long()), r"masks must be class indices.*\(2, 3, 5, 6\)"),
+        (lambda l, m: (l, m[:, None]), r"masks must be class indices.*\(2, 1, 5, 6\)"),
+        (lambda l, m: (l, m.float()), "masks must be class indices.*float32"),
+        (lambda l, m: (l, m > 0), "masks must be class indices.*bool"),
+        (lambda l, m: (l[0], m), r"logits must be float \(B, K, H, W\), got.*\(3, 5, 6\)"),
+        (lambda l, m: (l.argmax(1, keepdim=True), m), "logits must be float.*int64"),
+        (lambda l, m: (l, m + 2), r"masks must hold 0\.\.3 and 255 \(ignored\), got"),
+        (lambda l, m: (l, m - 1), "masks must hold.*got -1"),
+    ],
+)
+def test_what_cannot_be_counted_is_refused(change, message):
+    g = torch.Generator().manual_seed(0)
+    given = torch.randn(2, 3, 5, 6, generator=g), torch.randint(0, 4, (2, 5, 6), generator=g)
+    refused(lambda: count(*change(*given)), message)
+
+
+def test_a_head_with_a_background_channel_is_refused_where_the_classes_are_known():
+    logits, masks = torch.zeros(1, 4, 2, 2), torch.zeros(1, 2, 2, dtype=torch.int64)
+    refused(lambda: count(logits, masks, num_classes=3), "4 channels, not one for each of the 3")
+    assert count(logits, masks, num_classes=4).shape == (1, 4, 3)

@@ -374,3 +374,87 @@ def test_builds_in_threads_are_those_of_one_after_the_other():
         )
     for one, other in zip(alone, together, strict=True):
         assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_model_normalises_the_images_that_it_is_called_with():
+    model = build("resnet18", num_classes=2).eval()
+    images = torch.rand(2, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        by_hand = ((images - models.MEAN) / models.STD).expand(-1, 3, -1, -1)
+        _, expected = models.features(model, by_hand)
+        assert torch.equal(model(images), expected)
+        assert torch.equal(model(images.expand(-1, 3, -1, -1)), expected)
+    assert not {"mean", "std"} & model.state_dict().keys()  # names of recorded checkpoints stay
+
+
+def test_mean_and_deviation_are_kept_with_the_weights(tmp_path):
+    model = build("resnet18", num_classes=2).eval()
+    model.mean, model.std = (
+        torch.tensor([[[x]], [[y]], [[z]]]) for x, y, z in ((0.2, 0.3, 0.4),) * 2
+    )
+    save_file(models.saved(model), tmp_path / "model.safetensors")
+    again = models.load(tmp_path / "model.safetensors", "resnet18", 2)
+    images = torch.rand(1, 3, 16, 16)
+    with torch.no_grad():
+        assert torch.equal(again(images), model(images))
+    old = {name: x for name, x in models.saved(model).items() if "normalisation" not in name}
+    save_file(old, tmp_path / "old.safetensors")
+    assert models.load(tmp_path / "old.safetensors", "resnet18", 2).mean.item() == pytest.approx(
+        0.4319
+    )
+    wrong = {**models.saved(model), "normalisation.mean": torch.zeros(2)}
+    save_file(wrong, tmp_path / "wrong.safetensors")
+    refused(
+        lambda: models.load(tmp_path / "wrong.safetensors", "resnet18", 2),
+        r"wrong.safetensors: normalisation.mean is \(2,\), not 1 or 3",
+    )
+
+
+def test_what_is_measured_is_mean_and_deviation_of_each_channel():
+    g = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (100, 3, 8, 8), generator=g, dtype=torch.uint8)
+    mean, std = models.measured(images, range(70))
+    pixels = images[:70].double() / 255
+    assert mean.shape == std.shape == (3, 1, 1)
+    assert torch.allclose(mean[:, 0, 0].double(), pixels.mean(dim=(0, 2, 3)))
+    assert torch.allclose(std[:, 0, 0].double(), pixels.std(dim=(0, 2, 3), correction=0))
+    assert models.measured(torch.zeros_like(images), [0])[1].min() > 0  # a flat image divides too
+
+
+def test_predict_gives_maps_and_scores_at_the_images_own_size():
+    model = build("resnet18", num_classes=3)
+    images = torch.randint(0, 256, (2, 1, 40, 48), dtype=torch.uint8)
+    maps, scores = models.predict(model, images)
+    assert model.training  # as it was
+    assert (
+        maps.dtype == torch.uint8 and maps.shape == (2, 40, 48) and scores.shape == (2, 3, 40, 48)
+    )
+    with torch.no_grad():
+        logits = model.eval()(images.float() / 255)
+    assert torch.equal(scores, logits.sigmoid())
+    assert torch.equal(maps > 0, (scores > 0.5).any(dim=1))
+    chosen = scores.gather(1, (maps.long() - 1).clamp(min=0)[:, None])[:, 0]
+    assert torch.equal(chosen[maps > 0], scores.amax(dim=1)[maps > 0])
+    floats = models.predict(model, images.float() / 255)
+    assert torch.equal(floats[1], scores)
+    for size in (None, 32, (24, 40)):
+        odd = models.predict(model, images[..., :37, :41], size)
+        assert odd[0].shape == (2, 37, 41) and odd[1].shape == (2, 3, 37, 41)
+
+
+@pytest.mark.parametrize(
+    "images, size, message",
+    [
+        (torch.zeros(1, 8, 8), None, r"images must be \(B, C, H, W\).*\(1, 8, 8\)"),
+        (torch.zeros(1, 2, 8, 8), None, r"C 1 or 3.*\(1, 2, 8, 8\)"),
+        (torch.zeros(1, 1, 8, 8).long(), None, "float in .* or uint8, got torch.int64"),
+        (torch.full((1, 1, 8, 8), -1.0), None, "the model normalises them itself; got -1.0"),
+        (torch.full((1, 1, 8, 8), 255.0), None, "must lie in .*got 255.0"),
+        ([[0.0]], None, "images must be"),
+        (torch.zeros(1, 1, 8, 8), (8,), "size must be a side, or height and width"),
+        (torch.zeros(1, 1, 8, 8), 0, "size must be"),
+    ],
+)
+def test_what_cannot_be_predicted_is_refused(images, size, message):
+    model = build("resnet18", num_classes=1)
+    refused(lambda: models.predict(model, images, size), message)

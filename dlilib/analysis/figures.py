@@ -21,13 +21,15 @@ from torch import Tensor
 from dlilib.analysis.stats import IOU_RANGE, estimate
 from dlilib.analysis.tables import PAPER_IMAGES, learning_curve
 from dlilib.losses import METHODS
-from dlilib.tiles import TileSet
+from dlilib.tiles import IGNORE, MOST_CLASSES, TileSet
 
 PALETTE = sns.color_palette("colorblind", 10)
 METHOD_COLOURS = dict(zip(METHODS, itertools.cycle(PALETTE), strict=False))
-CLASS_PALETTE = sns.color_palette("colorblind", 255)  # its ten colours again and again
+CLASS_PALETTE = sns.color_palette("colorblind", MOST_CLASSES)  # its ten colours again and again
 Batch = tuple[Tensor, Tensor, Tensor]  # images (B, C, H, W), masks (B, H, W), labels (B,)
-CLASS_COLOURS = ListedColormap([(0, 0, 0, 0), *CLASS_PALETTE])  # background is transparent
+IGNORED_COLOUR = (0.5, 0.5, 0.5)
+# background is transparent
+CLASS_COLOURS = ListedColormap([(0, 0, 0, 0), *CLASS_PALETTE, IGNORED_COLOUR])
 
 
 def class_distribution(tiles: TileSet, ax: Axes | None = None) -> Axes:
@@ -234,7 +236,8 @@ def show_image(ax: Axes, image: Tensor) -> None:
 
     Args:
         ax: Where to draw.
-        image: (C, H, W), uint8 or float in [0, 1], or a class map (H, W), 0 background.
+        image: (C, H, W), uint8 or float in [0, 1], or a class map (H, W), 0 background; what is
+            ignored is grey and hatched.
     """
     if image.ndim == 2:
         ax.set_facecolor("black")
@@ -245,6 +248,9 @@ def show_image(ax: Axes, image: Tensor) -> None:
             vmax=CLASS_COLOURS.N - 1,
             interpolation="nearest",
         )
+        ignored = image.numpy() == IGNORE
+        if ignored.any():
+            ax.contourf(ignored, levels=[0.5, 1.5], colors="none", hatches=["////"])
     else:
         brightest = 255 if image.dtype == torch.uint8 else 1
         pixels = (image.float() / brightest).clamp(0, 1)

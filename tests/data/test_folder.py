@@ -1,5 +1,6 @@
 import io
 import shutil
+import tracemalloc
 import zipfile
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from builders import encoded
 from PIL import Image
 
-from dlilib import DataError, Run, fit, from_folder
+from dlilib import IGNORE, DataError, Run, fit, from_folder
 
 STEMS = ("a", "b", "c")
 
@@ -332,3 +333,45 @@ def test_own_shapes_and_numbers_of_classes_train(tmp_path, count, channels):
     )
     record = fit(run, tiles)
     assert tiles.images.shape[1:] == (channels, 24, 40) and len(record["last"]["classes"]) == count
+
+
+def test_255_is_ignored_in_masks_of_indices(tmp_path):
+    folder = make(tmp_path, ["dent"])
+    tiles = from_folder(folder, size=16)
+    assert tiles.ignores and tiles.labels.tolist() == [0, 1]
+    assert tiles.masks[0].unique().tolist() == [0, IGNORE]
+
+
+def make(tmp_path, classes, marked=1):
+    """Two images: one with an ignored corner, one with an ignored corner and a defect."""
+    for name in ("images", "masks"):
+        (tmp_path / "parts" / name).mkdir(parents=True)
+    for stem, value in (("a", 0), ("b", marked)):
+        mask = np.zeros((16, 16), np.uint8)
+        mask[:4, :4], mask[8:12, 8:12] = IGNORE, value
+        Image.fromarray(np.full((16, 16), 90, np.uint8)).save(tmp_path / f"parts/images/{stem}.png")
+        Image.fromarray(mask).save(tmp_path / f"parts/masks/{stem}.png")
+    (tmp_path / "parts" / "classes.txt").write_text("\n".join(classes))
+    return tmp_path / "parts"
+
+
+def test_masks_of_0_and_255_alone_are_refused_with_the_way_out(tmp_path):
+    folder = make(tmp_path, ["dent"], marked=IGNORE)
+    with pytest.raises(DataError, match=r"masks/a.png: holds 255.*ignored.*masks/<class>/"):
+        from_folder(folder, size=16)
+
+
+def test_reading_needs_little_memory_beside_the_result(tmp_path):
+    """Peak of what numpy holds; torch's tensors here are numpy's arrays."""
+    for name in ("images", "masks/dent"):
+        (tmp_path / "parts" / name).mkdir(parents=True)
+    noise = np.random.default_rng(0).integers(0, 256, (128, 128), dtype=np.uint8)
+    for k in range(300):
+        Image.fromarray(np.roll(noise, k)).save(tmp_path / f"parts/images/{k}.bmp")
+    Image.fromarray(noise).save(tmp_path / "parts/masks/dent/0.png")
+    for size in (128, None):
+        tracemalloc.start()
+        tiles = from_folder(tmp_path / "parts", size)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < 1.5 * (tiles.images.nbytes + tiles.masks.nbytes)

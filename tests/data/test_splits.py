@@ -1,3 +1,4 @@
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -315,3 +316,36 @@ def test_few_shot_of_the_real_tiles(real_tiles, shots):
         train, val = few_shot(real_tiles, shots, seed)
         assert per_class(real_tiles, train)[1:].tolist() == [shots] * 5
         assert (per_class(real_tiles, val)[1:] > 0).all() and leak(real_tiles, train, val) == 0
+
+
+@pytest.mark.parametrize("protocol", ["image", "tile"])
+@pytest.mark.parametrize("share", [0.1, 0.2, 0.5])
+def test_test_images_are_set_apart_first(toy, protocol, share):
+    for seed in (0, 1):
+        train, val, test = split(toy, protocol, seed, test=share)
+        both = np.concatenate([train, val, test])
+        assert len(np.unique(both)) == len(both) and (np.diff(test) > 0).all()
+        counts = per_class(toy, test) / np.array([238, 29, 21, 14, 8, 26])
+        assert (np.abs(counts - share) < 0.25).all()
+        if protocol == "tile":
+            assert leak(toy, np.concatenate([train, val]), test) == 0 == leak(toy, train, val)
+        assert not np.array_equal(test, split(toy, protocol, seed + 2, test=share)[2])
+
+
+def test_without_a_test_share_the_split_is_as_ever(toy):
+    assert len(split(toy)) == 2 and len(split(toy, test=0.0)) == 2
+    for wrong in (-0.1, 0.6, "some"):
+        with pytest.raises(ValueError, match=r"test must lie in \[0, 0.5\]"):
+            split(toy, test=wrong)
+    with pytest.raises(ValueError, match="test must be 0 with shots"):
+        split(toy, "tile", shots=1, test=0.2)
+
+
+def test_one_part_with_most_of_a_class_is_told(toy):
+    labels, parts = [1] * 9 + [2] * 6 + [0] * 5, [0] * 5 + list(range(1, 16))
+    with pytest.warns(UserWarning, match=r"one part \(0\) holds 5 of the 9 images of class a"):
+        split(tiles_of(labels, parts), "tile")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        split(tiles_of(labels, parts), "image")
+        split(toy, "tile")

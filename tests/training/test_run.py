@@ -116,3 +116,10 @@ def test_whatever_a_run_is_given_it_is_a_run_or_our_error(fields):
         assert "Run." in str(error)
     else:
         assert Run(**run.changed) == run
+
+
+def test_a_run_for_tiles_fits_them(toy, few_tiles):
+    run = Run.for_tiles(few_tiles, epochs=2, method="wce")
+    assert run == Run(data="toy", size=16, epochs=2, method="wce")
+    assert Run.for_tiles(replace(toy, source="mine", resize="pad")).resize == "pad"
+    refused(lambda: Run.for_tiles(few_tiles, epochs=0), "Run.epochs is out of range: 0")

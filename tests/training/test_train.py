@@ -6,6 +6,7 @@ import pytest
 import torch
 from builders import TINY, refused, without_seconds
 
+from dlilib import IGNORE, models
 from dlilib.metrics import iou
 from dlilib.training import few_shot
 from dlilib.training.store import Store, read_record
@@ -293,3 +294,43 @@ def test_data_without_donors_and_images_of_another_size_are_refused(few_tiles):
 
 def test_a_batch_larger_than_the_data_is_all_of_it(few_tiles):
     assert fit(replace(TINY, batch=10_000), few_tiles)["last"]["epoch"] == 1
+
+
+def test_own_data_is_normalised_by_what_is_measured_on_it_and_the_studys_as_released(few_tiles):
+    mine = replace(few_tiles, source="mine", images=few_tiles.images // 4)
+    run = replace(RUN, data="mine", epochs=1)
+    trainer = Trainer(run, mine, torch.device("cpu"))
+    pixels = mine.images[trainer.train].double() / 255
+    assert trainer.model.mean.item() == pytest.approx(pixels.mean().item())
+    found = fit(run, mine)["normalisation"]
+    assert found["std"] == pytest.approx([pixels.std(correction=0).item()])
+    resumed = Trainer(run, mine, torch.device("cpu"))
+    old = {k: v for k, v in trainer.state().items() if k != "normalisation"}
+    resumed.restore(old)  # begun by an earlier version: goes on as it began
+    assert resumed.model.mean.item() == pytest.approx(models.MEAN)
+    resumed.restore(trainer.state())
+    assert torch.equal(resumed.model.mean, trainer.model.mean)
+    released = Trainer(RUN, few_tiles, torch.device("cpu"))
+    assert released.model.mean.item() == pytest.approx(models.MEAN)
+
+
+def test_ignored_pixels_train_and_count_nothing(few_tiles):
+    masks = few_tiles.masks.clone()
+    masks[:, :, :4][masks[:, :, :4] == 0] = IGNORE
+    fringed = replace(few_tiles, masks=masks)
+    for method in ("wce", "dli"):
+        record = fit(replace(RUN, method=method, epochs=1), fringed)
+        assert np.isfinite(record["history"]["loss"]).all()
+        plain = fit(replace(RUN, method=method, epochs=1), few_tiles)
+        assert record["positives"] == plain["positives"]
+        assert np.sum(record["last"]["classes"]) < np.sum(plain["last"]["classes"])
+
+
+def test_tiles_that_do_not_fit_are_refused_by_name(few_tiles):
+    padded = few_tiles.subset((few_tiles.labels == 0).nonzero()[:, 0])
+    padded = replace(padded, images=padded.images[..., :12, :], masks=padded.masks[:, :12])
+    refused(lambda: fit(RUN, padded), "the tiles are 12×16: resnet18 needs sides divisible by 8")
+    refused(
+        lambda: fit(replace(RUN, method="baseline", free_share=1.0), few_tiles.subset([0, 1, 2])),
+        'split "image", seed 0: no image is left to validate among the 3 of toy',
+    )
