@@ -7,10 +7,8 @@ from pathlib import Path
 
 import nbformat
 import pytest
-import torch
 import yaml
 
-from dlilib.data.convert import to_folder
 from dlilib.study.presets import PRESETS
 
 ROOT = Path(__file__).parents[1]
@@ -66,81 +64,6 @@ def test_readme_links_and_commands_exist():
     makefile = (ROOT / "Makefile").read_text()
     for word in set(re.findall(r"`?make (\w+)`?", text)) - {"is", "and"}:
         assert re.search(rf"^{word}:", makefile, re.MULTILINE), word
-
-
-@pytest.fixture
-def examples(tmp_path, toy, monkeypatch):
-    """The README's Python in the section on the transform, word for word, on toy tiles."""
-    to_folder(toy, tmp_path / "my_parts")
-    monkeypatch.chdir(tmp_path)
-    section = re.search(
-        r"## The drop-in transform\n(.*?)\n## ", (ROOT / "README.md").read_text(), re.DOTALL
-    )[1]
-    scope = {}
-    for code in re.findall(r"```python\n(.*?)```", section, re.DOTALL):
-        exec(code, scope)
-    return scope
-
-
-def test_readme_transform_runs(examples):
-    assert int((examples["labels"] == 0).sum()) == 0 and len(examples["labels"]) > 1
-
-
-def test_readme_collate_fn_balances_in_every_process_by_its_own_draws(examples):
-    """Twice the same batch, each by another process."""
-    batch = [examples["data"][i] for i in range(64)]
-    options = {
-        "collate_fn": examples["collate"],
-        "worker_init_fn": examples["reseed"],
-        "num_workers": 2,
-    }
-    first, second = examples["DataLoader"]([*batch, *batch], 64, **options)
-    assert int((first[2] == 0).sum()) == 0 and first[0].shape == (64, 1, 256, 256)
-    assert torch.equal(first[2], second[2]) and not torch.equal(first[0], second[0])
-
-
-def test_readme_augmentation_is_drawn_for_each_image(examples):
-    tiles, flips = examples["tiles"], examples["v2"].RandomHorizontalFlip()
-    examples["augment"].transforms = [flips]
-    rows = (tiles.labels > 0).nonzero()[:40, 0]  # nothing is injected into these
-    images = examples["collate"](
-        [(tiles.images[i], tiles.masks[i], tiles.labels[i]) for i in rows]
-    )[0]
-    flipped = [
-        torch.equal(a, b.flip(-1).float() / 255)
-        for a, b in zip(images, tiles.images[rows], strict=True)
-    ]
-    assert 0 < sum(flipped) < len(rows)
-
-
-def test_readme_loader_balances(examples):
-    labels = next(iter(examples["loader"]))[2]
-    assert int((labels == 0).sum()) == 0 and len(torch.bincount(labels)) == 6
-
-
-def test_readme_lightning_hook_injects_in_training_alone(examples):
-    lightning, data = pytest.importorskip("lightning"), examples["data"]
-    seen = {"training": [], "validation": []}
-
-    class Model(examples["Balanced"]):
-        def training_step(self, batch):
-            seen["training"].append(batch[2])
-            return (self.weight * batch[0].mean()).sum()
-
-        def validation_step(self, batch):
-            seen["validation"].append(batch[2])
-
-        def configure_optimizers(self):
-            self.weight = torch.nn.Parameter(torch.ones(1))
-            return torch.optim.SGD([self.weight], 0.1)
-
-    loader = examples["DataLoader"](data, 32)
-    quiet = dict.fromkeys(
-        ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False
-    )
-    lightning.Trainer(max_epochs=1, accelerator="cpu", **quiet).fit(Model(), loader, loader)
-    assert not any((labels == 0).any() for labels in seen["training"])
-    assert torch.equal(torch.cat(seen["validation"])[-len(data) :], data.tensors[2])
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
