@@ -15,6 +15,7 @@ SELF_CONTAINED = (
     "blend",
     "data.splits",
     "data.toy",
+    "donors",
     "inject",
     "metrics",
     "models",

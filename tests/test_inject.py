@@ -12,7 +12,7 @@ from dlilib import Donors, DynamicLabelInjection, plan_classes
 from dlilib.augment import Warp, warp
 from dlilib.balance import Plan
 from dlilib.blend import GUIDANCES, REGIONS, without_ring
-from dlilib.inject import inject
+from dlilib.composite import inject
 
 IDENTITY = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
 CLASSES = ("Blowhole", "Break", "Crack", "Fray", "Uneven")

@@ -19,8 +19,8 @@ from torch import Generator, Tensor
 from dlilib.analysis.figures import show_image
 from dlilib.balance import Plan
 from dlilib.blend import GUIDANCES, REGIONS
+from dlilib.composite import LABELS, inject
 from dlilib.donors import Donors
-from dlilib.inject import LABELS, inject
 from dlilib.tiles import TileSet
 
 BRIGHTEST = 80  # grey levels, where the colours of the difference end

@@ -8,9 +8,9 @@ from typing import Any
 
 from dlilib.balance import TIES, UNTIL
 from dlilib.blend import GUIDANCES, REGIONS
+from dlilib.composite import LABELS
 from dlilib.data.images import RESIZES
 from dlilib.data.splits import PROTOCOLS
-from dlilib.inject import LABELS
 from dlilib.losses import METHODS, VARIANTS
 from dlilib.models import ENCODERS
 from dlilib.tiles import TileSet
