@@ -1,7 +1,10 @@
 """Which module imports which: down the house's floors, never up, and no more than is declared."""
 
 import ast
+import dataclasses
 import graphlib
+import importlib
+import inspect
 import re
 import subprocess
 import sys
@@ -213,3 +216,29 @@ def test_a_folder_trains_without_the_extras_and_a_missing_one_is_named(toy, tmp_
     ]
     assert done.returncode == 1
     assert done.stderr.endswith("dli: typer is missing: pip install 'dlilib[study]'\n")
+
+
+def public_functions(module):
+    """The module's own public functions and constructors, and public methods of its classes."""
+    for name, value in vars(importlib.import_module(module)).items():
+        if name.startswith("_") or getattr(value, "__module__", None) != module:
+            continue
+        if inspect.isfunction(value):
+            yield value
+        elif inspect.isclass(value) and not dataclasses.is_dataclass(value):
+            yield from (
+                method
+                for method_name, method in vars(value).items()
+                if inspect.isfunction(method) and not method_name.startswith("_")
+            )
+            if "__init__" in vars(value):
+                yield value.__init__
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if room(m) not in ("cli", "__main__")])
+def test_options_beyond_the_third_argument_are_given_by_name(module):
+    for function in public_functions(module):
+        parameters = [p for n, p in inspect.signature(function).parameters.items() if n != "self"]
+        positional = [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+        for parameter in positional[3:]:
+            assert parameter.default is parameter.empty, f"{function.__qualname__}: {parameter}"

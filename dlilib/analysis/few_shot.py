@@ -79,7 +79,7 @@ def runs(
     store, rows = Store(folder), []
     for variant in preset_named(preset).few_shot_variants:
         planned = experiment(
-            "few_shot", preset, encoders, seeds, shots=shots, variants=[variant], data=data
+            "few_shot", preset, encoders, seeds=seeds, shots=shots, variants=[variant], data=data
         )
         rows += [_row(variant, run, store) for run in planned]
     frame = pd.DataFrame(rows)

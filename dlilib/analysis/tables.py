@@ -59,7 +59,7 @@ def paper_table(
     if number not in TABLES:
         raise ValueError(f"number must be one of {tuple(TABLES)}, got {number!r}")
     name, by = TABLES[number]
-    runs = experiments.experiment(name, preset, PAPER_ENCODERS, seeds, split=split)
+    runs = experiments.experiment(name, preset, PAPER_ENCODERS, seeds=seeds, split=split)
     ours = summarise(runs, frame, ["encoder", by]).set_index(["encoder", by])["text"]
     rows = []
     for key in METHODS if number == 1 else (0.0, 1.0, 0.5):
@@ -99,7 +99,7 @@ def class_table(
     seeds: Sequence[int] = (),
 ) -> pd.DataFrame:
     """Return Figure 3 in numbers: a row for each encoder and method, a column for each class."""
-    runs = experiments.experiment("comparison", preset, encoders, seeds, split=split)
+    runs = experiments.experiment("comparison", preset, encoders, seeds=seeds, split=split)
     by = ["encoder", "method"]
     overall = ("iou_best", "iou_last")
     columns = [name for name in frame if name.startswith("iou_") and name not in overall]

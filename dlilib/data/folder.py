@@ -71,7 +71,7 @@ def from_folder(root: str | Path, size: int | None = 256, resize: str = "nearest
         return image, masks.read(stem, image)
 
     largest = _largest(files, [images[stem] for stem in names]) if size is None else (0, 0)
-    pixels, marks, sizes, marked = stack(read, names, size, resize, largest)
+    pixels, marks, sizes, marked = stack(read, names, size, resize, largest=largest)
     _check_ignored(marks, [masks.paths(stem) for stem in names], root)
     check_kept([f"{root}/{images[stem]}" for stem in names], marked, marks)
     used = [path for stem in names for path in (images[stem], *masks.paths(stem))]

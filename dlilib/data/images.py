@@ -132,6 +132,7 @@ def stack(
     sources: Sequence[Source],
     size: int | None,
     resize: str,
+    *,
     largest: tuple[int, int] = (0, 0),
 ) -> tuple[Tensor, Tensor, Tensor, tuple[bool, ...]]:
     """Read images and masks, bring them to one size and stack them.
