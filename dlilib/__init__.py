@@ -12,9 +12,14 @@ from typing import TYPE_CHECKING, Any
 from dlilib.version import __version__
 
 if TYPE_CHECKING:  # for editors, which do not follow `__getattr__`
+    from dlilib import augment as augment
     from dlilib import export as export
+    from dlilib import losses as losses
+    from dlilib import metrics as metrics
     from dlilib import models as models
     from dlilib.analysis.records import records as records
+    from dlilib.augment import Warp as Warp
+    from dlilib.balance import Plan as Plan
     from dlilib.balance import plan_classes as plan_classes
     from dlilib.blend import cut_paste as cut_paste
     from dlilib.blend import poisson_blend as poisson_blend
@@ -37,14 +42,19 @@ _HOME = {  # public name -> the module that defines it; None: the name is a modu
     "Donors": "donors",
     "DynamicLabelInjection": "inject",
     "IGNORE": "tiles",
+    "Plan": "balance",
     "Run": "training.run",
     "TileSet": "tiles",
+    "Warp": "augment",
+    "augment": None,
     "collate": "inject",
     "cut_paste": "blend",
     "export": None,
     "fit": "training.trainer",
     "from_folder": "data.folder",
+    "losses": None,
     "magnetic_tiles": "data.magnetic",
+    "metrics": None,
     "models": None,
     "mvtec_ad": "data.mvtec",
     "plan_classes": "balance",

@@ -181,7 +181,7 @@ def reach(
     Args:
         maps: (B, 2, 3), from output to input in [-1, 1] coordinates.
         middle: (B, 2), x and y of the middle of the box.
-        half: (B, 2), half of its sides.
+        half: (B, 2), half of its sides, from centre to centre of its outermost pixels.
         source: Height and width of the input.
         target: Height and width of the output.
         beyond: As in `warp`: where the input is mirrored, so is the box.
@@ -189,6 +189,9 @@ def reach(
     Returns:
         float64 array (B, 4): least x and y, greatest x and y, in pixels; all 0 if nothing is shown.
     """
+    if min(source) == 1:  # that one pixel is seen wherever it is looked for
+        whole = [0.0, 0.0, target[1] - 1.0, target[0] - 1.0]
+        return np.tile(whole, (len(maps), 1))
     # numpy: a hundred steps on a handful of numbers, which torch takes five times as long for
     linear, offset = np.split(maps.double().numpy(), [2], axis=2)
     inverse = np.linalg.inv(linear)  # (B, 2, 2), from input to output
@@ -202,7 +205,8 @@ def reach(
         copies = copies.reshape(len(x), 9, 2)
     where = (copies - from_middle) / from_half - offset.transpose(0, 2, 1)
     centre = where @ inverse.transpose(0, 2, 1) * to_half + to_middle
-    size = (half.numpy() / from_half)[:, None] @ np.abs(inverse).transpose(0, 2, 1) * to_half
+    half = half.numpy() + 0.5  # to the outer edges of its pixels
+    size = (half / from_half)[:, None] @ np.abs(inverse).transpose(0, 2, 1) * to_half
     low, high = centre - size, centre + size
     seen = ((high >= -1) & (low <= 2 * to_middle + 1)).all(axis=2, keepdims=True)
     least = np.where(seen, low, np.inf).min(axis=1)
@@ -252,14 +256,21 @@ def _grid(
     maps: Tensor, height: int, width: int, rows: slice = EVERYWHERE, columns: slice = EVERYWHERE
 ) -> Tensor:
     """Where each output pixel comes from, (B, H, W, 2): torch's affine_grid in fewer steps."""
-    y = torch.linspace(-1, 1, height, dtype=maps.dtype, device=maps.device)[rows]
-    x = torch.linspace(-1, 1, width, dtype=maps.dtype, device=maps.device)[columns]
+    y, x = (_along(side, maps) for side in (height, width))
+    y, x = y[rows], x[columns]
     grid = maps.new_empty(len(maps), len(y), len(x), 2)
     for k in (0, 1):
         along_x = maps[:, k, :1] * x  # (B, W)
         along_y = maps[:, k, 1:2] * y + maps[:, k, 2:]  # (B, H)
         torch.add(along_y[:, :, None], along_x[:, None], out=grid[..., k])
     return grid
+
+
+def _along(side: int, like: Tensor) -> Tensor:
+    """The places of `side` pixels in [-1, 1]; a single one is in the middle."""
+    if side == 1:
+        return like.new_zeros(1)
+    return torch.linspace(-1, 1, side, dtype=like.dtype, device=like.device)
 
 
 def draw_flips(batch: int, generator: Generator | None = None) -> Tensor:

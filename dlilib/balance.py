@@ -13,7 +13,7 @@ import torch
 from torch import Generator, Tensor
 
 from dlilib.augment import Warp, draw_warps, mirrors, placed, sees
-from dlilib.checks import check_generator, check_option
+from dlilib.checks import check_generator, check_option, is_count
 from dlilib.donors import Donors
 
 UNTIL = ("filled", "uniform")
@@ -59,9 +59,9 @@ def plan_classes(
     check_option("until", until, UNTIL)
     check_option("ties", ties, TIES)
     check_generator(generator)
-    if num_classes < 1:
-        raise ValueError(f"num_classes must be at least 1, got {num_classes}")
-    checked = _check_labels(labels, num_classes)
+    if not is_count(num_classes):
+        raise ValueError(f"num_classes must be at least 1, got {num_classes!r}")
+    checked = check_labels(labels, num_classes)
     filling = Filling(until, ties, share=1.0, target=(1.0,) * num_classes)
     planned = filling.fill(checked, np.zeros(num_classes, np.int64), generator)
     return torch.from_numpy(planned).to(labels.device) if isinstance(labels, Tensor) else planned
@@ -72,7 +72,7 @@ class Filling:
     """How many defect-free images get a defect, and of which class."""
 
     until: str  # as in `plan_classes`
-    ties: str  # as in `plan_classes`; with a target, in its proportions
+    ties: str  # as in `plan_classes`
     share: float  # of the defect-free images that may be filled
     target: tuple[float, ...]  # (K,), what the classes' counts shall be proportional to
 
@@ -83,23 +83,50 @@ class Filling:
 
         labels: (B,), checked; before: (K,), images of each class that already count.
         """
-        target = np.asarray(self.target)
         planned = np.zeros(len(labels), np.int64)
-        count = before + np.bincount(labels, minlength=len(target) + 1)[1:]
+        count = before + np.bincount(labels, minlength=len(self.target) + 1)[1:]
         free = self._fillable(np.flatnonzero(labels == 0), generator)
+        if len(set(self.target)) > 1:
+            classes = self._in_proportion(count, len(free), generator)
+            planned[free[: len(classes)]] = classes
+            return planned
         preference = self._tie_order(len(free), generator)
-        level = np.full(len(target), np.inf)  # count for its part of the target; lowest gets more
-        np.divide(count, target, out=level, where=target > 0)
         if self.until == "uniform":
-            highest = level[target > 0].max()
-            free = free[: math.ceil((highest * target - count)[target > 0].sum() - 1e-6)]
+            free = free[: len(count) * count.max() - count.sum()]
         for row, image in enumerate(free):
-            rarest = (level == np.minimum.reduce(level)).nonzero()[0]
-            chosen = rarest[preference[row][rarest].argmin()]
+            chosen = (count + preference[row]).argmin()
             planned[image] = chosen + 1
             count[chosen] += 1
-            level[chosen] = count[chosen] / target[chosen]
         return planned
+
+    def _in_proportion(
+        self, count: np.ndarray, number: int, generator: Generator | None
+    ) -> np.ndarray:
+        """Classes for up to `number` images, so that the counts (K,) come near the target.
+
+        What Algorithm 1 does for equal targets, on average exactly: counts in proportion to their
+        target rise together, like water; what is no whole number is rounded at random, or for the
+        lowest classes, and in random order.
+        """
+        target = np.asarray(self.target) / sum(self.target)
+        wanted = np.flatnonzero(target)
+        if self.until == "uniform":
+            highest = (count[wanted] / target[wanted]).max()
+            missing = (highest * target - count)[wanted].sum()
+            number = min(number, math.ceil(missing - 1e-6))
+        order = wanted[np.argsort(count[wanted] / target[wanted], kind="stable")]
+        for last in range(len(order), 0, -1):  # the classes that receive any
+            filled = order[:last]
+            level = (number + count[filled].sum()) / target[filled].sum()
+            share = level * target[filled] - count[filled]
+            if share[-1] >= 0:
+                break
+        drawn = torch.rand(number + 1, generator=generator, dtype=torch.float64, device="cpu")
+        start = float(drawn[-1]) if self.ties == "random" else 1 - 1e-9
+        ends = np.floor(np.cumsum(share) + start).astype(int).clip(max=number)
+        ends[-1] = number  # systematic sampling: each share is rounded up or down, fairly
+        classes = np.repeat(filled + 1, np.diff(ends, prepend=0))
+        return classes[drawn[:-1].argsort().numpy()]
 
     def _fillable(self, free: np.ndarray, generator: Generator | None) -> np.ndarray:
         """A random share of the defect-free images; which number, on average, is the share."""
@@ -110,20 +137,19 @@ class Filling:
         return free[np.sort(order[:-1].argsort()[:number].numpy())]
 
     def _tie_order(self, rows: int, generator: Generator | None) -> np.ndarray:
-        """What decides among equally rare classes: (rows, K), the smallest wins."""
-        target = np.asarray(self.target)
-        if self.ties == "lowest":
-            return np.broadcast_to(np.arange(len(target)), (rows, len(target)))
-        shape = (rows, len(target))
-        drawn = torch.rand(shape, generator=generator, dtype=torch.float32, device="cpu").double()
-        if len(set(self.target)) == 1:
-            return drawn.numpy()
-        # The smallest of exponentials with these rates is each one in proportion to its rate.
-        with np.errstate(divide="ignore", invalid="ignore"):  # a target of 0 is never taken
-            return -np.log1p(-drawn.numpy()) / target
+        """What decides among equally rare classes: (rows, K) in [0, 1), the smallest wins."""
+        shape = (rows, len(self.target))
+        if self.ties == "random":
+            return _uniform(shape, generator).double().numpy()
+        return np.broadcast_to(np.arange(shape[1]) / shape[1], shape)
 
 
-def _check_labels(labels: np.ndarray | Tensor, num_classes: int) -> np.ndarray:
+def check_labels(labels: np.ndarray | Tensor, num_classes: int) -> np.ndarray:
+    """Return labels (B,) as an int64 array.
+
+    Raises:
+        ValueError: They are no integers in 0..num_classes.
+    """
     labels = labels.cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
     if labels.ndim != 1 or (len(labels) and not np.issubdtype(labels.dtype, np.integer)):
         raise ValueError(
@@ -194,15 +220,43 @@ class Plan:
         """
         names = {column.name for column in fields(cls)}
         if not isinstance(values, dict) or values.keys() != names:
-            raise ValueError(f"a plan has the values {sorted(names)}, got {sorted(values)}")
+            raise ValueError(f"a plan has the values {sorted(names)}, got {values!r:.200}")
         found = dict(values)
         for name, dtype in {**COLUMNS, "batch": torch.int64}.items():
-            if values[name] is not None:
-                found[name] = torch.tensor(values[name], dtype=dtype, device="cpu")
-        found["maps"] = found["maps"].reshape(-1, 2, 3)
+            if name in COLUMNS or values[name] is not None:
+                found[name] = _column(name, values[name], dtype)
         if len({len(found[name]) for name in COLUMNS}) > 1:
             raise ValueError(f"a plan's {', '.join(COLUMNS)} must be of one length")
-        return cls(**{**found, "sides": tuple(values["sides"]) if values["sides"] else None})
+        if values["sides"] is not None:
+            found["sides"] = check_sides(values["sides"])
+        check_option("place", values["place"], PLACES)
+        return cls(**found)
+
+
+def _column(name: str, values: Any, dtype: torch.dtype) -> Tensor:
+    """What there is one of for each injection, from lists."""
+    try:
+        found = torch.tensor(values, device="cpu")
+    except (TypeError, ValueError, RuntimeError):
+        found = torch.zeros((), device="cpu")
+    shape = (-1, 2, 3) if name == "maps" else (-1,)
+    alike = found.is_floating_point() == dtype.is_floating_point or not found.numel()
+    if not alike or (found.ndim != len(shape) and found.numel()):
+        raise ValueError(f"a plan's {name} must be a list of {dtype}, got {values!r:.200}")
+    if found.ndim == 3 and found.shape[1:] != (2, 3):
+        raise ValueError(f"a plan's {name} must be of (2, 3) each, got {tuple(found.shape[1:])}")
+    return found.to(dtype).reshape(shape)
+
+
+def check_sides(sides: Any) -> tuple[int, int]:
+    """Return a height and a width.
+
+    Raises:
+        ValueError: They are no two numbers of pixels.
+    """
+    if not isinstance(sides, Sequence) or len(sides) != 2 or not all(map(is_count, sides)):
+        raise ValueError(f"sides must be a height and a width in pixels, got {sides!r}")
+    return int(sides[0]), int(sides[1])
 
 
 COLUMNS = {  # of a plan: their dtypes
@@ -252,7 +306,10 @@ class Planner:
         if sum(sizes) != len(labels):
             raise ValueError(f"the batches have {sum(sizes)} images, the labels {len(labels)}")
         num_classes = len(self.warps)
-        checked = _check_labels(labels, num_classes)
+        checked = check_labels(labels, num_classes)
+        members = self.donors.members
+        if self.place == "anywhere":
+            members = self.donors.fitting(sides)
         ends = np.cumsum(sizes)
         batches = np.split(checked, ends[:-1])
         planned = []
@@ -266,7 +323,7 @@ class Planner:
         counts = torch.tensor([np.count_nonzero(p) for p in planned], device="cpu")
         number = torch.repeat_interleave(counts)  # (M,), of the batch
         starts = torch.from_numpy(ends - np.asarray(sizes))
-        position = self._draw_donors(label, number, len(sizes), generator)
+        position = self._draw_donors(members, label, number, len(sizes), generator)
         drawn = Plan(
             target=chosen - starts[number],
             label=label,
@@ -283,11 +340,19 @@ class Planner:
         ]
 
     def _draw_donors(
-        self, label: Tensor, number: Tensor, batches: int, generator: Generator | None
+        self,
+        donors: tuple[Tensor, ...],
+        label: Tensor,
+        number: Tensor,
+        batches: int,
+        generator: Generator | None,
     ) -> Tensor:
-        """The donor's position for each injection, (M,); number: (M,), of the batch it is in."""
+        """The donor's position for each injection, (M,).
+
+        donors: the positions of each class's; number: (M,), of the batch it is in.
+        """
         position = torch.zeros_like(label)
-        for c, members in enumerate(self.donors.members, start=1):
+        for c, members in enumerate(donors, start=1):
             rows = (label == c).nonzero()[:, 0]
             without = _uniform((batches, len(members)), generator).argsort(dim=1)
             if not len(members):  # no class that is injected
@@ -359,22 +424,12 @@ class Planner:
         upright = (reach > last / 2).any(dim=1)  # too large as it is turned and scaled
         linear = torch.where(upright[:, None, None], _mirrors_of(linear), linear)
         reach = torch.where(upright[:, None], half, reach)
-        if bool((reach > last / 2).any()):
-            raise ValueError(self._too_large(position[(reach > last / 2).any(dim=1)][0], sides))
         # whole pixels between the middle of the donor's defect and its place
         least, most = (reach - middle).ceil(), (last - reach - middle).floor()
         roomy = (most - least >= 2).double()
         least, most = least + roomy, most - roomy
         steps = least + (drawn * (most - least + 1)).floor()
         return placed(linear, middle, middle + steps, source=self.donors.sides, target=sides)
-
-    def _too_large(self, position: Tensor, sides: tuple[int, int]) -> str:
-        width, height = (2 * self.donors.spots[2][position] + 1).long().tolist()
-        donor = int(self.donors.ids[position])
-        return (
-            f"the defect of donor {donor} is {height}×{width} pixels, more than the batch's images "
-            f"of {sides[0]}×{sides[1]}"
-        )
 
 
 def _uniform(shape: tuple[int, ...], generator: Generator | None) -> Tensor:

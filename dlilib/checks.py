@@ -2,13 +2,15 @@
 
 import math
 from collections.abc import Sequence
+from numbers import Integral, Real
+from typing import Any
 
-from torch import Generator
+from torch import Generator, Tensor
 
 
 def check_option(name: str, value: object, options: Sequence[object]) -> None:
-    """Raise ValueError unless the value is one of the options."""
-    if isinstance(value, list | dict | set) or value not in options:
+    """Raise ValueError unless the value is one of the options, of its very type."""
+    if not any(type(value) is type(option) and value == option for option in options):
         raise ValueError(f"{name} must be one of {tuple(options)}, got {value!r}")
 
 
@@ -16,10 +18,15 @@ def check_number(
     name: str, value: object, low: float, high: float, *, open_end: bool = False
 ) -> None:
     """Raise ValueError unless the value is a number in [low, high], or [low, high) if open."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
+    number = isinstance(value, Real) and not isinstance(value, bool)
     if not number or not low <= value <= high or (open_end and value == high):
         end = ")" if open_end or math.isinf(high) else "]"
         raise ValueError(f"{name} must lie in [{low}, {high}{end}, got {value!r}")
+
+
+def is_count(value: object) -> bool:
+    """Whether a value is an integer above 0."""
+    return isinstance(value, Integral) and not isinstance(value, bool) and value > 0
 
 
 def check_generator(generator: object) -> None:
@@ -33,3 +40,18 @@ def check_generator(generator: object) -> None:
         )
     if generator.device.type != "cpu":
         raise ValueError(f"generator must be on the CPU, got one on {generator.device}")
+
+
+def check_type(name: str, value: object, kind: type | tuple[type, ...]) -> None:
+    """Raise ValueError unless the value is an instance of a type, or of one of several."""
+    if not isinstance(value, kind):
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        wanted = " or ".join(k.__name__ for k in kinds)
+        raise ValueError(f"{name} must be a {wanted}, got {described(value)}")
+
+
+def described(value: Any) -> str:
+    """What a message says of a value: a tensor's dtype and shape, else its type."""
+    if isinstance(value, Tensor):
+        return f"{value.dtype} {tuple(value.shape)}"
+    return type(value).__name__

@@ -64,7 +64,7 @@ def inject(
         for poisson in (False, True):
             chosen = by_class.at(by_class.poisson == poisson)
             for chunk in _chunks(chosen, images.device):
-                shown = blending.inject(chunk, poisson)
+                shown = blending.apply(chunk, poisson)
                 if shown is not None:
                     rows = chunk.target.to(labels.device)
                     labels[rows] = torch.where(shown.to(labels.device), labels[rows], before[rows])
@@ -105,7 +105,7 @@ class _Blending:
         self.unit = FINE if images.dtype == torch.uint8 else FINE * 255  # 64ths of a grey level
         self.exact = torch.float64 if images.dtype == torch.float64 else torch.float32
 
-    def inject(self, plan: Plan, poisson: bool) -> Tensor | None:
+    def apply(self, plan: Plan, poisson: bool) -> Tensor | None:
         """Inject a chunk; returns which of its images show their defect (M,), None for all."""
         device = self.images.device
         target = plan.target.to(device, non_blocking=True)
@@ -121,12 +121,13 @@ class _Blending:
         shown = self._shown(solid, marked)
         if shown is not None:
             marked = marked & shown[:, None, None]
-        boxes = surroundings(solid)  # one an image, or one for all
+        # one an image, or one for all
+        boxes = surroundings(solid if marked is solid else solid | marked)
         at_once = len(plan) // len(boxes)
         for k, box in enumerate(boxes):
             rows = slice(k * at_once, (k + 1) * at_once)
             if poisson:
-                kept = self._kept(ignored, shown, rows)
+                kept = self._kept(ignored, shown, rows, solid.shape[1:])
                 self._blend(target[rows], donors[rows], solid[rows], box, kept)
             else:
                 self._paste(target[rows], donors[rows], solid[rows], box)
@@ -219,13 +220,13 @@ class _Blending:
         return None if on_cpu and shown.all() else shown
 
     @staticmethod
-    def _kept(ignored: Tensor | None, shown: Tensor | None, rows: slice) -> Tensor | None:
-        """Pixels that no blend may change, bool (m, H, W) or (m, 1, 1); None: all may be."""
-        if ignored is None and shown is None:
-            return None
+    def _kept(
+        ignored: Tensor | None, shown: Tensor | None, rows: slice, sides: torch.Size
+    ) -> Tensor | None:
+        """Pixels that no blend may change, bool (m, H, W); None: all may be."""
         if shown is None:
-            return ignored[rows]
-        hidden = ~shown[rows, None, None]
+            return None if ignored is None else ignored[rows]
+        hidden = (~shown[rows, None, None]).expand(-1, *sides)
         return hidden if ignored is None else ignored[rows] | hidden
 
     def _paste(self, target: Tensor, donors: Tensor, inside: Tensor, box: Box) -> None:
@@ -262,8 +263,7 @@ class _Blending:
             composite.clamp_(0, 1)
         composite = composite.to(self.images.dtype)
         if kept is not None:
-            kept = kept if kept.shape[1] == 1 else where.of(kept)
-            composite = torch.where(kept[:, None], old, composite)
+            composite = torch.where(where.of(kept)[:, None], old, composite)
         part.index_copy_(0, target, composite)
 
     def _mark(self, target: Tensor, inside: Tensor, classes: Tensor, box: Box) -> None:

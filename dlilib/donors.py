@@ -2,7 +2,7 @@
 
 import copy
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,8 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dlilib.checks import described
 from dlilib.tiles import Arrays, TileSet, as_images, check_classes
 
+MARGIN = 16  # pixels kept around a crop's defect: more than any blend of it reads
 POINTS = 64  # of a defect's pixels, to tell whether a warp leaves any of it in sight
 
 
@@ -43,7 +45,7 @@ class Donors:
         Args:
             tiles: The data set.
             donors: Indices into it, usually the training split; None: all of its images, those that
-                validate too. Only defective ones are used.
+                validate too. Only defective ones are used, each once.
             empty: Whether images whose masks show nothing of their class are donors too, as
                 released.
 
@@ -56,7 +58,9 @@ class Donors:
         """
         rows = _check_rows(donors, tiles)
         usable = tiles.labels[rows] > 0 if empty else tiles.marked[rows]
-        given = f"all {len(rows)} images" if donors is None else f"the {len(rows)} images given"
+        given = f"the {len(rows)} images given"
+        if donors is None:
+            given = f"all {len(rows)} images, those that validate too"
         rows = rows[usable]
         on_device = rows.to(tiles.images.device)
         labels = tiles.labels[rows]
@@ -98,16 +102,15 @@ class Donors:
             >>> len(Donors.from_crops([image], [mask], [1], classes=["scratch"]))
             1
         """
-        numbers = torch.as_tensor(labels, device="cpu")
-        if not len(images) == len(masks) == len(numbers) or not len(images):
-            raise ValueError(
-                "images, masks and labels must be as many, and one or more, got "
-                f"{len(images)}, {len(masks)} and {len(numbers)}"
-            )
-        if numbers.is_floating_point() or numbers.ndim != 1 or int(numbers.min()) < 1:
-            raise ValueError(f"labels must be classes 1..K, one a crop, got {labels!r}")
+        numbers = _crop_labels(labels)
+        for name, value in {"images": images, "masks": masks}.items():
+            if not isinstance(value, Sequence | Tensor | np.ndarray) or len(value) != len(numbers):
+                found = len(value) if hasattr(value, "__len__") else described(value)
+                raise ValueError(
+                    f"{name} must be as many as the {len(numbers)} labels, one or more, got {found}"
+                )
         top = int(numbers.max())
-        names = check_classes(classes or [str(c) for c in range(1, top + 1)])
+        names = check_classes([str(c) for c in range(1, top + 1)] if classes is None else classes)
         if top > len(names):
             raise ValueError(f"labels reach {top}, classes names {len(names)}")
         pairs = [
@@ -158,14 +161,28 @@ class Donors:
 
     def to(self, device: str | torch.device) -> "Donors":
         """Return the same donors with images and masks on `device`."""
-        return self.mapped(lambda tensor: tensor.to(device))
-
-    def mapped(self, change: Callable[[Tensor], Tensor]) -> "Donors":
-        """Return the same donors with `change` of their images and masks."""
         moved = copy.copy(self)  # keeps what was found out about them
-        object.__setattr__(moved, "images", change(self.images))
-        object.__setattr__(moved, "masks", change(self.masks))
+        object.__setattr__(moved, "images", self.images.to(device))
+        object.__setattr__(moved, "masks", self.masks.to(device))
         return moved
+
+    def fitting(self, sides: tuple[int, int]) -> tuple[Tensor, ...]:
+        """As `members`, of the donors whose defect fits into images of this height and width.
+
+        Raises:
+            ValueError: A class has donors, but none that fits.
+        """
+        last = torch.tensor(sides[::-1], dtype=torch.float64, device="cpu") - 1  # x and y
+        fits = (2 * self.spots[2] <= last).all(dim=1)
+        found = tuple(members[fits[members]] for members in self.members)
+        for name, members, left in zip(self.classes, self.members, found, strict=True):
+            if len(members) and not len(left):
+                width, height = (2 * self.spots[2][members] + 1).amin(dim=0).long().tolist()
+                raise ValueError(
+                    f"no defect of class {name} fits into images of {sides[0]}×{sides[1]} pixels: "
+                    f"the donors' are {height} high and {width} wide, or more"
+                )
+        return found
 
     @cached_property
     def spots(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -192,7 +209,10 @@ class Donors:
 def _check_rows(donors: Arrays | None, tiles: TileSet) -> Tensor:
     if donors is None:
         return torch.arange(len(tiles), device="cpu")
-    rows = torch.as_tensor(list(donors) if isinstance(donors, range) else donors, device="cpu")
+    try:
+        rows = torch.as_tensor(list(donors) if isinstance(donors, range) else donors, device="cpu")
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"donors must be a row of indices, got {described(donors)}") from None
     integer = not rows.is_floating_point() and rows.dtype != torch.bool
     if rows.ndim != 1 or (len(rows) and not integer):
         raise ValueError(f"donors must be a row of indices, got {rows.dtype} {tuple(rows.shape)}")
@@ -201,14 +221,28 @@ def _check_rows(donors: Arrays | None, tiles: TileSet) -> Tensor:
         raise ValueError(
             f"donors must index the {len(tiles)} tiles, got {int(rows.min())}..{int(rows.max())}"
         )
-    return rows
+    return torch.tensor(list(dict.fromkeys(rows.tolist())), dtype=torch.int64, device="cpu")
+
+
+def _crop_labels(labels: Arrays) -> Tensor:
+    try:
+        numbers = np.asarray(labels.cpu() if isinstance(labels, Tensor) else labels)
+    except ValueError:  # lists of unequal lengths
+        numbers = np.asarray(None)
+    whole = numbers.ndim == 1 and np.issubdtype(numbers.dtype, np.integer)
+    if not whole or not len(numbers) or numbers.min() < 1:
+        raise ValueError(f"labels must be classes 1..K, one a crop, got {labels!r}")
+    return torch.from_numpy(numbers.astype(np.int64))
 
 
 def _crop(
     index: int, image: Tensor | np.ndarray, mask: Tensor | np.ndarray, label: int
 ) -> tuple[Tensor, Tensor]:
-    """One crop's image uint8 (C, h, w) and mask bool (h, w)."""
-    marks = torch.as_tensor(mask, device="cpu")
+    """The part of a crop around its defect: image uint8 (C, h, w) and mask bool (h, w)."""
+    try:
+        marks = torch.as_tensor(mask, device="cpu")
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"masks[{index}] must be (h, w), got {described(mask)}") from None
     if marks.ndim != 2 or marks.is_floating_point():
         raise ValueError(
             f"masks[{index}] must be (h, w), bool or class indices, got {marks.dtype} "
@@ -222,7 +256,11 @@ def _crop(
         pixels = as_images([image], tuple(marks.shape))[0]
     except ValueError as error:
         raise ValueError(f"images[{index}]: {error}") from None
-    return pixels, marks
+    rows, columns = (
+        slice(max(0, int(places.min()) - MARGIN), int(places.max()) + MARGIN + 1)
+        for places in marks.nonzero().unbind(dim=1)
+    )
+    return pixels[:, rows, columns], marks[rows, columns]
 
 
 def _padded(image: Tensor, height: int, width: int) -> Tensor:

@@ -9,6 +9,7 @@ from timm.utils import reparameterize_model
 from torch import Tensor, nn
 
 from dlilib import models
+from dlilib.checks import is_count
 from dlilib.data.files import write_whole
 from dlilib.extras import require
 
@@ -100,11 +101,11 @@ def to_onnx(
 
 
 def _check_shape(shape: tuple[int, int | None, int | None], stride: int) -> None:
-    whole = len(shape) == 3 and all(isinstance(n, int | None) for n in shape)
-    if not whole or shape[0] not in (1, 3):
+    row = isinstance(shape, tuple | list) and len(shape) == 3
+    if not row or shape[0] not in (1, 3) or not all(s is None or is_count(s) for s in shape[1:]):
         raise ValueError(f"shape must be (C, H, W), C 1 or 3, H and W or None, got {shape!r}")
     for side in shape[1:]:
-        if side is not None and not (0 < side <= LARGEST and side % stride == 0):
+        if side is not None and (side > LARGEST or side % stride):
             raise ValueError(
                 f"shape must have sides divisible by {stride}, the encoder's stride, up to "
                 f"{LARGEST}, got {shape!r}"

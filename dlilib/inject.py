@@ -1,10 +1,11 @@
 """The transform that balances a batch, and its way into a DataLoader."""
 
+import copy
 import functools
+import inspect
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,32 +14,36 @@ from torch import Generator, Tensor, nn
 from torch.utils.data import default_collate, get_worker_info
 
 from dlilib.augment import RELEASED_WARPS, Warp
-from dlilib.balance import PLACES, REPLACEMENT, TIES, UNTIL, Filling, Plan, Planner
+from dlilib.balance import (
+    PLACES,
+    REPLACEMENT,
+    TIES,
+    UNTIL,
+    Filling,
+    Plan,
+    Planner,
+    check_labels,
+    check_sides,
+)
 from dlilib.blend import GUIDANCES, REGIONS
-from dlilib.checks import check_generator, check_number, check_option
+from dlilib.checks import check_generator, check_number, check_option, check_type
 from dlilib.composite import LABELS, inject
 from dlilib.donors import Donors
-from dlilib.tiles import IGNORE, TileSet
+from dlilib.tiles import IGNORE, INTEGERS, TileSet
 
-INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 STATES = ("batch", "running")
-OPTIONS = (  # of the transform, as its repr tells them
-    "p_poisson",
-    "until",
-    "ties",
-    "share",
-    "target",
-    "state",
-    "replacement",
-    "warps",
-    "place",
-    "region",
-    "guidance",
-    "label",
-    "clip",
-    "empty_composites",
-    "keys",
-)
+CHOICES = {  # option -> the values that it can have
+    "until": UNTIL,
+    "ties": TIES,
+    "state": STATES,
+    "replacement": REPLACEMENT,
+    "place": PLACES,
+    "region": tuple(REGIONS),
+    "guidance": tuple(GUIDANCES),
+    "label": LABELS,
+    "clip": (False, True),
+    "empty_composites": (False, True),
+}
 SLACK = 0.1  # how far float images may lie outside [0, 1], as noise or sharpening leaves them
 
 
@@ -65,12 +70,15 @@ class DynamicLabelInjection(nn.Module):
     by the image's mask. Pixels whose mask is 255 (`IGNORE`) stay as they are. The defaults are
     those that serve training best; where they differ from the released code, the option says so.
 
-    In a worker process of a DataLoader the generator goes on in a stream of the worker's own.
+    Every option is an attribute that may be set later, as for a schedule. The transform has no
+    gradient and injects in evaluation mode too: call it in training alone. In a worker process of a
+    DataLoader the generator goes on in a stream of the worker's own.
 
     Args:
         tiles: Where the donors come from: a data set of the batches' size, or `Donors`.
         donors: Indices into the data set, usually the training split. None: all of its images,
             those that validate too. Images whose masks show nothing of their class are no donors.
+            On assignment and as an attribute: `Donors`.
         p_poisson: Probability of Poisson blending rather than cut-paste, per injection.
         until: As in `balance.plan_classes`.
         ties: Which of several rarest classes is injected: "random", each alike (in proportion to
@@ -80,8 +88,9 @@ class DynamicLabelInjection(nn.Module):
         target: Class name -> what its number of images shall be proportional to, 0 for a class that
             is never injected; None: all alike.
         state: What a class's count begins with: "batch", as released, at zero in every batch;
-            "running", at what the batches so far had when they were balanced, which balances
-            batches that are too small for all classes over time. `reset` forgets it.
+            "running", at what the batches so far had by their plans, which balances batches that
+            are too small for all classes over time. `reset` forgets it. Every worker process counts
+            by itself; copies and pickles keep the counts, a state dict does not.
         replacement: False: donors of a class are drawn without replacement within the batch; where
             it has too few, all of them come before any is repeated. True: with, as released for
             data fractions. "if short": with it for a class that has too few donors for the batch,
@@ -90,12 +99,12 @@ class DynamicLabelInjection(nn.Module):
             others have `Warp()`. `augment.RELEASED_WARPS` are those of the Magnetic Tiles.
         place: "as is", as released: the defect keeps its place in the image. "anywhere": it goes to
             a random place where it is whole and, if small enough, off the outermost ring of
-            pixels; its warp's shift has no effect.
+            pixels; its warp's shift has no effect. Donors too large for the batch are left out.
         region: As in `blend.poisson_blend`.
         guidance: As in `blend.poisson_blend`.
         label: What a Poisson composite is labelled with: "dilated", the widened mask it was blended
             with (as released), or "tight", the donor's own mask.
-        clip: Clip float composites to [0, 1]; as released, they are not. uint8 ones always are.
+        clip: Clip what a Poisson blend changes to [0, 1]; as released, it is not. uint8 always is.
         empty_composites: As released: images whose masks show nothing are donors too, and a warp
             may move a defect out of sight, so that an image is labelled with a class that it does
             not show. Otherwise such a warp is drawn anew.
@@ -137,42 +146,44 @@ class DynamicLabelInjection(nn.Module):
         generator: Generator | None = None,
     ) -> None:
         super().__init__()
-        check_number("p_poisson", p_poisson, 0, 1)
-        check_number("share", share, 0, 1)
-        check_generator(generator)
-        for name, value, options in (
-            ("until", until, UNTIL),
-            ("ties", ties, TIES),
-            ("state", state, STATES),
-            ("replacement", replacement, REPLACEMENT),
-            ("place", place, PLACES),
-            ("region", region, tuple(REGIONS)),
-            ("guidance", guidance, tuple(GUIDANCES)),
-            ("label", label, LABELS),
-            ("clip", clip, (False, True)),
-            ("empty_composites", empty_composites, (False, True)),
-        ):
-            check_option(name, value, options)
-        found = _as_donors(tiles, donors, empty_composites)
-        if place == "as is" and not found.whole:
-            raise ValueError('place must be "anywhere" where the donors are crops, got "as is"')
         self.p_poisson, self.until, self.ties, self.share = p_poisson, until, ties, share
         self.target, self.state, self.replacement, self.warps = target, state, replacement, warps
         self.place, self.region, self.guidance, self.label = place, region, guidance, label
         self.clip, self.empty_composites = clip, empty_composites
-        self.keys, self.generator = _as_keys(keys), generator
-        self.planner = Planner(
-            donors=found,
-            filling=Filling(until, ties, share, _as_target(target, found)),
-            warps=_as_warps(warps, found.classes),
-            p_poisson=p_poisson,
-            replacement=replacement,
-            place=place,
-            empty=empty_composites,
-        )
+        self.keys, self.generator = keys, generator
+        self._check_options()
+        self.donors = _as_donors(tiles, donors, empty_composites)
         self.reset()
+        self._planner()  # checks what only the classes tell
         self._worker: int | None = None  # seed of the worker process that the generator is for
         self._checked = False  # whether a batch's values were looked at
+
+    def _check_options(self) -> None:
+        check_number("p_poisson", self.p_poisson, 0, 1)
+        check_number("share", self.share, 0, 1)
+        check_generator(self.generator)
+        for name, options in CHOICES.items():
+            check_option(name, getattr(self, name), options)
+        keys = self.keys
+        if not isinstance(keys, list | tuple) or not len(keys) == len(set(keys)) == 3:
+            raise ValueError(f"keys must be three names, of image, mask and label, got {keys!r}")
+
+    def _planner(self) -> Planner:
+        """What draws the plans, by the options as they are now."""
+        self._check_options()
+        if self.place == "as is" and not self.donors.whole:
+            raise ValueError('place must be "anywhere" where the donors are crops, got "as is"')
+        return Planner(
+            donors=self.donors,
+            filling=Filling(
+                self.until, self.ties, self.share, _as_target(self.target, self.donors)
+            ),
+            warps=_as_warps(self.warps, self.donors.classes),
+            p_poisson=self.p_poisson,
+            replacement=self.replacement,
+            place=self.place,
+            empty=self.empty_composites,
+        )
 
     @classmethod
     def as_released(
@@ -186,6 +197,7 @@ class DynamicLabelInjection(nn.Module):
         The lowest class wins ties, composites are not clipped and may be empty, and the Magnetic
         Tiles' classes have the released warps. This is what a `Run` trains with.
         """
+        check_type("tiles", tiles, (TileSet, Donors))
         known = tuple(RELEASED_WARPS) == tiles.classes
         released = {
             "ties": "lowest",
@@ -195,11 +207,6 @@ class DynamicLabelInjection(nn.Module):
             "empty_composites": True,
         }
         return cls(tiles, donors, **{**released, **options})
-
-    @property
-    def donors(self) -> Donors:
-        """The donors; on the device of the last batch."""
-        return self.planner.donors
 
     def reset(self) -> None:
         """Forget the counts that state="running" carries from batch to batch."""
@@ -214,6 +221,8 @@ class DynamicLabelInjection(nn.Module):
             labels: (B,) int, 0 defect-free, else 1..K.
             sides: Height and width of the batch's images; None: the donors'.
         """
+        if not np.ndim(labels):
+            raise ValueError(f"labels must be integers of shape (B,), got {labels!r}")
         return self.plan_batches(labels, [len(labels)], sides)[0]
 
     @_outside_graphs
@@ -232,11 +241,15 @@ class DynamicLabelInjection(nn.Module):
         """
         if sides is None and not self.donors.whole:
             raise ValueError("sides must be given where the donors are crops")
-        running = self.state == "running"
-        sides = tuple(map(int, sides or self.donors.sides))
+        planner = self._planner()
         self._own_stream()
-        return self.planner.plans(
-            labels, sizes, sides, self.carried, self.generator, running=running
+        return planner.plans(
+            labels,
+            sizes,
+            check_sides(self.donors.sides if sides is None else sides),
+            self.carried,
+            self.generator,
+            running=self.state == "running",
         )
 
     def _own_stream(self) -> None:
@@ -265,6 +278,8 @@ class DynamicLabelInjection(nn.Module):
                 donors or sizes.
         """
         self._check_batch(images, masks, labels)
+        if images.device.type == "cpu":  # another one would have to be waited for
+            _check_range(images)
         _check_plan(plan, images, labels, self.donors)
         return self._compose(plan, images, masks, labels)
 
@@ -272,7 +287,7 @@ class DynamicLabelInjection(nn.Module):
         self, plan: Plan, images: Tensor, masks: Tensor, labels: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         if self.donors.images.device != images.device:
-            self._apply(lambda tensor: tensor.to(images.device))
+            self.donors = self.donors.to(images.device)
         return inject(
             plan,
             images,
@@ -303,8 +318,9 @@ class DynamicLabelInjection(nn.Module):
             values are handed on. Subclasses of Tensor, such as torchvision's, are kept.
 
         Raises:
-            ValueError: A shape, dtype or value is none of these. Values are checked on a CPU; on
-                another device, which would have to be waited for, only those of the first batch.
+            ValueError: A shape, dtype or value is none of these, or in the first batch a mask shows
+                another class than the label says. On another device than a CPU, which would have to
+                be waited for, pixels are looked at in the first batch alone.
         """
         if masks is None and labels is None:
             return self._balance_structure(images)
@@ -317,7 +333,8 @@ class DynamicLabelInjection(nn.Module):
         if not self._checked or images.device.type == "cpu":
             _check_range(images)
         if not self._checked:
-            _check_classes_in(masks, labels, len(self.donors.classes))
+            check_labels(labels, len(self.donors.classes))
+            _check_agreement(masks, labels, len(self.donors.classes))
             self._checked = len(images) > 0
         return self._compose(self.plan(labels, images.shape[2:]), images, masks, labels)
 
@@ -329,9 +346,13 @@ class DynamicLabelInjection(nn.Module):
                     f"the batch has the keys {list(batch)}, not {missing[0]!r}: see keys"
                 )
             balanced = self._balance(*(batch[key] for key in self.keys))
-            return {**batch, **dict(zip(self.keys, balanced, strict=True))}
+            found = copy.copy(batch) if isinstance(batch, MutableMapping) else dict(batch)
+            found.update(zip(self.keys, balanced, strict=True))
+            return found
         if isinstance(batch, tuple | list) and len(batch) == 3:
             balanced = self._balance(*batch)
+            if hasattr(batch, "_fields"):  # a namedtuple
+                return type(batch)(*balanced)
             return list(balanced) if isinstance(batch, list) else balanced
         raise ValueError(
             "a batch is images, masks and labels, or a tuple, list or dict of the three, got "
@@ -340,12 +361,12 @@ class DynamicLabelInjection(nn.Module):
 
     def _check_batch(self, images: Tensor, masks: Tensor, labels: Tensor) -> None:
         _check_tensors(images, masks, labels)
-        _check_against(self.donors, images, masks, self.place)
+        _check_against(self.donors, images, masks, labels, self.place)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "nn.Module":
         """What `.to` and the like call: the donors go along."""
-        donors = self.donors.mapped(fn)
-        self.planner = replace(self.planner, donors=donors)
+        here = torch.empty(0, device=self.donors.images.device)
+        self.donors = self.donors.to(fn(here).device)
         return super()._apply(fn, recurse)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -363,8 +384,10 @@ class DynamicLabelInjection(nn.Module):
 
     def extra_repr(self) -> str:
         """Name the donors and the options, for repr."""
-        options = [f"{name}={getattr(self, name)!r}" for name in OPTIONS]
-        return ", ".join([repr(self.donors), *options])
+        names = inspect.signature(type(self)).parameters.keys() - {"tiles", "donors", "generator"}
+        shown = [f"{name}={value!r}" for name, value in vars(self).items() if name in names]
+        seed = self.generator and f"Generator(seed {self.generator.initial_seed()})"
+        return ", ".join([repr(self.donors), *shown, f"generator={seed}"])
 
 
 def collate(
@@ -391,6 +414,9 @@ def collate(
         >>> int((next(iter(loader))[2] == 0).sum())
         0
     """
+    check_type("inject", inject, DynamicLabelInjection)
+    if after is not None and not callable(after):
+        raise ValueError(f"after must be a function, got {after!r}")
     return _Collate(inject, after)
 
 
@@ -408,10 +434,9 @@ class _Collate:
 def _as_donors(
     tiles: TileSet | Donors, donors: np.ndarray | Tensor | Sequence[int] | None, empty: bool
 ) -> Donors:
+    check_type("tiles", tiles, (TileSet, Donors))
     if isinstance(tiles, TileSet):
         return Donors.of(tiles, donors, empty=empty)
-    if not isinstance(tiles, Donors):
-        raise ValueError(f"tiles must be a TileSet or Donors, got {type(tiles).__name__}")
     if donors is not None:
         raise ValueError("donors are indices into a TileSet: leave them out where Donors are given")
     return tiles
@@ -451,12 +476,6 @@ def _as_target(target: Mapping[str, float] | None, donors: Donors) -> tuple[floa
     return tuple(float(value) for value in wanted.values())
 
 
-def _as_keys(keys: Sequence[str]) -> tuple[str, str, str]:
-    if isinstance(keys, str) or len(set(keys)) != 3:
-        raise ValueError(f"keys must be three names, of image, mask and label, got {keys!r}")
-    return tuple(keys)
-
-
 def _check_range(images: Tensor) -> None:
     if not images.is_floating_point() or not images.numel():
         return
@@ -468,23 +487,35 @@ def _check_range(images: Tensor) -> None:
         )
 
 
-def _check_classes_in(masks: Tensor, labels: Tensor, num_classes: int) -> None:
-    """Check that a batch's masks hold classes, and that 255 does not mean a defect."""
-    if masks.dtype == torch.bool or not masks.numel():
+def _check_agreement(masks: Tensor, labels: Tensor, num_classes: int) -> None:
+    """Check that a batch's masks hold classes, and those that the labels say."""
+    if not masks.numel():
         return
+    labels = labels.to(masks.device).long()[:, None]
     marks = masks.detach().as_subclass(Tensor).flatten(1)
+    if marks.dtype == torch.bool:
+        marks = marks * labels.clamp(min=1)  # of whatever class the label says
     ignored = marks == IGNORE
     wrong = ((marks < 0) | (marks > num_classes)) & ~ignored
     if wrong.any():
         raise ValueError(
             f"masks must hold 0..{num_classes} and {IGNORE} (ignored), got {int(marks[wrong][0])}"
         )
-    defective = labels.to(marks.device) > 0
-    shows = ((marks > 0) & ~ignored).any(dim=1)
+    shown = (marks > 0) & ~ignored
+    shows, own = shown.any(dim=1), (shown & (marks == labels)).any(dim=1)
+    defective = labels[:, 0] > 0
     if (defective & ignored.any(dim=1)).any() and not (defective & shows).any():
         raise ValueError(
             f"masks: the defective images' hold 0 and {IGNORE} alone, and {IGNORE} is ignored: "
-            f"where it marks a defect, give its class"
+            "where it marks a defect, give its class"
+        )
+    strange = (shows & ~own).nonzero()[:, 0]
+    if len(strange):
+        row = int(strange[0])
+        raise ValueError(
+            f"labels[{row}] is {int(labels[row])}, but masks[{row}] marks class "
+            f"{int(torch.where(shown[row], marks[row], 0).max())} and not that: are labels and "
+            "masks in one order?"
         )
 
 
@@ -515,7 +546,9 @@ def _check_tensors(images: Tensor, masks: Tensor, labels: Tensor) -> None:
         )
 
 
-def _check_against(donors: Donors, images: Tensor, masks: Tensor, place: str) -> None:
+def _check_against(
+    donors: Donors, images: Tensor, masks: Tensor, labels: Tensor, place: str
+) -> None:
     channels, sides = donors.images.shape[1], donors.sides
     fits = place == "anywhere" or images.shape[2:] == sides
     if not fits or channels not in (1, images.shape[1]):
@@ -523,26 +556,42 @@ def _check_against(donors: Donors, images: Tensor, masks: Tensor, place: str) ->
             f"the donors' images are {(channels, *sides)}, the batch's {(*images.shape[1:],)}"
         )
     most = len(donors.classes)
-    if masks.dtype != torch.bool and most > torch.iinfo(masks.dtype).max:
-        raise ValueError(f"masks of {masks.dtype} cannot hold the class {most}")
+    for name, dtype in {"masks": masks.dtype, "labels": labels.dtype}.items():
+        if dtype != torch.bool and most > torch.iinfo(dtype).max:
+            raise ValueError(f"{name} of {dtype} cannot hold the class {most}")
 
 
 def _check_plan(plan: Plan, images: Tensor, labels: Tensor, donors: Donors) -> None:
+    check_type("plan", plan, Plan)
     if plan.donors not in (None, donors.digest):
         raise ValueError("the plan was drawn for other donors than these")
-    if plan.batch is not None and not torch.equal(plan.batch, labels.cpu().long()):
+    labels = labels.cpu().long()
+    if plan.batch is not None and not torch.equal(plan.batch, labels):
         raise ValueError("the plan was drawn for a batch with other labels, or in another order")
     if plan.sides not in (None, tuple(images.shape[2:])):
         raise ValueError(
             f"the plan was drawn for images of {plan.sides}, the batch's are "
             f"{tuple(images.shape[2:])}"
         )
-    if not len(plan):
-        return
+    if len(plan):
+        _check_injections(plan, images, labels, donors)
+
+
+def _check_injections(plan: Plan, images: Tensor, labels: Tensor, donors: Donors) -> None:
+    """Check a plan's columns, which somebody may have made by hand."""
     if int(plan.target.max()) >= len(images):
         raise ValueError(
             f"the plan is for a batch of at least {int(plan.target.max()) + 1}, not {len(images)}"
         )
-    unknown = plan.donor[donors.ids[donors.positions(plan.donor)] != plan.donor]
+    position = donors.positions(plan.donor)
+    unknown = plan.donor[donors.ids[position] != plan.donor]
     if len(unknown):
         raise ValueError(f"the plan names donor {int(unknown[0])}, which is none of the {donors!r}")
+    if int(plan.target.min()) < 0 or (labels[plan.target] != 0).any():
+        raise ValueError("the plan's targets must be defect-free images of the batch")
+    if len(plan.target.unique()) < len(plan):
+        raise ValueError("the plan's targets must be different images")
+    if not torch.equal(donors.labels[position], plan.label):
+        raise ValueError("the plan's labels must be those of its donors")
+    if not plan.maps.isfinite().all():
+        raise ValueError("the plan's maps must be finite")

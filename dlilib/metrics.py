@@ -5,7 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dlilib.tiles import IGNORE
+from dlilib.checks import described
+from dlilib.tiles import IGNORE, INTEGERS
 
 
 def one_hot(masks: Tensor, num_classes: int) -> Tensor:
@@ -55,15 +56,14 @@ def count(logits: Tensor, masks: Tensor, *, num_classes: int | None = None) -> T
 
 
 def _check_count(logits: Tensor, masks: Tensor, num_classes: int | None) -> None:
-    if logits.ndim != 4 or not logits.is_floating_point():
-        raise ValueError(
-            f"logits must be float (B, K, H, W), got {logits.dtype} {tuple(logits.shape)}"
-        )
-    fits = masks.shape == (len(logits), *logits.shape[2:])
-    if not fits or masks.is_floating_point() or masks.dtype == torch.bool:
+    tensor = isinstance(logits, Tensor)
+    if not tensor or logits.ndim != 4 or not logits.is_floating_point():
+        raise ValueError(f"logits must be float (B, K, H, W), got {described(logits)}")
+    indices = isinstance(masks, Tensor) and masks.dtype in INTEGERS
+    if not indices or masks.shape != (len(logits), *logits.shape[2:]):
         raise ValueError(
             "masks must be class indices, int (B, H, W) as the logits "
-            f"{tuple(logits.shape)}, got {masks.dtype} {tuple(masks.shape)}"
+            f"{tuple(logits.shape)}, got {described(masks)}"
         )
     channels = logits.shape[1]
     if num_classes not in (None, channels):

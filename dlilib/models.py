@@ -12,6 +12,7 @@ from huggingface_hub import hf_hub_download
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from dlilib.checks import described, is_count
 from dlilib.metrics import class_map
 
 DEPTH = 3  # stages of a light encoder, at strides 2, 4 and 8
@@ -76,7 +77,8 @@ def build(
     """Build a U-Net from images (B, C, H, W) in [0, 1] to logits (B, num_classes, H, W).
 
     C is 1 or 3. H and W must be divisible by the encoder's stride: 8, or 32 for "resnet34". The
-    model normalises the images by its buffers `mean` and `std`, float (1, 1, 1) or (3, 1, 1).
+    model normalises the images by its buffers `mean` and `std`, float (3, 1, 1), which its state
+    dict holds.
 
     Args:
         encoder: A key of `ENCODERS`. "resnet18", "mobileone_s1" and "resnest50d" are cut after
@@ -121,9 +123,8 @@ def build(
         delattr(model.encoder, stage)
     if weights:
         _load_imagenet(model.encoder, encoder)
-    # not in the state dict, whose names are the network's alone; `saved` adds them
-    model.register_buffer("mean", torch.full((1, 1, 1), MEAN, device="cpu"), persistent=False)
-    model.register_buffer("std", torch.full((1, 1, 1), STD, device="cpu"), persistent=False)
+    model.register_buffer("mean", torch.full((3, 1, 1), MEAN, device="cpu"))
+    model.register_buffer("std", torch.full((3, 1, 1), STD, device="cpu"))
     model.register_forward_pre_hook(_normalise)
     model.stride = facts.stride
     return model
@@ -141,95 +142,107 @@ def load(path: str | Path, encoder: str, num_classes: int) -> nn.Module:
         WeightsError: The file does not hold such a model.
     """
     model = build(encoder, num_classes)
-    state = _read(path)
-    _fill(model, state, path, encoder)
-    for name in ("mean", "std"):  # files of before have none, and were trained with the default
-        value = state.get(f"normalisation.{name}", getattr(model, name))
-        if value.numel() not in (1, 3) or not value.is_floating_point():
-            raise WeightsError(f"{path}: normalisation.{name} is {tuple(value.shape)}, not 1 or 3")
-        setattr(model, name, value.reshape(-1, 1, 1))
+    _fill(model, with_normalisation(_read(path)), path, encoder)
     return model.eval()
 
 
-def saved(model: nn.Module) -> dict[str, Tensor]:
-    """What `load` needs of a trained model: its state dict, and its mean and std."""
-    return {
-        **model.state_dict(),
-        "normalisation.mean": model.mean,
-        "normalisation.std": model.std,
-    }
+def with_normalisation(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Add to an earlier version's state dict the mean and deviation that it was trained with."""
+    released = {"mean": torch.full((3, 1, 1), MEAN), "std": torch.full((3, 1, 1), STD)}
+    return {**released, **state}
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def predict(
-    model: nn.Module, images: Tensor, size: int | tuple[int, int] | None = None
+    model: nn.Module,
+    images: Tensor,
+    size: int | tuple[int, int] | None = None,
+    *,
+    batch: int = 16,
 ) -> tuple[Tensor, Tensor]:
     """Predict the defects of images of any size.
 
     Args:
-        model: A model as `load` or `build` gives it. It predicts in evaluation mode and is left in
-            the mode it was in.
+        model: A model as `load` or `build` gives it. It predicts in evaluation mode; every part of
+            it is left in the mode it was in.
         images: (B, C, H, W), grey or RGB: float in [0, 1], or uint8. They are moved to the model's
             device.
         size: Side, or height and width, that the images are resized to for the model, such as that
             of its training images; None: their own. Sides that the encoder cannot take are padded
             by the last row and column.
+        batch: How many images go through the model at once.
 
     Returns:
         Class maps uint8 (B, H, W), 0 where no class is likelier than not, and scores float32
         (B, K, H, W), the probability of each class, both at the images' own size.
 
     Raises:
-        ValueError: images or size is none of the above.
+        ValueError: An argument is none of the above.
 
     Example:
         >>> class_maps, scores = predict(build("resnet18"), torch.rand(2, 1, 50, 70))
         >>> class_maps.shape, scores.shape
         (torch.Size([2, 50, 70]), torch.Size([2, 5, 50, 70]))
     """
-    pixels = _as_input(images).to(model.mean.device)
-    height, width = pixels.shape[2:]
-    if size is not None:
-        pixels = F.interpolate(pixels, _as_sides(size), mode="bilinear", antialias=True)
-    below, right = (-side % model.stride for side in pixels.shape[2:])
-    padded = F.pad(pixels, (0, right, 0, below), mode="replicate")
-    was_training = model.training
+    if not isinstance(model, nn.Module) or not hasattr(model, "stride"):
+        raise ValueError(f"model must be one of models.load or build, got {described(model)}")
+    if not is_count(batch):
+        raise ValueError(f"batch must be a number of images, got {batch!r}")
+    _check_images(images)
+    sides = None if size is None else _as_sides(size)
+    modes = [(module, module.training) for module in model.modules()]
     try:
-        logits = model.eval()(padded)[..., : pixels.shape[2], : pixels.shape[3]]
+        model.eval()
+        found = [_logits(model, part, sides) for part in images.split(int(batch))]
     finally:
-        model.train(was_training)
-    if size is not None:
-        logits = F.interpolate(logits, (height, width), mode="bilinear")
+        for module, training in modes:
+            module.training = training
+    logits = torch.cat(found)
     return class_map(logits), logits.sigmoid()
 
 
-def _as_input(images: Tensor) -> Tensor:
+def _logits(model: nn.Module, images: Tensor, sides: tuple[int, int] | None) -> Tensor:
+    """float32 logits (B, K, H, W) of images of any size; sides: what they are resized to."""
+    height, width = images.shape[2:]
+    pixels = images.to(model.mean.device, torch.float32)
+    if images.dtype == torch.uint8:
+        pixels = pixels / 255
+    if sides is not None:
+        pixels = F.interpolate(pixels, sides, mode="bilinear", antialias=True)
+    below, right = (-side % model.stride for side in pixels.shape[2:])
+    padded = F.pad(pixels, (0, right, 0, below), mode="replicate").to(model.mean.dtype)
+    logits = model(padded)[..., : pixels.shape[2], : pixels.shape[3]].float()
+    if sides is not None:
+        logits = F.interpolate(logits, (height, width), mode="bilinear")
+    return logits
+
+
+def _check_images(images: Tensor) -> None:
     right = isinstance(images, Tensor) and images.ndim == 4 and images.shape[1] in (1, 3)
     if not right or not (images.is_floating_point() or images.dtype == torch.uint8):
-        found = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else images
         raise ValueError(
-            f"images must be (B, C, H, W), C 1 or 3, float in [0, 1] or uint8, got {found}"
+            "images must be (B, C, H, W), C 1 or 3, float in [0, 1] or uint8, got "
+            f"{described(images)}"
         )
-    if images.dtype == torch.uint8:
-        return images.float() / 255
-    if images.numel() and not 0 <= float(images.min()) <= float(images.max()) <= 1:
+    if not images.numel() or images.dtype == torch.uint8:
+        return
+    low, top = float(images.min()), float(images.max())
+    if not 0 <= low <= top <= 1:
         raise ValueError(
-            "float images must lie in [0, 1], the model normalises them itself; got "
-            f"{float(images.min())}..{float(images.max())}"
+            f"float images must lie in [0, 1], the model normalises them itself; got {low}..{top}"
         )
-    return images.float()
 
 
 def _as_sides(size: int | tuple[int, int]) -> tuple[int, int]:
-    sides = (size, size) if isinstance(size, int) else tuple(size)
-    if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
+    sides = (size, size) if is_count(size) else size
+    if not isinstance(sides, tuple | list) or len(sides) != 2 or not all(map(is_count, sides)):
         raise ValueError(f"size must be a side, or height and width, in pixels, got {size!r}")
-    return sides
+    return int(sides[0]), int(sides[1])
 
 
 def normalised(model: nn.Module, images: Tensor) -> Tensor:
     """Normalise images (B, C, H, W) in [0, 1], grey or RGB, as a model wants: (B, 3, H, W)."""
-    return ((images - model.mean) / model.std).expand(-1, 3, -1, -1)
+    return (images - model.mean) / model.std
 
 
 def _normalise(model: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
@@ -238,14 +251,15 @@ def _normalise(model: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
 
 
 def measured(images: Tensor, rows: np.ndarray | Tensor) -> tuple[Tensor, Tensor]:
-    """Measure mean and standard deviation of some images in [0, 1], for each channel.
+    """Measure mean and standard deviation of some images in [0, 1], for a model.
 
     Args:
         images: uint8 (N, C, H, W).
         rows: Indices of those to measure.
 
     Returns:
-        float32 (C, 1, 1) each; a channel of one value counts as one grey level wide.
+        float32 (3, 1, 1) each, alike for grey images; a channel of one value counts as one grey
+        level wide.
     """
     total = total_of_squares = 0
     chosen = torch.as_tensor(rows, device=images.device)
@@ -256,7 +270,9 @@ def measured(images: Tensor, rows: np.ndarray | Tensor) -> tuple[Tensor, Tensor]
     pixels_a_channel = len(chosen) * images[0, 0].numel()
     mean = total / pixels_a_channel
     variance = (total_of_squares / pixels_a_channel - mean.square()).clamp(min=255.0**-2)
-    return tuple(value.float().cpu()[:, None, None] for value in (mean, variance.sqrt()))
+    return tuple(
+        value.float().cpu().expand(3)[:, None, None].clone() for value in (mean, variance.sqrt())
+    )
 
 
 def features(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,7 @@
 """A data set as one value: images, masks, labels and groups."""
 
 import copy
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -10,12 +11,17 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from dlilib.checks import described
+
 # Value of a mask's pixels that are neither background nor a class: they are never injected into,
 # and no loss and no metric counts them.
 IGNORE = 255
 MOST_CLASSES = IGNORE - 1
 FREE = "Free"  # what the defect-free images are counted as; the name of no class
 CHUNK = 64  # images that are checked at once: checks need little memory beside the data
+
+# What masks and labels of a batch may be.
+INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 Arrays = Tensor | np.ndarray | Sequence[Any]
 
@@ -52,7 +58,8 @@ class TileSet(Dataset):
     names: tuple[str, ...]  # (N,)
     classes: tuple[str, ...]  # (K,) names of the classes 1..K, at most 254
     source: str = "unnamed"  # the data set's name
-    digest: str = ""  # sha256 of the source files, so that a record says what it was trained on
+    # sha256 of the source files, so that a record says what it was trained on; "": of all this
+    digest: str = ""
     sizes: Tensor | None = None  # int64 (N, 2); height and width before resizing, pixels
     exposure: Tensor | None = None  # int64 (N,); number of the exposure, where known
     threshold: int = 0  # mask values above it are defect, where masks were thresholded
@@ -67,6 +74,8 @@ class TileSet(Dataset):
         _check_pixels(self.images, self.masks)
         self._check_rows()
         self._check_masks()
+        if not self.digest:
+            object.__setattr__(self, "digest", self._content())
 
     @classmethod
     def from_arrays(
@@ -107,6 +116,8 @@ class TileSet(Dataset):
             [0, 1]
         """
         classes = check_classes(classes)
+        if names is not None and not isinstance(names, list | tuple):
+            raise ValueError(f"names must be a list of strings, got {names!r}")
         marks = as_masks(masks, len(classes))
         pixels = as_images(images, marks.shape[1:])
         if labels is None:
@@ -131,6 +142,8 @@ class TileSet(Dataset):
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, int]:
+        if isinstance(index, slice | list | tuple) or np.ndim(index):
+            raise ValueError(f"a TileSet gives one image at a time, not [{index!r}]: see subset")
         return self.images[index], self.masks[index], int(self.labels[index])
 
     def __repr__(self) -> str:
@@ -149,14 +162,25 @@ class TileSet(Dataset):
 
     def subset(self, rows: Arrays) -> "TileSet":
         """Return a data set of some of the images; rows: their indices, or bool (N,)."""
-        wanted = _array(rows)
+        wanted = _array("rows", list(rows) if isinstance(rows, range) else rows)
+        if wanted.ndim != 1:
+            raise ValueError(f"rows must be a row of indices, got {rows!r}")
         chosen = torch.from_numpy(np.arange(len(self))[wanted if wanted.size else []])
         found = {}
         for column in fields(self):
             value = getattr(self, column.name)
             if isinstance(value, Tensor):
                 found[column.name] = value[chosen.to(value.device)]
-        return self._with(names=tuple(self.names[row] for row in chosen.tolist()), **found)
+        found["names"] = tuple(self.names[row] for row in chosen.tolist())
+        part = hashlib.sha256(f"{self.digest} {chosen.tolist()}".encode())  # other data than all
+        return self._with(digest=part.hexdigest(), **found)
+
+    def _content(self) -> str:
+        """sha256 of what the data set holds."""
+        found = hashlib.sha256(repr((self.classes, tuple(self.images.shape))).encode())
+        for column in (self.labels, self.groups, self.masks, self.images):
+            found.update(column.cpu().contiguous().numpy())
+        return found.hexdigest()
 
     def _with(self, **changes: Any) -> "TileSet":
         """A copy with other values, which need no check."""
@@ -183,9 +207,13 @@ class TileSet(Dataset):
             if value is None and name in ("sizes", "exposure"):
                 continue
             if not isinstance(value, Tensor) or value.dtype != torch.int64 or value.shape != shape:
-                raise ValueError(f"{name} must be int64 {shape}, got {_described(value)}")
+                raise ValueError(f"{name} must be int64 {shape}, got {described(value)}")
+            if value.device.type != "cpu":
+                raise ValueError(f"{name} must be on the CPU, got {value.device}")
         if len(self.names) != count:
             raise ValueError(f"names must be as many as the {count} images, got {len(self.names)}")
+        if not all(isinstance(name, str) for name in self.names):
+            raise ValueError(f"names must be strings, got {self.names[:3]}")
 
     def _check_masks(self) -> None:
         """Check that masks and labels agree; finds `marked` and `ignores`."""
@@ -259,7 +287,7 @@ def check_classes(classes: Sequence[str]) -> tuple[str, ...]:
     Raises:
         ValueError: They are not 1 to 254 distinct names, or one of them is Free.
     """
-    names = tuple(classes) if not isinstance(classes, str) else ()
+    names = tuple(classes) if isinstance(classes, list | tuple) else ()
     strings = all(isinstance(name, str) and name for name in names)
     if not strings or not 1 <= len(names) <= MOST_CLASSES or len({*names, FREE}) <= len(names):
         raise ValueError(
@@ -288,7 +316,9 @@ def labels_of(masks: Tensor, num_classes: int) -> Tensor:
 def as_masks(masks: Arrays, num_classes: int) -> Tensor:
     """Masks as `TileSet.from_arrays` takes them: uint8 (N, H, W)."""
     stacked = _stacked("masks", masks)
-    if stacked.dtype == bool and num_classes == 1:
+    if stacked.dtype == bool:
+        if num_classes > 1:
+            raise ValueError(f"masks may be bool where there is one class, not {num_classes}")
         stacked = stacked.astype(np.uint8)
     found = _integers("masks", stacked)
     if found.ndim == 4 and 1 in (found.shape[1], found.shape[3]):
@@ -333,8 +363,12 @@ def as_images(images: Arrays, sides: tuple[int, ...]) -> Tensor:
 def _stacked(name: str, values: Arrays) -> np.ndarray:
     """Tensors, arrays or lists of them as one array."""
     if isinstance(values, Tensor | np.ndarray):
-        return _array(values)
-    rows = [_array(value) for value in values]
+        return _array(name, values)
+    if not isinstance(values, Sequence) or isinstance(values, str):
+        raise ValueError(
+            f"{name} must be a tensor, an array or a list of them, got {described(values)}"
+        )
+    rows = [_array(name, value) for value in values]
     for k, row in enumerate(rows):
         if row.shape != rows[0].shape:
             raise ValueError(
@@ -344,9 +378,15 @@ def _stacked(name: str, values: Arrays) -> np.ndarray:
     return np.stack(rows) if rows else np.zeros((0, 0, 0), np.uint8)
 
 
-def _array(value: Any) -> np.ndarray:
+def _array(name: str, value: Any) -> np.ndarray:
     if not isinstance(value, Tensor):
-        return np.asarray(value)
+        try:
+            found = np.asarray(value)
+        except ValueError:  # lists of unequal lengths
+            found = np.asarray(None)
+        if found.dtype == object:
+            raise ValueError(f"{name} must be numbers, got {described(value)}")
+        return found
     value = value.detach().cpu()
     return (value.float() if value.dtype == torch.bfloat16 else value).numpy()
 
@@ -363,7 +403,7 @@ def _check_pixels(images: Tensor, masks: Tensor) -> None:
         right = isinstance(value, Tensor) and value.dtype == torch.uint8 and value.ndim == axes
         if not right:
             raise ValueError(
-                f"{name} must be uint8 with {axes} axes, got {_described(value)}: "
+                f"{name} must be uint8 with {axes} axes, got {described(value)}: "
                 "TileSet.from_arrays converts"
             )
     if images.shape[1] not in (1, 3) or masks.shape != (len(images), *images.shape[2:]):
@@ -375,9 +415,3 @@ def _check_pixels(images: Tensor, masks: Tensor) -> None:
         raise ValueError(f"images are on {images.device}, masks on {masks.device}")
     if len(images) and not images[0].numel():
         raise ValueError(f"images must have pixels, got the shape {tuple(images.shape)}")
-
-
-def _described(value: Any) -> str:
-    if isinstance(value, Tensor):
-        return f"{value.dtype} {tuple(value.shape)}"
-    return type(value).__name__

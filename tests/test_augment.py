@@ -4,9 +4,22 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy.ndimage import map_coordinates
 
-from dlilib.augment import FLIP_ONLY, RELEASED_WARPS, Warp, draw_flips, draw_warps, flip, warp
+from dlilib.augment import (
+    FLIP_ONLY,
+    RELEASED_WARPS,
+    Warp,
+    draw_flips,
+    draw_warps,
+    flip,
+    placed,
+    reach,
+    sees,
+    warp,
+)
 
 IDENTITY = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
 FREE = Warp(flip=0.5, affine=1.0, shift=0.2, scale=0.3, rotate=40.0)
@@ -265,3 +278,91 @@ def test_flips_are_drawn_at_half_and_independently():
     assert flips.dtype == torch.bool and flips.shape == (4000, 2)
     four = torch.bincount(flips.long() @ torch.tensor([1, 2]), minlength=4)
     assert (four - 1000).abs().max() < 100
+
+
+SIDES = st.tuples(st.integers(1, 30), st.integers(1, 30))
+WIDE = Warp(flip=0.5, affine=0.8, shift=0.5, scale=0.5, rotate=180)
+
+
+def marked_boxes(count, height, width, seed):
+    """Masks (count, H, W) of one box each, and its middle and half of its sides."""
+    masks, middle, half = torch.zeros(count, height, width, dtype=torch.bool), [], []
+    rng = np.random.default_rng(seed)
+    for mask in masks:
+        (top, bottom), (left, right) = (sorted(rng.integers(0, n, 2)) for n in (height, width))
+        mask[top : bottom + 1, left : right + 1] = True
+        middle.append([(left + right) / 2, (top + bottom) / 2])
+        half.append([(right - left) / 2, (bottom - top) / 2])
+    return masks, torch.tensor(middle).double(), torch.tensor(half).double()
+
+
+@given(sides=SIDES, seed=st.integers(0, 999), beyond=st.sampled_from(["mirrored", "nearest"]))
+def test_nothing_is_shown_beyond_the_reach(sides, seed, beyond):
+    masks, middle, half = marked_boxes(6, *sides, seed)
+    maps = draw_warps([WIDE], torch.zeros(6, dtype=int), generator(seed))
+    _, shown = warp(torch.zeros(6, 1, *sides), masks, maps, beyond=beyond)
+    boxes = reach(maps, middle, half, source=sides, target=sides, beyond=beyond)
+    for mask, (left, top, right, bottom) in zip(shown, boxes, strict=True):
+        rows, columns = mask.nonzero().T
+        if len(rows):
+            assert left <= columns.min() + 1e-3 and columns.max() <= right + 1e-3
+            assert top <= rows.min() + 1e-3 and rows.max() <= bottom + 1e-3
+
+
+@given(sides=SIDES, seed=st.integers(0, 999))
+def test_what_sees_promises_is_seen(sides, seed):
+    masks, _, _ = marked_boxes(6, *sides, seed)
+    maps = draw_warps([WIDE], torch.zeros(6, dtype=int), generator(seed))
+    _, shown = warp(torch.zeros(6, 1, *sides), masks, maps)
+    for k in range(6):
+        points = masks[k].nonzero().flip(1)[None]
+        if sees(maps[k : k + 1], points, sides, sides):
+            assert shown[k].any()
+
+
+def test_sees_is_no_more_careful_than_it_must_be():
+    """Of pixels near the edge under the released shifts, all but some of those that go."""
+    masks = torch.zeros(400, 64, 64, dtype=torch.bool)
+    masks[:, 1, 1] = True
+    maps = draw_warps([Warp(flip=0, affine=1)], torch.zeros(400, dtype=int), generator())
+    seen = sees(maps, torch.ones(400, 1, 2), (64, 64), (64, 64))
+    _, shown = warp(torch.zeros(400, 1, 64, 64), masks, maps, beyond="nearest")
+    assert not (seen & ~shown.flatten(1).any(dim=1)).any()
+    assert seen.sum() > 0.8 * shown.flatten(1).any(dim=1).sum()
+
+
+def test_a_part_of_a_warp_is_that_part_to_the_bit():
+    images, masks = images_and_masks(6, 2, 24, 31)
+    maps = draw_warps([WIDE], torch.zeros(6, dtype=int), generator())
+    moved, marks = warp(images, masks, maps)
+    rows, columns = slice(3, 17), slice(10, 31)
+    part = warp(images, masks, maps, rows=rows, columns=columns)
+    assert torch.equal(part[0], moved[:, :, rows, columns])
+    assert torch.equal(part[1], marks[:, rows, columns])
+
+
+def test_masks_of_classes_keep_them_and_what_is_ignored():
+    masks = torch.randint(0, 6, (4, 16, 16), generator=generator(), dtype=torch.uint8)
+    masks[:, :5] = 255
+    maps = draw_warps([WIDE], torch.zeros(4, dtype=int), generator())
+    images = torch.zeros(4, 1, 16, 16)
+    _, moved = warp(images, masks, maps)
+    assert moved.dtype == torch.uint8
+    for value in (*range(6), 255):
+        assert torch.equal(moved == value, warp(images, masks == value, maps)[1])
+
+
+def test_a_pixel_is_placed_where_it_is_told():
+    linear = torch.tensor([[[0.0, 1.0], [-1.0, 0.0]]])  # a quarter turn
+    maps = placed(
+        linear,
+        torch.tensor([[4.0, 2.0]]),
+        torch.tensor([[10.0, 7.0]]),
+        source=(6, 9),
+        target=(20, 15),
+    )
+    image = torch.zeros(1, 1, 6, 9)
+    image[0, 0, 2, 4], image[0, 0, 2, 5] = 1.0, 0.5
+    moved, marks = warp(image, image[:, 0] > 0, maps, sides=(20, 15), beyond="nearest")
+    assert moved.shape == (1, 1, 20, 15) and moved[0, 0, 7, 10].item() == pytest.approx(1)
+    assert sorted((marks[0].nonzero() - torch.tensor([7, 10])).abs().sum(1).tolist()) == [0, 1]

@@ -127,8 +127,11 @@ def test_colour_and_grey_crops_and_class_indices():
 @pytest.mark.parametrize(
     "change, message",
     [
-        (lambda i, m, l: (i[:2], m, l), "must be as many, and one or more, got 2, 3 and 3"),
-        (lambda i, m, l: ([], [], []), "got 0, 0 and 0"),
+        (
+            lambda i, m, l: (i[:2], m, l),
+            "images must be as many as the 3 labels.*got 2",
+        ),
+        (lambda i, m, l: ([], [], []), r"labels must be classes 1\.\.K, one a crop, got \[\]"),
         (lambda i, m, l: (i, m, [0, 1, 2]), r"labels must be classes 1\.\.K"),
         (lambda i, m, l: (i, m, [1.0, 1.0, 2.0]), r"labels must be classes 1\.\.K"),
         (lambda i, m, l: (i, [m[0], ~m[0], m[2]], l), r"images\[1\]: images must be N of \(6, 9\)"),
@@ -150,9 +153,30 @@ def test_crops_need_a_place_and_room(toy):
     transform = DynamicLabelInjection(donors, place="anywhere")
     refused(lambda: transform.plan([0, 0]), "sides must be given")
     labels = torch.zeros(9, dtype=torch.int64)
-    message = r"the defect of donor 1 is 10×2 pixels, more than the batch's images of 9×30"
-    with torch.random.fork_rng(devices=[]):
-        refused(
-            lambda: transform(torch.zeros(9, 1, 9, 30), torch.zeros(9, 9, 30).byte(), labels),
-            message,
-        )
+    message = r"no defect of class 2 fits into images of 5×30 pixels: the donors' are 6 high"
+    refused(
+        lambda: transform(torch.zeros(9, 1, 5, 30), torch.zeros(9, 5, 30).byte(), labels), message
+    )
+    low = torch.zeros(9, 1, 9, 30), torch.zeros(9, 9, 30).byte(), labels
+    for _ in range(5):  # the crop that is too high is left out
+        assert not (transform.plan(labels, (9, 30)).donor == 1).any()
+    assert transform(*low)[2].all()
+
+
+def test_a_small_defect_in_a_large_crop_takes_little_memory():
+    small = [torch.zeros(8, 8, dtype=torch.uint8)] * 50
+    large = torch.zeros(1500, 1500, dtype=torch.uint8)
+    marks = [torch.ones(8, 8, dtype=torch.bool)] * 50
+    mark = torch.zeros(1500, 1500, dtype=torch.bool)
+    mark[700:709, 30:41] = True
+    donors = Donors.from_crops([*small, large], [*marks, mark], [1] * 51)
+    assert donors.images.nbytes < 200_000 and donors.masks[50].sum() == 9 * 11
+
+
+def test_each_donor_counts_once(toy):
+    assert Donors.of(toy, [250, 250, 240, 250]).ids.tolist() == [250, 240]
+
+
+@pytest.mark.parametrize("wrong", ["abc", {1, 2}, ["a"], {"a": 1}.keys(), object()])
+def test_donors_that_are_no_row_are_refused_in_words(toy, wrong):
+    refused(lambda: Donors.of(toy, wrong), "donors must be a row of indices, got")

@@ -384,29 +384,30 @@ def test_a_model_normalises_the_images_that_it_is_called_with():
         _, expected = models.features(model, by_hand)
         assert torch.equal(model(images), expected)
         assert torch.equal(model(images.expand(-1, 3, -1, -1)), expected)
-    assert not {"mean", "std"} & model.state_dict().keys()  # names of recorded checkpoints stay
 
 
 def test_mean_and_deviation_are_kept_with_the_weights(tmp_path):
     model = build("resnet18", num_classes=2).eval()
-    model.mean, model.std = (
-        torch.tensor([[[x]], [[y]], [[z]]]) for x, y, z in ((0.2, 0.3, 0.4),) * 2
+    model.mean = torch.tensor([0.2, 0.3, 0.4])[:, None, None]
+    model.std = model.mean / 2
+    save_file(model.state_dict(), tmp_path / "model.safetensors")
+    again, by_hand = (
+        models.load(tmp_path / "model.safetensors", "resnet18", 2),
+        build("resnet18", 2),
     )
-    save_file(models.saved(model), tmp_path / "model.safetensors")
-    again = models.load(tmp_path / "model.safetensors", "resnet18", 2)
+    by_hand.load_state_dict(model.state_dict())
     images = torch.rand(1, 3, 16, 16)
     with torch.no_grad():
         assert torch.equal(again(images), model(images))
-    old = {name: x for name, x in models.saved(model).items() if "normalisation" not in name}
+        assert torch.equal(by_hand.eval()(images), model(images))
+    old = {name: x for name, x in model.state_dict().items() if name not in ("mean", "std")}
     save_file(old, tmp_path / "old.safetensors")
-    assert models.load(tmp_path / "old.safetensors", "resnet18", 2).mean.item() == pytest.approx(
-        0.4319
-    )
-    wrong = {**models.saved(model), "normalisation.mean": torch.zeros(2)}
-    save_file(wrong, tmp_path / "wrong.safetensors")
+    released = models.load(tmp_path / "old.safetensors", "resnet18", 2)
+    assert released.mean.flatten().tolist() == pytest.approx([models.MEAN] * 3)
+    save_file({**model.state_dict(), "mean": torch.zeros(2)}, tmp_path / "wrong.safetensors")
     refused(
         lambda: models.load(tmp_path / "wrong.safetensors", "resnet18", 2),
-        r"wrong.safetensors: normalisation.mean is \(2,\), not 1 or 3",
+        r"wrong.safetensors: mean of resnet18 is \(2,\), not \(3, 1, 1\)",
     )
 
 
@@ -440,6 +441,23 @@ def test_predict_gives_maps_and_scores_at_the_images_own_size():
     for size in (None, 32, (24, 40)):
         odd = models.predict(model, images[..., :37, :41], size)
         assert odd[0].shape == (2, 37, 41) and odd[1].shape == (2, 3, 37, 41)
+
+
+def test_predict_works_in_chunks_and_leaves_every_module_and_gradients_alone():
+    model = build("resnet18", num_classes=2)
+    frozen = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    for module in frozen:
+        module.eval()
+    images = torch.rand(5, 1, 16, 16)
+    one, two = models.predict(model, images), models.predict(model, images, batch=2)
+    assert (one[1] - two[1]).abs().max() < 1e-5
+    assert model.training and not any(module.training for module in frozen)
+    (one[1] * torch.ones((), requires_grad=True)).sum().backward()  # as a calibration does
+    for dtype in (torch.bfloat16, torch.float64):
+        scores = models.predict(model.to(dtype), images)[1]
+        assert scores.dtype == torch.float32 and (scores - one[1]).abs().max() < 0.1
+    refused(lambda: models.predict(torch.nn.Identity(), images), "model must be one of models.load")
+    refused(lambda: models.predict(model, images, batch=0), "batch must be a number of images")
 
 
 @pytest.mark.parametrize(

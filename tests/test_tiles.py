@@ -96,7 +96,7 @@ def test_names_labels_and_groups_are_the_given_ones_or_are_found():
 def test_a_bool_mask_is_one_class():
     tiles = TileSet.from_arrays(pixels(), marks() > 0, ["defect"])
     assert tiles.masks.unique().tolist() == [0, 1] and tiles.labels.tolist() == [0, 1, 1, 1]
-    refused(lambda: TileSet.from_arrays(pixels(), marks() > 0, CLASSES), "masks must be integers")
+    refused(lambda: TileSet.from_arrays(pixels(), marks() > 0, CLASSES), "one class, not 2")
 
 
 def test_what_is_ignored_is_no_class_and_no_label():
@@ -216,3 +216,53 @@ def test_subset_keeps_every_column(few_tiles, rows):
 
 def test_the_repr_is_one_line(toy):
     assert repr(toy).startswith("TileSet(toy: 336 images 1×64×64; Blowhole 29, ")
+
+
+def test_every_content_has_a_digest_of_its_own():
+    """A finished run is told from one on other data by it."""
+    tiles = TileSet.from_arrays(pixels(), marks(), CLASSES)
+    same = TileSet.from_arrays(pixels(), marks(), CLASSES, names=list("abcd"))
+    others = [
+        TileSet.from_arrays(pixels(seed=1), marks(), CLASSES),
+        TileSet.from_arrays(pixels(), marks(), CLASSES, labels=[0, 1, 2, 2]),
+        TileSet.from_arrays(pixels(), marks(), CLASSES, groups=[0, 0, 1, 1]),
+        tiles.subset([0, 1, 2]),
+        tiles.subset([0, 1, 3]),
+    ]
+    assert tiles.digest == same.digest
+    assert len({tiles.digest, *(other.digest for other in others)}) == 1 + len(others)
+
+
+@pytest.mark.parametrize(
+    "use, message",
+    [
+        (lambda t: t[0:3], r"a TileSet gives one image at a time, not \[slice"),
+        (lambda t: t[[0, 1]], "one image at a time"),
+        (lambda t: t.subset(3), "rows must be a row of indices, got 3"),
+        (
+            lambda t: TileSet.from_arrays(None, t.masks, CLASSES),
+            "images must be a tensor",
+        ),
+        (
+            lambda t: TileSet.from_arrays(t.images, None, CLASSES),
+            "masks must be a tensor",
+        ),
+        (lambda t: TileSet.from_arrays(t.images, t.masks, None), "classes must be 1 to 254"),
+        (lambda t: TileSet.from_arrays(t.images, t.masks, {"a", "b"}), "classes must be 1 to 254"),
+        (
+            lambda t: TileSet.from_arrays(t.images, t.masks, CLASSES, names="abcd"),
+            "names must be a l",
+        ),
+        (
+            lambda t: TileSet.from_arrays(t.images, t.masks, CLASSES, names=[1] * 4),
+            "names must be str",
+        ),
+        (
+            lambda t: TileSet.from_arrays([[[1], [1, 2]]] * 4, t.masks, CLASSES),
+            "images must be n",
+        ),
+        (lambda t: replace(t, labels=t.labels.to("meta")), "labels must be on the CPU, got meta"),
+    ],
+)
+def test_mistakes_are_told_in_words(use, message):
+    refused(lambda: use(TileSet.from_arrays(pixels(), marks(), CLASSES)), message)

@@ -120,16 +120,16 @@ def test_the_released_transform_labels_what_its_warp_moved_out_of_sight():
 
 def test_warps_are_neutral_and_a_dict_changes_what_it_names(toy):
     def warps(**options):
-        return DynamicLabelInjection(toy, **options).planner.warps
+        return DynamicLabelInjection(toy, **options)._planner().warps
 
     still = Warp(flip=0, affine=0)
     assert warps() == (Warp(),) * 5
     assert warps(warps=still) == (still,) * 5
     assert warps(warps={"Break": still}) == (Warp(), still, Warp(), Warp(), Warp())
     assert warps(warps=RELEASED_WARPS | {"Break": still})[2] == RELEASED_WARPS["Crack"]
-    assert DynamicLabelInjection.as_released(toy).planner.warps == tuple(RELEASED_WARPS.values())
+    assert DynamicLabelInjection.as_released(toy)._planner().warps == tuple(RELEASED_WARPS.values())
     mine = tiles_with(2)
-    assert DynamicLabelInjection.as_released(mine).planner.warps == (Warp(), Warp())
+    assert DynamicLabelInjection.as_released(mine)._planner().warps == (Warp(), Warp())
 
 
 @pytest.mark.parametrize(
@@ -383,3 +383,137 @@ def test_a_compiled_step_breaks_its_graph_at_the_transform(toy):
         expected, found = step(plain, *batch), compiled(traced, *batch)
         found[0].backward()
         assert torch.allclose(found[0], expected[0]) and equal(found[1:], expected[1:])
+
+
+# --- what somebody may do by mistake
+
+
+def test_options_may_be_set_later_and_are_checked_then(toy):
+    transform = DynamicLabelInjection(toy, generator=seeded())
+    free = torch.zeros(40, dtype=torch.int64)
+    transform.share, transform.p_poisson = 0.25, 1.0
+    plan = transform.plan(free)
+    assert len(plan) == 10 and plan.poisson.all()
+    transform.target = dict.fromkeys(toy.classes, 0) | {"Crack": 1}
+    assert set(transform.plan(free).label.tolist()) == {3}
+    transform.warps, transform.share = Warp(flip=0, affine=0), 1.0
+    assert (transform.plan(free).maps == torch.eye(2, 3)).all()
+    assert "share=1.0" in repr(transform) and "affine=0" in repr(transform)
+    transform.until = "full"
+    refused(lambda: transform.plan(free), "until must be one of.*'full'")
+
+
+def test_numbers_of_numpy_are_numbers_and_bools_are_no_choice_of_words(toy):
+    counts = dict(zip(toy.classes, np.bincount(toy.labels)[1:], strict=True))
+    DynamicLabelInjection(toy, p_poisson=np.float32(0.5), share=np.int64(1), target=counts)
+    for wrong in (1, np.True_, "yes"):
+        refused(
+            lambda wrong=wrong: DynamicLabelInjection(toy, replacement=wrong), "replacement must"
+        )
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"label": 9}, "the plan's labels must be those of its donors"),
+        ({"label": 0}, "the plan's labels must be those of its donors"),
+        ({"target": 8}, "the plan's targets must be defect-free images"),
+        ({"target": -1}, "the plan's targets must be defect-free images"),
+        ({"target": 1}, "the plan's targets must be different images"),
+        ({"target": 99}, "the plan is for a batch of at least 100, not 9"),
+        ({"donor": 0}, "the plan names donor 0, which is none of the"),
+        ({"target": 0.5}, "a plan's target must be a list of torch.int64"),
+        ({"target": "abc"}, "a plan's target must be a list of torch.int64"),
+        ({"maps": [[float("nan")] * 3] * 2}, "the plan's maps must be finite"),
+        ({"maps": [[1.0, 2.0]]}, r"a plan's maps must be"),
+        ({"place": "foo"}, "place must be one of.*'foo'"),
+        ({"sides": 5}, "sides must be a height and a width"),
+    ],
+)
+def test_a_plan_that_somebody_changed_is_refused(toy, change, message):
+    transform = DynamicLabelInjection(toy, generator=seeded())
+    batch = toy.images[230:239].float() / 255, toy.masks[230:239], toy.labels[230:239]
+    plan = transform.plan(batch[2]).to_dict()
+    ((name, value),) = change.items()
+    plan[name] = value if name in ("place", "sides") else [value, *plan[name][1:]]
+    if name == "maps" and len(value) == 1:
+        plan[name] = [value] * len(plan[name])
+    refused(lambda: transform.apply_plan(Plan.from_dict(plan), *batch), message)
+
+
+def test_what_is_no_plan_is_refused(toy):
+    batch = toy.images[:3].float() / 255, toy.masks[:3], toy.labels[:3]
+    transform = DynamicLabelInjection(toy, generator=seeded())
+    for wrong in (None, {}):
+        refused(lambda wrong=wrong: transform.apply_plan(wrong, *batch), "plan must be a Plan")
+    refused(lambda: Plan.from_dict(5), "a plan has the values.*got 5")
+    refused(
+        lambda: Plan.from_dict({**transform.plan(batch[2]).to_dict(), "target": None}), "target"
+    )
+    refused(
+        lambda: transform.apply_plan(transform.plan(batch[2]), batch[0] * 255, *batch[1:]),
+        "float images must lie in",
+    )
+
+
+def test_labels_that_are_not_the_masks_are_refused(toy):
+    images, masks, labels = toy.images / 255, toy.masks, toy.labels
+    for wrong in (labels.roll(1), labels * 0, labels.flip(0)):
+        refused(
+            lambda wrong=wrong: DynamicLabelInjection(toy)(images, masks, wrong),
+            r"labels\[\d+\] is \d, but masks\[\d+\] marks class \d and not that",
+        )
+    refused(
+        lambda: DynamicLabelInjection(toy)(images, masks > 0, labels * 0),
+        r"labels\[238\] is 0, but",
+    )
+    DynamicLabelInjection(toy)(images, masks * 0, labels)  # labelled without a mask
+
+
+def test_narrow_labels_cannot_hold_many_classes_either():
+    tiles = tiles_with(130, side=8)
+    batch = batch_of(tiles, 8, label=torch.int8)
+    refused(lambda: DynamicLabelInjection(tiles)(*batch), "labels of torch.int8 cannot hold .* 130")
+
+
+def test_a_tight_label_beside_ignored_pixels_is_marked():
+    masks = torch.zeros(2, 16, 16, dtype=torch.uint8)
+    masks[1, 0, 5] = 1
+    tiles = TileSet.from_arrays(torch.rand(2, 16, 16), masks, ["pit"])
+    ignored = torch.full((1, 16, 16), IGNORE, dtype=torch.uint8)
+    ignored[0, 0, 5] = ignored[0, 2, 6] = 0  # of the widened mask only a pixel apart is left
+    transform = DynamicLabelInjection(
+        tiles, p_poisson=1, label="tight", warps=Warp(flip=0, affine=0), generator=seeded()
+    )
+    _, marks, labels = transform(torch.rand(1, 1, 16, 16), ignored, torch.zeros(1).long())
+    assert labels.tolist() == [1] and marks[0, 0, 5] == 1
+
+
+@pytest.mark.parametrize("sides", [(1, 9), (9, 1), (1, 1), (2, 2), (3, 3), (2, 7)])
+@pytest.mark.parametrize("place", PLACES)
+def test_images_of_a_pixel_or_two(sides, place):
+    masks = torch.zeros(4, *sides, dtype=torch.uint8)
+    masks[2:, 0, 0] = 1
+    tiles = TileSet.from_arrays(torch.rand(4, *sides), masks, ["pit"])
+    given_masks = torch.zeros(9, *sides, dtype=torch.uint8)
+    given_masks[::2, -1, -1] = IGNORE
+    batch = torch.rand(9, 1, *sides), given_masks, torch.zeros(9, dtype=torch.int64)
+    for p in (0, 1):
+        for region in REGIONS:
+            transform = DynamicLabelInjection(
+                tiles, p_poisson=p, region=region, place=place, generator=seeded()
+            )
+            _, marks, labels = transform(*batch)
+            assert torch.equal((marks == 1).flatten(1).any(dim=1), labels == 1)
+
+
+def test_namedtuples_come_back_as_such(toy):
+    Batch = namedtuple("Batch", "image mask label")
+    batch = Batch(toy.images[:9].float() / 255, toy.masks[:9], toy.labels[:9])
+    found = DynamicLabelInjection(toy)(batch)
+    assert isinstance(found, Batch) and (found.label > 0).all()
+
+
+def test_collate_takes_a_transform_and_a_function(toy):
+    refused(lambda: collate(5), "inject must be a DynamicLabelInjection, got int")
+    refused(lambda: collate(DynamicLabelInjection(toy), 5), "after must be a function, got 5")

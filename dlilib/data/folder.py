@@ -244,7 +244,7 @@ def _by_stem(
 def _listed_tiles(files: Files, root: str | Path, names: tuple[str, ...]) -> Tensor:
     """The part that each image shows, int64 (N,)."""
     if "tiles.csv" not in files:
-        return torch.arange(len(names))
+        return torch.arange(len(names), device="cpu")
     place = f"{root}/tiles.csv"
     try:
         rows = list(csv.DictReader(read_text(files, root, "tiles.csv").splitlines()))

@@ -177,7 +177,12 @@ def stack(
                 masks[row] = mask
                 sizes.append(before)
                 marked.append(shows)
-    return torch.from_numpy(images), torch.from_numpy(masks), torch.tensor(sizes), tuple(marked)
+    return (
+        torch.from_numpy(images),
+        torch.from_numpy(masks),
+        torch.tensor(sizes, device="cpu"),
+        tuple(marked),
+    )
 
 
 def _pad(pixels: np.ndarray, height: int, width: int, mode: str) -> np.ndarray:

@@ -68,8 +68,8 @@ def mvtec_ad(
     return TileSet(
         images=pixels,
         masks=marks,
-        labels=torch.tensor([label_of[kind] for kind, _ in images]),
-        groups=torch.arange(len(images)),
+        labels=torch.tensor([label_of[kind] for kind, _ in images], device="cpu"),
+        groups=torch.arange(len(images), device="cpu"),
         names=tuple(str(PurePosixPath(path).with_suffix("")) for path in paths),
         classes=classes,
         source=f"mvtec_ad-{category}",

@@ -1,6 +1,7 @@
 """Train/validation splits: which images train and which validate."""
 
 import warnings
+from fractions import Fraction
 
 import numpy as np
 
@@ -9,6 +10,7 @@ from dlilib.extras import require
 from dlilib.tiles import TileSet
 
 PROTOCOLS = ("image", "tile")
+TEST_FOLDS = 20  # at most, of which some test
 FOLDS = 5  # one fold in five validates: the paper's 80 % / 20 %
 
 
@@ -42,8 +44,8 @@ def split(
             Needs "tile" and all of the data. Seeds take disjoint parts for as long as a class has
             them.
         test: Share of each class's images, defect-free ones included, that is set apart first, in
-            [0, 0.5]; under "tile" it is a share of the parts, 1 / test rounded to a whole number of
-            folds. What is left is split as without it. Not with shots.
+            [0, 0.5]; under "tile" by whole parts, so that it is met as far as they allow. What is
+            left is split as without it. Not with shots.
 
     Returns:
         Indices (train, val) into `tiles`, or (train, val, test) if test is above 0: int64, sorted,
@@ -53,9 +55,10 @@ def split(
         ValueError: An argument is none of the above, there are too few parts, or no part of a class
             is left to validate; the message names the class.
 
+        MissingExtraError: "tile" needs scikit-learn.
+
     Warns:
         UserWarning: Under "tile", one part holds more than half of a class's images.
-        MissingExtraError: "tile" needs scikit-learn.
 
     Example:
         >>> train, val = split(toy_tiles(), protocol="image", seed=0)
@@ -98,13 +101,20 @@ def _train_and_val(
 def _set_apart(tiles: TileSet, protocol: str, seed: int, share: float) -> np.ndarray:
     """The images that test, bool (N,)."""
     labels = np.asarray(tiles.labels)
-    if protocol == "tile":
-        return _tile_level(labels, np.asarray(tiles.groups), seed, folds=round(1 / share))
     rng = np.random.default_rng([seed, 1])  # not the stream that splits the rest
     tested = np.zeros(len(labels), bool)
-    for label in np.unique(labels):
-        members = rng.permutation(np.flatnonzero(labels == label))
-        tested[members[: round(len(members) * share)]] = True
+    if protocol == "tile":
+        groups = np.asarray(tiles.groups)
+        finest = min(TEST_FOLDS, _most_parts(labels, groups))
+        part = Fraction(share).limit_denominator(finest)  # so many folds of so many
+        for fold in rng.permutation(part.denominator)[: part.numerator]:
+            tested |= _fold(labels, groups, part.denominator, seed, fold)
+    else:
+        for label in np.unique(labels):
+            members = rng.permutation(np.flatnonzero(labels == label))
+            tested[members[: round(len(members) * share)]] = True
+    if not tested.any():
+        raise ValueError(f"test = {share} leaves no image to test among the {len(labels)}")
     return tested
 
 
@@ -154,16 +164,28 @@ def _image_level(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return aside
 
 
-def _tile_level(labels: np.ndarray, tile: np.ndarray, seed: int, folds: int = FOLDS) -> np.ndarray:
+def _tile_level(labels: np.ndarray, tile: np.ndarray, seed: int) -> np.ndarray:
     """The images of one fold of the parts, bool (N,)."""
+    most = _most_parts(labels, tile)
+    if most < FOLDS:
+        raise ValueError(f'protocol "tile" needs a class of {FOLDS} or more parts, not {most}')
+    return _fold(labels, tile, FOLDS, seed // FOLDS, seed % FOLDS)
+
+
+def _most_parts(labels: np.ndarray, tile: np.ndarray) -> int:
+    """The number of parts of the class that has most of them."""
+    return max(len(np.unique(tile[labels == label])) for label in np.unique(labels))
+
+
+def _fold(
+    labels: np.ndarray, tile: np.ndarray, folds: int, shuffling: int, which: int
+) -> np.ndarray:
+    """The images of one of several folds of the parts, bool (N,); shuffling: its seed."""
     model_selection = require("sklearn.model_selection", "study")
-    distinct = [len(np.unique(tile[labels == label])) for label in np.unique(labels)]
-    if max(distinct) < folds:
-        raise ValueError(
-            f'protocol "tile" needs a class of {folds} or more parts, not {max(distinct)}'
-        )
-    splitter = model_selection.StratifiedGroupKFold(folds, shuffle=True, random_state=seed // folds)
-    _, val = list(splitter.split(labels, labels, tile))[seed % folds]
+    splitter = model_selection.StratifiedGroupKFold(folds, shuffle=True, random_state=shuffling)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The least populated class")  # it is in some folds alone
+        _, val = list(splitter.split(labels, labels, tile))[which]
     return np.isin(np.arange(len(labels)), val)
 
 

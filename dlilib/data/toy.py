@@ -62,14 +62,14 @@ def toy_tiles(seed: int = 0, size: int = 64) -> TileSet:
     return TileSet(
         images=torch.from_numpy(np.stack(images))[:, None],
         masks=torch.from_numpy(np.stack(masks)),
-        labels=torch.tensor(labels),
-        groups=torch.tensor(parts),
+        labels=torch.tensor(labels, device="cpu"),
+        groups=torch.tensor(parts, device="cpu"),
         names=tuple(names),
         classes=MT_CLASSES,
         source="toy",
         digest=f"seed {seed}",
-        sizes=torch.full((len(labels), 2), size),
-        exposure=torch.tensor(exposures),
+        sizes=torch.full((len(labels), 2), size, device="cpu"),
+        exposure=torch.tensor(exposures, device="cpu"),
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from dlilib.balance import TIES, UNTIL
 from dlilib.blend import GUIDANCES, REGIONS
+from dlilib.checks import check_type
 from dlilib.composite import LABELS
 from dlilib.data.images import RESIZES
 from dlilib.data.splits import PROTOCOLS
@@ -120,7 +121,8 @@ class Run:
         }
         for name, in_range in good.items():
             if not in_range:
-                raise ValueError(f"Run.{name} is out of range: {getattr(self, name)}")
+                need = f", it must be divisible by {stride}" if name == "size" else ""
+                raise ValueError(f"Run.{name} is out of range: {getattr(self, name)}{need}")
 
     @classmethod
     def for_tiles(cls, tiles: TileSet, **changes: Any) -> "Run":
@@ -139,6 +141,7 @@ class Run:
             >>> Run.for_tiles(toy_tiles(size=64), epochs=3).changed
             {'data': 'toy', 'size': 64, 'epochs': 3}
         """
+        check_type("tiles", tiles, TileSet)
         fitting = {
             "data": tiles.source,
             "size": tiles.images.shape[-1],

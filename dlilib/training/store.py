@@ -15,7 +15,6 @@ import torch
 from filelock import FileLock, Timeout
 from torch import nn
 
-from dlilib import models
 from dlilib.data.files import WriteError, write_whole
 from dlilib.training.run import Run
 from dlilib.version import __version__
@@ -118,13 +117,13 @@ class Store:
             lock.release()
 
     def save_model(self, run: Run, model: nn.Module) -> None:
-        """Write a model's weights and its normalisation, as `models.load` reads them.
+        """Write a model's weights and normalisation, as `models.load` reads them.
 
         Raises:
             WriteError: The weights cannot be written.
         """
         weights = {}
-        for name, value in models.saved(model).items():
+        for name, value in model.state_dict().items():
             weights[name] = value.detach().cpu().contiguous()
         write_whole(self.model_path(run), safetensors.torch.save(weights))
 

@@ -16,6 +16,7 @@ from torch import Generator, Tensor
 
 from dlilib import augment, losses, metrics, models
 from dlilib.balance import Plan
+from dlilib.checks import check_type
 from dlilib.data.splits import split
 from dlilib.inject import DynamicLabelInjection
 from dlilib.tiles import TileSet
@@ -110,6 +111,8 @@ def _train(
 
 
 def _check_tiles(run: Run, tiles: TileSet) -> None:
+    check_type("run", run, Run)
+    check_type("tiles", tiles, TileSet)
     found = {
         "data": tiles.source,
         "size": tiles.images.shape[-1],  # the width, where tiles keep their own size
@@ -218,7 +221,6 @@ class Trainer:
             "run": asdict(self.run),
             "digest": self.tiles.digest,
             "model": self.model.state_dict(),
-            "normalisation": [self.model.mean, self.model.std],
             "optimizer": self.optimizer.state_dict(),
             **{name: getattr(self, name) for name in PROGRESS},
         }
@@ -234,12 +236,9 @@ class Trainer:
                 raise ValueError
             if state["history"].keys() != self.history.keys():  # another version's
                 raise ValueError
-            self.model.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
             # a run of an earlier version goes on as it began
-            mean, std = state.get("normalisation", (models.MEAN, models.STD))
-            self.model.mean.copy_(torch.as_tensor(mean))
-            self.model.std.copy_(torch.as_tensor(std))
+            self.model.load_state_dict(models.with_normalisation(state["model"]))
+            self.optimizer.load_state_dict(state["optimizer"])
             for name in PROGRESS:
                 setattr(self, name, type(getattr(self, name))(state[name]))
             self.precisions = list(dict.fromkeys([*self.precisions, self.precision]))

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from builders import TINY
 
 import dlilib
-from dlilib import augment, blend, inject
+from dlilib import augment, blend, composite
 from dlilib.augment import Warp
 from dlilib.benchmark import speed
 from dlilib.blend import GUIDANCES, REGIONS
@@ -46,7 +46,7 @@ def test_boxes_give_what_the_whole_images_give(toy, monkeypatch, region, guidanc
     )
     plan = transform.plan(labels)
     fast = transform.apply_plan(plan, images, toy.masks[:30], labels)
-    monkeypatch.setattr(inject, "surroundings", lambda masks: [whole(masks)] * len(masks))
+    monkeypatch.setattr(composite, "surroundings", lambda masks: [whole(masks)] * len(masks))
     plain = transform.apply_plan(plan, images, toy.masks[:30], labels)
     assert (fast[0] - plain[0]).abs().max() < 1e-5
     assert torch.equal(fast[1], plain[1]) and torch.equal(fast[2], plain[2])

@@ -349,3 +349,12 @@ def test_one_part_with_most_of_a_class_is_told(toy):
         warnings.simplefilter("error")
         split(tiles_of(labels, parts), "image")
         split(toy, "tile")
+
+
+def test_a_test_share_that_no_image_meets_is_refused_by_name(toy):
+    for protocol in ("image", "tile"):
+        with pytest.raises(ValueError, match=r"test = 0\.001 leaves no image to test among"):
+            split(toy, protocol, test=0.001)
+    for share in (0.3, 0.4):
+        test = split(toy, "tile", test=share)[2]
+        assert abs(len(test) / len(toy) - share) < 0.05

@@ -123,3 +123,8 @@ def test_a_run_for_tiles_fits_them(toy, few_tiles):
     assert run == Run(data="toy", size=16, epochs=2, method="wce")
     assert Run.for_tiles(replace(toy, source="mine", resize="pad")).resize == "pad"
     refused(lambda: Run.for_tiles(few_tiles, epochs=0), "Run.epochs is out of range: 0")
+
+
+def test_what_is_no_data_set_has_no_run(few_tiles):
+    refused(lambda: Run.for_tiles(None), "tiles must be a TileSet, got NoneType")
+    refused(lambda: Run(size=33), "Run.size is out of range: 33, it must be divisible by 8")

@@ -301,17 +301,18 @@ def test_own_data_is_normalised_by_what_is_measured_on_it_and_the_studys_as_rele
     run = replace(RUN, data="mine", epochs=1)
     trainer = Trainer(run, mine, torch.device("cpu"))
     pixels = mine.images[trainer.train].double() / 255
-    assert trainer.model.mean.item() == pytest.approx(pixels.mean().item())
+    assert trainer.model.mean.flatten().tolist() == pytest.approx([pixels.mean().item()] * 3)
     found = fit(run, mine)["normalisation"]
-    assert found["std"] == pytest.approx([pixels.std(correction=0).item()])
+    assert found["std"] == pytest.approx([pixels.std(correction=0).item()] * 3)
     resumed = Trainer(run, mine, torch.device("cpu"))
-    old = {k: v for k, v in trainer.state().items() if k != "normalisation"}
+    old = trainer.state()
+    old["model"] = {k: v for k, v in old["model"].items() if k not in ("mean", "std")}
     resumed.restore(old)  # begun by an earlier version: goes on as it began
-    assert resumed.model.mean.item() == pytest.approx(models.MEAN)
+    assert resumed.model.mean[0].item() == pytest.approx(models.MEAN)
     resumed.restore(trainer.state())
     assert torch.equal(resumed.model.mean, trainer.model.mean)
     released = Trainer(RUN, few_tiles, torch.device("cpu"))
-    assert released.model.mean.item() == pytest.approx(models.MEAN)
+    assert released.model.mean[0].item() == pytest.approx(models.MEAN)
 
 
 def test_ignored_pixels_train_and_count_nothing(few_tiles):
@@ -334,3 +335,13 @@ def test_tiles_that_do_not_fit_are_refused_by_name(few_tiles):
         lambda: fit(replace(RUN, method="baseline", free_share=1.0), few_tiles.subset([0, 1, 2])),
         'split "image", seed 0: no image is left to validate among the 3 of toy',
     )
+
+
+def test_a_record_of_other_arrays_is_not_taken_for_these(few_tiles, tmp_path):
+    fit(TINY, few_tiles, folder=tmp_path)
+    refused(
+        lambda: fit(TINY, few_tiles.subset(range(0, 72, 2)), folder=tmp_path),
+        "other data than these tiles",
+    )
+    refused(lambda: fit(TINY, None), "tiles must be a TileSet, got NoneType")
+    refused(lambda: fit(None, few_tiles), "run must be a Run, got NoneType")
