@@ -189,8 +189,8 @@ def reach(
     Returns:
         float64 array (B, 4): least x and y, greatest x and y, in pixels; all 0 if nothing is shown.
     """
+    whole = np.array([0.0, 0.0, target[1] - 1.0, target[0] - 1.0])
     if min(source) == 1:  # that one pixel is seen wherever it is looked for
-        whole = [0.0, 0.0, target[1] - 1.0, target[0] - 1.0]
         return np.tile(whole, (len(maps), 1))
     # numpy: a hundred steps on a handful of numbers, which torch takes five times as long for
     linear, offset = np.split(maps.double().numpy(), [2], axis=2)
@@ -211,7 +211,11 @@ def reach(
     seen = ((high >= -1) & (low <= 2 * to_middle + 1)).all(axis=2, keepdims=True)
     least = np.where(seen, low, np.inf).min(axis=1)
     most = np.where(seen, high, -np.inf).max(axis=1)
-    return np.where(seen.any(axis=1), np.concatenate([least, most], axis=1), 0.0)
+    found = np.where(seen.any(axis=1), np.concatenate([least, most], axis=1), 0.0)
+    if beyond == "mirrored":  # further than the first mirrors there are more
+        furthest = (np.abs(linear).sum(axis=2) + np.abs(offset[:, :, 0])).max(axis=1)
+        found[furthest > 2.5] = whole
+    return found
 
 
 def placed(
