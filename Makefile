@@ -4,7 +4,7 @@ BIN := .venv/bin
 help:
 	@echo 'make study   set up, then run the whole study in small on the embedded tiles (results/smoke)'
 	@echo 'make check   set up, then check style and the quick tests (two minutes)'
-	@echo 'make test    set up, then check style, all tests but the soak, and notebooks (eight minutes)'
+	@echo 'make test    set up, then check style, all tests but the soak, and notebooks (nine minutes)'
 	@echo 'make soak    set up, then kill sweeps again and again'
 	@echo 'make setup   only create .venv'
 	@echo 'make lab     open the notebooks in JupyterLab'
