@@ -432,6 +432,12 @@ class Planner:
         return placed(linear, middle, middle + steps, source=self.donors.sides, target=sides)
 
 
+def stream(*seeds: int) -> Generator:
+    """Make a generator of several seeds, whose stream is that of no other combination."""
+    state = np.random.SeedSequence(seeds).generate_state(1, np.uint64)[0]
+    return Generator().manual_seed(int(state >> 1))
+
+
 def _uniform(shape: tuple[int, ...], generator: Generator | None) -> Tensor:
     return torch.rand(shape, generator=generator, dtype=torch.float32, device="cpu")
 

@@ -153,11 +153,21 @@ class Donors:
         """K int64 tensors: the positions of each class's donors, in order."""
         return tuple((self.labels == c).nonzero()[:, 0] for c in range(1, len(self.classes) + 1))
 
+    def require(self, classes: Sequence[str]) -> None:
+        """Raise ValueError unless each of these classes has a donor."""
+        for name, members in zip(self.classes, self.members, strict=True):
+            if name in classes and not len(members):
+                raise ValueError(f"class {name} has no donor among {self.given}")
+
+    @cached_property
+    def _sorted(self) -> Tensor:
+        """The positions by id."""
+        return self.ids.argsort()
+
     def positions(self, ids: Tensor) -> Tensor:
         """Where the donors that a plan names by `ids` (M,) stand among these."""
-        order = self.ids.argsort()
-        found = torch.searchsorted(self.ids[order], ids).clamp(max=max(0, len(self) - 1))
-        return order[found]
+        found = torch.searchsorted(self.ids[self._sorted], ids).clamp(max=max(0, len(self) - 1))
+        return self._sorted[found]
 
     def to(self, device: str | torch.device) -> "Donors":
         """Return the same donors with images and masks on `device`."""

@@ -24,12 +24,13 @@ from dlilib.balance import (
     Planner,
     check_labels,
     check_sides,
+    stream,
 )
 from dlilib.blend import GUIDANCES, REGIONS
 from dlilib.checks import check_generator, check_number, check_option, check_type
 from dlilib.composite import LABELS, inject
 from dlilib.donors import Donors
-from dlilib.tiles import IGNORE, INTEGERS, TileSet
+from dlilib.tiles import IGNORE, INTEGERS, TileSet, defective
 
 STATES = ("batch", "running")
 CHOICES = {  # option -> the values that it can have
@@ -151,10 +152,9 @@ class DynamicLabelInjection(nn.Module):
         self.place, self.region, self.guidance, self.label = place, region, guidance, label
         self.clip, self.empty_composites = clip, empty_composites
         self.keys, self.generator = keys, generator
-        self._check_options()
         self.donors = _as_donors(tiles, donors, empty_composites)
         self.reset()
-        self._planner()  # checks what only the classes tell
+        self._planner()  # checks the options
         self._worker: int | None = None  # seed of the worker process that the generator is for
         self._checked = False  # whether a batch's values were looked at
 
@@ -259,9 +259,7 @@ class DynamicLabelInjection(nn.Module):
             return
         self._worker = worker.seed
         if self.generator is not None:  # torch's own is seeded by torch
-            seeds = np.random.SeedSequence([self.generator.initial_seed(), worker.seed])
-            mixed = int(seeds.generate_state(1, np.uint64)[0] >> np.uint64(1))
-            self.generator = Generator().manual_seed(mixed)
+            self.generator = stream(self.generator.initial_seed(), worker.seed)
 
     @_outside_graphs
     def apply_plan(
@@ -470,9 +468,7 @@ def _as_target(target: Mapping[str, float] | None, donors: Donors) -> tuple[floa
         check_number(f"target[{name!r}]", value, 0, math.inf, open_end=True)
     if not any(wanted.values()):
         raise ValueError(f"target must be above 0 for some class, got {target!r}")
-    for name, members in zip(donors.classes, donors.members, strict=True):
-        if wanted[name] > 0 and not len(members):
-            raise ValueError(f"class {name} has no donor among {donors.given}")
+    donors.require([name for name, value in wanted.items() if value > 0])
     return tuple(float(value) for value in wanted.values())
 
 
@@ -501,10 +497,10 @@ def _check_agreement(masks: Tensor, labels: Tensor, num_classes: int) -> None:
         raise ValueError(
             f"masks must hold 0..{num_classes} and {IGNORE} (ignored), got {int(marks[wrong][0])}"
         )
-    shown = (marks > 0) & ~ignored
+    shown = defective(marks)
     shows, own = shown.any(dim=1), (shown & (marks == labels)).any(dim=1)
-    defective = labels[:, 0] > 0
-    if (defective & ignored.any(dim=1)).any() and not (defective & shows).any():
+    labelled = labels[:, 0] > 0
+    if (labelled & ignored.any(dim=1)).any() and not (labelled & shows).any():
         raise ValueError(
             f"masks: the defective images' hold 0 and {IGNORE} alone, and {IGNORE} is ignored: "
             "where it marks a defect, give its class"

@@ -281,6 +281,11 @@ class _Shown:
         return cls((high.long() - 1).clamp(min=0), own & (labels > 0), low == 0)
 
 
+def defective(masks: Tensor | np.ndarray) -> Tensor | np.ndarray:
+    """Tell which pixels of masks are a defect's: neither background nor ignored; bool."""
+    return (masks > 0) & (masks != IGNORE)
+
+
 def check_classes(classes: Sequence[str]) -> tuple[str, ...]:
     """Return the names of the classes as a tuple.
 

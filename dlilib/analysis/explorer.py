@@ -170,7 +170,9 @@ def explore(tiles: TileSet, donors: np.ndarray | Tensor | None = None, seed: int
     """
     if not (tiles.labels == 0).any():
         raise ValueError(f"{tiles.source} has no defect-free image to inject into")
-    members = _by_class(tiles, Donors.of(tiles, donors, empty=True))
+    found = Donors.of(tiles, donors, empty=True)
+    found.require(tiles.classes)
+    members = [found.ids[positions] for positions in found.members]
     classes = Dropdown(
         description="class", options=[(name, k) for k, name in enumerate(tiles.classes)], **WIDE
     )
@@ -215,15 +217,6 @@ def _controls(
         "region": Dropdown(options=tuple(REGIONS), description="region", **WIDE),
         "label": Dropdown(options=LABELS, description="blend label", **WIDE),
     }
-
-
-def _by_class(tiles: TileSet, donors: Donors) -> list[Tensor]:
-    """The indices into tiles of each class's donors."""
-    found = [donors.ids[members] for members in donors.members]
-    for name, ids in zip(tiles.classes, found, strict=True):
-        if not len(ids):
-            raise ValueError(f"class {name} has no donor among {donors.given}")
-    return found
 
 
 def _named(tiles: TileSet, indices: Tensor) -> list[tuple[str, int]]:

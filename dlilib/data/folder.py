@@ -20,7 +20,7 @@ from dlilib.data.images import (
     read_mask,
     stack,
 )
-from dlilib.tiles import IGNORE, TileSet, check_classes, labels_of
+from dlilib.tiles import IGNORE, TileSet, check_classes, defective, labels_of
 
 CONTENTS = {"images", "masks", "classes.txt"}  # what a folder of this kind holds, at its top
 
@@ -113,10 +113,9 @@ def _check_ignored(masks: Tensor, paths: Sequence[Sequence[str]], root: str | Pa
     """Raise DataError where 255 seems to mean a defect: no mask (N, H, W) shows a class."""
     first = None
     for mask, sources in zip(masks, paths, strict=True):
-        ignored = mask == IGNORE
-        if ((mask > 0) & ~ignored).any():
+        if defective(mask).any():
             return
-        if first is None and ignored.any():
+        if first is None and mask.any():
             first = sources[0]
     if first is not None:
         raise DataError(

@@ -13,7 +13,7 @@ from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
 from dlilib.data.files import DataError, Files
-from dlilib.tiles import IGNORE
+from dlilib.tiles import defective
 
 RESIZES = ("nearest", "bilinear")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
@@ -104,17 +104,12 @@ def check_size(size: int, resize: str) -> None:
 
 def check_kept(paths: Sequence[str], marked: Sequence[bool], masks: Tensor) -> None:
     """Raise DataError naming an image whose defect its mask (N, H, W) no longer shows."""
-    kept = [_marks(mask.numpy()) for mask in masks]
+    kept = [bool(defective(mask).any()) for mask in masks]
     lost = [path for path, was, is_ in zip(paths, marked, kept, strict=True) if was and not is_]
     if lost:
         raise DataError(
             f"{lost[0]}: its defect vanishes at size {masks.shape[-1]} ({len(lost)} do): enlarge it"
         )
-
-
-def _marks(mask: np.ndarray) -> bool:
-    """Whether a mask of class indices, or of bool, marks a defect."""
-    return bool(((mask > 0) & (mask != IGNORE)).any())
 
 
 def image_sides(files: Files, path: str) -> tuple[int, int]:
@@ -154,7 +149,7 @@ def stack(
 
     def load(source: Source) -> tuple[np.ndarray, np.ndarray, tuple[int, int], bool]:
         image, mask = read(source)
-        before, marked = image.shape[:2], _marks(mask)
+        before, marked = image.shape[:2], bool(defective(mask).any())
         if size is None:
             return (
                 _pad(image, height, width, "edge"),

@@ -16,7 +16,7 @@ from torch import Tensor
 from dlilib import losses, metrics
 from dlilib.balance import Plan
 from dlilib.extras import require
-from dlilib.tiles import IGNORE
+from dlilib.tiles import IGNORE, defective
 from dlilib.training.run import Run
 
 MARGIN = 0.5  # cosine: features of defects stay 60° or more from the normal prototype
@@ -165,11 +165,6 @@ def realism_weights(features: Tensor, masks: Tensor, labels: Tensor, prototypes:
 def region_features(features: Tensor, inside: Tensor) -> Tensor:
     """Sum of features (B, D, h, w) over the cells that a mask (B, H, W) touches: (B, D)."""
     return (features.float() * cells(inside, features)[:, None]).sum(dim=(2, 3))
-
-
-def defective(masks: Tensor) -> Tensor:
-    """Which pixels of masks are a defect's, bool."""
-    return (masks > 0) & (masks != IGNORE)
 
 
 def cells(marked: Tensor, features: Tensor) -> Tensor:

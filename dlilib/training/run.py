@@ -34,6 +34,16 @@ CHOICES = {
 }
 
 
+def facts_of(tiles: TileSet) -> dict[str, str | int]:
+    """Return the fields of a run that its tiles fix."""
+    return {
+        "data": tiles.source,
+        "size": tiles.images.shape[-1],  # the width, where tiles keep their own size
+        "threshold": tiles.threshold,
+        "resize": tiles.resize,
+    }
+
+
 @dataclass(frozen=True)
 class Run:
     """One training run; the defaults are the paper's protocol as released.
@@ -142,13 +152,7 @@ class Run:
             {'data': 'toy', 'size': 64, 'epochs': 3}
         """
         check_type("tiles", tiles, TileSet)
-        fitting = {
-            "data": tiles.source,
-            "size": tiles.images.shape[-1],
-            "threshold": tiles.threshold,
-            "resize": tiles.resize,
-        }
-        return cls(**{**fitting, **changes})
+        return cls(**{**facts_of(tiles), **changes})
 
     @property
     def changed(self) -> dict[str, str | int | float | bool | None]:

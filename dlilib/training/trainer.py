@@ -15,13 +15,13 @@ from PIL import Image
 from torch import Generator, Tensor
 
 from dlilib import augment, losses, metrics, models
-from dlilib.balance import Plan
+from dlilib.balance import Plan, stream
 from dlilib.checks import check_type
 from dlilib.data.splits import split
 from dlilib.inject import DynamicLabelInjection
 from dlilib.tiles import TileSet
 from dlilib.training import few_shot, precision
-from dlilib.training.run import Run
+from dlilib.training.run import Run, facts_of
 from dlilib.training.store import Store, machine
 
 CURVE_POINTS = 15  # of a record's curve of each class
@@ -113,13 +113,7 @@ def _train(
 def _check_tiles(run: Run, tiles: TileSet) -> None:
     check_type("run", run, Run)
     check_type("tiles", tiles, TileSet)
-    found = {
-        "data": tiles.source,
-        "size": tiles.images.shape[-1],  # the width, where tiles keep their own size
-        "threshold": tiles.threshold,
-        "resize": tiles.resize,
-    }
-    for name, value in found.items():
+    for name, value in facts_of(tiles).items():
         wanted = getattr(run, name)
         if wanted != value:
             raise ValueError(
@@ -331,13 +325,13 @@ class Trainer:
         """For each batch of the epoch: indices of its images, their flips and what is injected."""
         # Two streams, so that a seed's runs of different methods see the same images in the same
         # order.
-        order = _generator(self.run.seed, self.epoch, 0)
+        order = stream(self.run.seed, self.epoch, 0)
         batches = self._batches(order)
         sizes = [len(rows) for rows in batches]
         flips = augment.draw_flips(sum(sizes), order).split(sizes)
         plans: list[Plan | None] = [None] * len(sizes)
         if self.injection:
-            self.injection.generator = _generator(self.run.seed, self.epoch, 1)
+            self.injection.generator = stream(self.run.seed, self.epoch, 1)
             plans = self.injection.plan_batches(self.tiles.labels[torch.cat(batches)], sizes)
         return zip(batches, flips, plans, strict=True)
 
@@ -398,11 +392,6 @@ class Trainer:
 def thin(values: list, points: int) -> list:
     """Every nth of an epoch's values, so that at most `points` remain and a record stays small."""
     return values[:: max(1, math.ceil(len(values) / points))]
-
-
-def _generator(*seed: int) -> Generator:
-    state = np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]
-    return Generator().manual_seed(int(state >> 1))
 
 
 def _png(class_map: Tensor) -> str:
