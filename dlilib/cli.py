@@ -49,6 +49,10 @@ Pilot = Annotated[
 Device = Annotated[
     str | None, typer.Option(help="cpu, cuda, …; default the first GPU, else the CPU")
 ]
+Tile = Annotated[
+    tuple[int, int] | None,
+    typer.Option(metavar="SIZE OVERLAP", help="cut large images into patches, pixels"),
+]
 RESULTS = Path("results")
 
 
@@ -56,14 +60,27 @@ RESULTS = Path("results")
 def data(
     name: Annotated[str, typer.Argument(help=f"folder, {', '.join(datasets.NAMES)}")],
     root: Root = None,
+    size: Annotated[int, typer.Option(help="side of the images, pixels", min=8)] = 256,
+    masks: Annotated[
+        str, typer.Option(help="a folder's masks resized by nearest pixel, or any: keep thin ones")
+    ] = "nearest",
+    mask_suffix: Annotated[
+        str, typer.Option(help="what a mask's name adds to its image's in a folder, as _GT")
+    ] = "",
+    tile: Tile = None,
+    value_range: Annotated[
+        tuple[int, int] | None,
+        typer.Option("--range", metavar="LOW HIGH", help="what 0 and 255 are of 16-bit images"),
+    ] = None,
 ) -> None:
     """Read a data set with all its checks and print what is in it."""
     if name == "folder":
         if root is None:
             raise typer.BadParameter("folder needs --root")
-        tiles = from_folder(root)
+        options = {"masks": masks, "mask_suffix": mask_suffix}
+        tiles = from_folder(root, size, tile=tile, value_range=value_range, **options)
     else:
-        tiles = datasets.load(name.replace("magnetic-tiles", "magnetic_tiles"), root)
+        tiles = datasets.load(name.replace("magnetic-tiles", "magnetic_tiles"), root, size)
     print(f"{tiles.source}: {len(tiles)} images of {len(tiles.groups.unique())} parts")
     counts = tiles.counts()
     print("/".join(counts), "/".join(str(n) for n in counts.values()), sep="\n")
@@ -71,13 +88,34 @@ def data(
 
 @app.command()
 def convert(
-    source: Annotated[str, typer.Argument(help=" or ".join(convert_.SOURCES))],
+    source: Annotated[str, typer.Argument(help=", ".join(convert_.SOURCES))],
     root: Annotated[Path, typer.Argument(help="folder or zip of images and annotations")],
     out: Annotated[Path, typer.Argument(help="new folder")],
+    classes: Annotated[
+        Path | None, typer.Option(help="file of the classes 1..K in their order, a line each")
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="refuse what cannot be read, leave nothing out")
+    ] = False,
+    width: Annotated[
+        int, typer.Option(help="of LabelMe's lines and points, pixels", min=1)
+    ] = convert_.WIDTH,
+    unlisted: Annotated[
+        str, typer.Option(help='photographs in no COCO file: "leave out", or "free" of defects')
+    ] = "leave out",
+    tile: Tile = None,
 ) -> None:
-    """Draw annotated shapes into a folder of images and masks, as notebook 8 reads it."""
-    tiles = from_folder(convert_.convert(source, root, out), size=None)
-    print(out, tiles.counts())
+    """Draw annotated regions into a folder of images and masks, as notebook 8 reads it."""
+    convert_.convert(
+        source,
+        root,
+        out,
+        classes=classes,
+        strict=strict,
+        width=width,
+        unlisted=unlisted,
+        tile=tile,
+    )
 
 
 @app.command()

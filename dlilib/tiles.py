@@ -64,6 +64,8 @@ class TileSet(Dataset):
     exposure: Tensor | None = None  # int64 (N,); number of the exposure, where known
     threshold: int = 0  # mask values above it are defect, where masks were thresholded
     resize: str = "nearest"  # how the images came to their size; "pad": they kept it
+    # (N,); "train", "val", "test" or "" for each image, where the data came split
+    given: tuple[str, ...] | None = None
     # What the masks show, found when they are checked:
     marked: Tensor = field(init=False, repr=False)  # bool (N,); whether the label's class is shown
     ignores: bool = field(init=False, repr=False)  # whether any pixel is ignored
@@ -171,7 +173,9 @@ class TileSet(Dataset):
             value = getattr(self, column.name)
             if isinstance(value, Tensor):
                 found[column.name] = value[chosen.to(value.device)]
-        found["names"] = tuple(self.names[row] for row in chosen.tolist())
+        for name in ("names", "given"):
+            value = getattr(self, name)
+            found[name] = value and tuple(value[row] for row in chosen.tolist())
         part = hashlib.sha256(f"{self.digest} {chosen.tolist()}".encode())  # other data than all
         return self._with(digest=part.hexdigest(), **found)
 
@@ -212,6 +216,13 @@ class TileSet(Dataset):
                 raise ValueError(f"{name} must be on the CPU, got {value.device}")
         if len(self.names) != count:
             raise ValueError(f"names must be as many as the {count} images, got {len(self.names)}")
+        if self.given is not None and (
+            len(self.given) != count or not set(self.given) <= {"train", "val", "test", ""}
+        ):
+            raise ValueError(
+                f'given must be "train", "val", "test" or "" for each of the {count} images, got '
+                f"{self.given[:3]}"
+            )
         if not all(isinstance(name, str) for name in self.names):
             raise ValueError(f"names must be strings, got {self.names[:3]}")
 

@@ -22,7 +22,7 @@ PACKAGE = ROOT / "dlilib"
 # A room is a folder or a module at the top; what is further down is listed first.
 FLOORS = (
     {"version", "extras", "checks"},
-    {"tiles", "augment", "blend"},
+    {"tiles", "augment", "blend", "patches"},
     {"metrics", "donors"},
     {"models", "balance", "losses", "data"},
     {"composite", "export"},

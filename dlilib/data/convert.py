@@ -1,77 +1,95 @@
-"""Write the folder that `from_folder` reads, from LabelMe, COCO or a TileSet."""
+"""Write the folder that `from_folder` reads, from an annotation program's export or a TileSet."""
 
+import csv
 import io
-import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageOps
 
-from dlilib.data.files import DataError, Files, open_files, read_text, write_whole
-from dlilib.data.images import IMAGE_SUFFIXES, read_image
-from dlilib.tiles import MOST_CLASSES, TileSet
+from dlilib.data.class_names import BORDER, checked, class_list, reserved
+from dlilib.data.files import DataError, Files, open_files, write_whole
+from dlilib.data.formats import coco, label_studio, labelme, voc, yolo
+from dlilib.data.formats.annotations import UNLISTED, WIDTH, Annotations, Notes, Options, Photograph
+from dlilib.data.images import image_size
+from dlilib.data.subsets import SUBSETS
+from dlilib.patches import check_patch, corners
+from dlilib.tiles import FREE, IGNORE, MOST_CLASSES, TileSet
 
 # The masks' palette, red, green and blue of each class index: with it a viewer shows them coloured.
+# It has all 256 colours, or Pillow would store too few bits for the higher values.
 COLOURS = (
-    *(0, 0, 0),  # background
-    *(222, 143, 5),
-    *(1, 115, 178),
-    *(2, 158, 115),
-    *(213, 94, 0),
-    *(204, 120, 188),
+    (0, 0, 0),  # background
+    (222, 143, 5),
+    (1, 115, 178),
+    (2, 158, 115),
+    (213, 94, 0),
+    (204, 120, 188),
+    *((index, 255 - index, 128) for index in range(6, IGNORE)),
+    BORDER,
 )
-LEAST = {"polygon": 3, "rectangle": 2, "circle": 2}  # points that a shape needs
 
 
-@dataclass(frozen=True)
-class Shape:
-    """One annotated region."""
+def convert(
+    source: str,
+    root: str | Path,
+    out: str | Path,
+    *,
+    classes: str | Path | Sequence[str] | None = None,
+    strict: bool = False,
+    width: int = WIDTH,
+    unlisted: str = "leave out",
+    tile: tuple[int, int] | None = None,
+    tell: Callable[[str], object] = print,
+) -> Path:
+    """Convert an annotation program's export to the folder that `from_folder` reads.
 
-    label: str  # name of its class
-    kind: str  # "polygon", "rectangle" or "circle", as LabelMe names them
-    # (x, y) in pixels: a polygon's or a rectangle's corners; a circle's centre and a point on it
-    points: list[tuple[float, float]]
+    Writes images/, masks/ (class indices), classes.txt and, where the export says which photographs
+    show the same part or how they are split, tiles.csv. Images are copied as they are; an image
+    "a/b.png" becomes "a_b.png" where the images lie in several folders. Where regions overlap, the
+    later one stands. Regions that are called background or __ignore__ become 0 and 255.
 
-
-@dataclass(frozen=True)
-class Annotations:
-    """What an annotation program knows of a set of images."""
-
-    classes: list[str]  # names of the classes 1..K
-    shapes: dict[str, list[Shape]]  # image path -> its shapes, none for a defect-free image
-    # image path -> its height and width when it was annotated, None where the program does not say
-    sizes: dict[str, tuple[int | None, int | None]]
-
-
-def convert(source: str, root: str | Path, out: str | Path) -> Path:
-    """Convert annotated shapes to the folder that `from_folder` reads.
-
-    Writes images/, masks/ (class indices) and classes.txt. Images are copied as they are; an image
-    "a/b.png" becomes "a_b.png" where the images lie in several folders. Where shapes overlap, the
-    later one stands.
+    What cannot be read is left out and counted: an annotation, and its photograph too unless
+    another annotation of it is good, for a photograph with a defect never becomes a defect-free
+    one.
 
     Args:
-        source: The annotation program.
+        source: The annotation program's format.
 
-            - "labelme": images, and beside each image with defects a JSON file of the same name.
-              The classes are in alphabetical order.
-            - "coco": one JSON file, and the images that it lists. The classes are those in use, in
-              the order of their ids.
+            - "labelme": photographs and a JSON file for each one with defects; shapes are filled as
+              labelme fills them. A photograph without a JSON file is defect-free.
+            - "coco": one or more JSON files, polygons and run lengths, as CVAT, Roboflow and many
+              others write them; filled by pycocotools.
+            - "yolo": YOLO segmentation, a text file for each photograph with defects and data.yaml.
+            - "voc" or "cvat": masks in SegmentationClass/ or masks/, in colours that a labelmap.txt
+              names, as CVAT's "Segmentation mask 1.1", or of class indices.
+            - "label-studio": the brush labels as PNG, and the project's JSON export.
         root: Folder or zip of the images and annotations.
         out: The folder to write, new or empty, outside root.
+        classes: Names of the classes 1..K in their order, or a file of them, a line each; None: the
+            classes in use, in the order of the export's ids, else alphabetical. A class that it
+            does not name is an error. Exports without names ("yolo", "voc") take theirs from it.
+        strict: What cannot be read is an error instead.
+        width: Of LabelMe's lines and points, in pixels.
+        unlisted: What photographs are that no COCO file lists, "leave out" or "free" (defect-free).
+        tile: Cut the photographs into patches: their side, a multiple of 8, and by how many pixels
+            neighbours overlap. Patches of one photograph are one group.
+        tell: Called with each line of the report; the last one counts what was read, drawn and left
+            out.
 
     Returns:
         `out`.
 
     Raises:
-        ValueError: The source is unknown, or `out` is not a new or empty folder outside root.
-        DataError: A file cannot be used; the message names it, and nothing is written.
+        ValueError: An argument is none of the above, or `out` is not a new or empty folder outside
+            root.
+        DataError: A file cannot be used, or nothing is left; the message names it, and nothing is
+            written.
+        MissingExtraError: COCO needs pycocotools, and YOLO pyyaml: pip install 'dlilib[formats]'.
         WriteError: `out` cannot be written.
 
     Example:
@@ -80,19 +98,29 @@ def convert(source: str, root: str | Path, out: str | Path) -> Path:
     """
     if source not in SOURCES:
         raise ValueError(f"source must be one of {tuple(SOURCES)}, got {source!r}")
+    if unlisted not in UNLISTED:
+        raise ValueError(f"unlisted must be one of {UNLISTED}, got {unlisted!r}")
+    if not isinstance(width, int) or width < 1:
+        raise ValueError(f"width must be a number of pixels, got {width!r}")
+    patch = check_patch(tile) if tile else None
     out = Path(out)
     _check_out(out, root)
-    files = open_files(Path(root))
-    found = SOURCES[source](files, root)
-    _check_classes(found.classes, root)
-    names = _flat_names(list(found.shapes), root)
+    options = Options(strict, width, unlisted, _given_classes(classes))
+    files, notes = open_files(Path(root)), Notes(strict)
+    found = SOURCES[source](files, root, options, notes)
     # every mask is drawn before anything is written, so that an error leaves nothing behind
-    masks = {path: _mask_png(files, path, found) for path in found.shapes}
-    for path, name in names.items():
-        write_whole(out / "images" / name, files[path](), sync=False)
-        mask_name = PurePosixPath(name).stem + ".png"
-        write_whole(out / "masks" / mask_name, masks[path], sync=False)
-    write_whole(out / "classes.txt", _text(found.classes), sync=False)
+    drawn = _draw_all(found, options, notes, root)
+    stems = _flat_names([image.photograph.path for image in drawn.images], root)
+    rows, labels = [], Counter()
+    for image, stem in zip(drawn.images, stems, strict=True):
+        for name, label in _write(out, stem, image, drawn, patch):
+            rows.append([name, image.photograph.group or stem, image.photograph.split])
+            labels[label] += 1
+    write_whole(out / "classes.txt", _text(drawn.classes), sync=False)
+    _write_table(out, rows)
+    tell(f"{out} { {name: labels[name] for name in (*drawn.classes, FREE)} }")
+    for line in _report(found, drawn, notes, len(rows) if patch else 0):
+        tell(line)
     return out
 
 
@@ -123,10 +151,207 @@ def to_folder(tiles: TileSet, out: str | Path) -> Path:
         write_whole(out / "images" / f"{stem}.png", _png(Image.fromarray(pixels)), sync=False)
         drawn = _paletted(mask.cpu().numpy())
         write_whole(out / "masks" / f"{stem}.png", _png(drawn), sync=False)
-    rows = [f"{stem},{part}" for stem, part in zip(stems, tiles.groups.tolist(), strict=True)]
-    write_whole(out / "tiles.csv", _text(["image,tile", *rows]), sync=False)
+    given = tiles.given or [""] * len(tiles)
+    rows = zip(stems, map(str, tiles.groups.tolist()), given, strict=True)
+    _write_table(out, list(rows))
     write_whole(out / "classes.txt", _text(tiles.classes), sync=False)
     return out
+
+
+@dataclass
+class _Image:
+    """A photograph and its mask, drawn."""
+
+    photograph: Photograph
+    mask: bytes  # PNG; classes by their place in `_class_order`
+    shows: set[int]  # the values of the mask that are classes
+    regions: int  # that were drawn
+
+
+@dataclass
+class _Drawn:
+    """All that is written."""
+
+    images: list[_Image]
+    classes: list[str]
+    lookup: np.ndarray  # uint8 (256,), class in `_class_order` -> class index
+
+
+def _given_classes(classes: str | Path | Sequence[str] | None) -> tuple[str, ...] | None:
+    if classes is None:
+        return None
+    if isinstance(classes, str | Path):
+        path = Path(classes)
+        try:
+            text = path.read_text(encoding="utf-8-sig")
+        except UnicodeDecodeError:
+            raise DataError(f"{path}: not UTF-8 text") from None
+        return tuple(checked(class_list(text, str(path)), str(path)))
+    return tuple(checked(list(classes), "classes"))
+
+
+def _class_order(found: Annotations, options: Options, root: object) -> list[str]:
+    """The names of the provisional class indices 1, 2, …"""
+    labels = {region.label for each in found.photographs for region in each.regions}
+    used = [name for name in found.classes if name in labels and reserved(name) is None]
+    if options.classes is None:
+        order = used
+    else:
+        order = list(options.classes)
+        strange = [name for name in used if name not in order]
+        if strange:
+            raise DataError(
+                f"{root}: holds the class {strange[0]}; the given classes are {', '.join(order)}"
+            )
+    if len(order) > MOST_CLASSES:
+        raise DataError(
+            f"{root}: its regions are of {len(order)} classes; a mask can hold {MOST_CLASSES}"
+        )
+    if FREE in order:
+        raise DataError(f"{root}: a class is called {FREE}, as defect-free images are: rename it")
+    return order
+
+
+def _draw_all(found: Annotations, options: Options, notes: Notes, root: object) -> _Drawn:
+    order = _class_order(found, options, root)
+    images = []
+    for photograph in found.photographs:
+        image = _draw(photograph, order, notes, root)
+        if image is not None:
+            images.append(image)
+    in_use = sorted(set().union(*(image.shows for image in images)))
+    if not in_use:
+        reasons = "; ".join(notes.left_out) or "no photograph has an annotation"
+        raise DataError(f"{root}: nothing is left to convert: {reasons}")
+    if options.classes is not None:
+        in_use = list(range(1, len(order) + 1))
+    lookup = np.arange(IGNORE + 1).astype(np.uint8)
+    lookup[in_use] = np.arange(1, len(in_use) + 1)
+    return _Drawn(images, [order[value - 1] for value in in_use], lookup)
+
+
+def _draw(photograph: Photograph, order: list[str], notes: Notes, root: object) -> _Image | None:
+    """Draw a photograph's mask; None: it is left out."""
+    place = f"{root}/{photograph.path}"
+    content = photograph.read()
+    try:
+        height, width = image_size(content, place)
+        if photograph.size not in (None, (height, width)):
+            # the regions would lie elsewhere
+            raise DataError(
+                f"{place}: is {width}×{height} pixels, but was annotated when it had "
+                f"{photograph.size[1]}×{photograph.size[0]}: convert the photographs that were "
+                "annotated"
+            )
+    except DataError as error:
+        notes.slip("photograph", str(error).removeprefix(f"{place}: "), place)
+        return None
+    mask, regions = np.zeros((height, width), np.uint8), 0
+    for region in photograph.regions:
+        value = reserved(region.label)
+        try:
+            pixels = region.pixels(height, width)
+            if not pixels.any():
+                raise DataError(f"{region.place}: covers no pixel")
+        except DataError as error:
+            why = str(error).removeprefix(region.place).removeprefix(": ")
+            notes.slip("annotation", why, region.place)
+            photograph.unread += 1
+            continue
+        mask[pixels] = 1 + order.index(region.label) if value is None else value
+        regions += value is None
+    if photograph.unread and not regions:
+        why = "whose annotations cannot be read: it is not defect-free"
+        notes.leave_out("photograph", why, place)
+        return None
+    shows = set(np.unique(mask).tolist()) - {0, IGNORE}
+    return _Image(photograph, _png(Image.fromarray(mask)), shows, regions)
+
+
+def _flat_names(paths: Sequence[str], root: str | Path) -> list[str]:
+    """Stems in one folder: "a/b.png" becomes "a_b", and "b_png" where there is a "b.jpg" too."""
+    folders = [PurePosixPath(path).parent for path in paths]
+    top = os.path.commonpath(folders or [""])
+    flat = ["_".join(PurePosixPath(path).relative_to(top).parts) for path in paths]
+    plain = [PurePosixPath(name).stem for name in flat]
+    counts = Counter(stem.casefold() for stem in plain)  # some disks tell no A from an a
+    stems = []
+    for stem, name in zip(plain, flat, strict=True):
+        suffix = PurePosixPath(name).suffix[1:]
+        stems.append(f"{stem}_{suffix}" if counts[stem.casefold()] > 1 else stem)
+    counts = Counter(stem.casefold() for stem in stems)
+    repeated = [p for p, stem in zip(plain, stems, strict=True) if counts[stem.casefold()] > 1]
+    if repeated:
+        raise DataError(f"{root}: more than one image would be called {min(repeated)}: rename one")
+    return stems
+
+
+def _write(
+    out: Path, stem: str, image: _Image, drawn: _Drawn, patch: tuple[int, int] | None
+) -> list[tuple[str, str]]:
+    """Write a photograph and its mask, or their patches; return each one's stem and label."""
+    mask = drawn.lookup[np.asarray(Image.open(io.BytesIO(image.mask)))]
+    content = image.photograph.read()
+    if patch is None:
+        suffix = PurePosixPath(image.photograph.path).suffix
+        write_whole(out / "images" / f"{stem}{suffix}", content, sync=False)
+        write_whole(out / "masks" / f"{stem}.png", _png(_paletted(mask)), sync=False)
+        return [(stem, _label(mask, drawn.classes))]
+    written = []
+    whole = ImageOps.exif_transpose(Image.open(io.BytesIO(content)))
+    size, overlap = patch
+    for top, left in corners(*mask.shape, size, overlap).tolist():
+        name = f"{stem}_{top}_{left}"
+        part = mask[top : top + size, left : left + size]
+        box = (left, top, left + part.shape[1], top + part.shape[0])
+        write_whole(out / "images" / f"{name}.png", _png(whole.crop(box)), sync=False)
+        write_whole(out / "masks" / f"{name}.png", _png(_paletted(part)), sync=False)
+        written.append((name, _label(part, drawn.classes)))
+    return written
+
+
+def _label(mask: np.ndarray, classes: Sequence[str]) -> str:
+    """The class with the most pixels, as `from_folder` labels an image."""
+    counts = np.bincount(mask.ravel(), minlength=IGNORE + 1)[1:IGNORE]
+    return classes[int(counts.argmax())] if counts.any() else FREE
+
+
+def _write_table(out: Path, rows: Sequence[Sequence[str]]) -> None:
+    """Write tiles.csv from rows of image, tile and split, unless it would say nothing."""
+    split = len({row[2] for row in rows} - {""}) > 1
+    if not split and all(image == tile for image, tile, _ in rows):
+        return
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    head = ["image", "tile", "split"]
+    table.writerows(row if split else row[:2] for row in [head, *rows])
+    write_whole(out / "tiles.csv", text.getvalue().encode(), sync=False)
+
+
+def _report(found: Annotations, drawn: _Drawn, notes: Notes, patches: int) -> list[str]:
+    """What the user of a conversion must know; the last line counts."""
+    lines = list(notes.remarks)
+    groups = {image.photograph.group for image in drawn.images} - {""}
+    if groups:
+        many = sum(bool(image.photograph.group) for image in drawn.images)
+        lines.append(f"{many} photographs are copies of {len(groups)} originals (tiles.csv)")
+    splits = Counter(image.photograph.split for image in drawn.images)
+    if len(splits.keys() - {""}) > 1:
+        said = ", ".join(
+            f"{name or 'none'} {splits[name]}" for name in (*SUBSETS, "") if splits[name]
+        )
+        lines.append(f'the split as given: {said} (tiles.csv; split="given" takes it)')
+    if patches:
+        lines.append(f"cut into {patches} patches; those of one photograph are one group")
+    photographs = len(drawn.images)
+    free = sum(not image.shows for image in drawn.images)
+    regions = sum(image.regions for image in drawn.images)
+    left_out = "; ".join(notes.left_out) or "nothing"
+    lines.append(
+        f"read {found.files} annotation files; drew {regions} regions on {photographs - free} of "
+        f"{photographs} photographs, {free} are defect-free; left out: {left_out}"
+    )
+    return lines
 
 
 def _check_out(out: Path, root: str | Path) -> None:
@@ -139,35 +364,13 @@ def _check_out(out: Path, root: str | Path) -> None:
         )
 
 
-def _check_classes(classes: Sequence[str], root: str | Path) -> None:
-    if not 1 <= len(classes) <= MOST_CLASSES:
-        raise DataError(
-            f"{root}: its shapes are of {len(classes)} classes; a mask can hold 1 to {MOST_CLASSES}"
-        )
-    distinct = {name.strip() for name in classes} - {"Free"}
-    if len(distinct) < len(classes):
-        raise DataError(f"{root}: needs distinct class names, not Free; has {classes}")
-
-
-def _flat_names(paths: Sequence[str], root: str | Path) -> dict[str, str]:
-    """Image path -> its file name in one folder: "a/b.png" becomes "a_b.png"."""
-    folders = [PurePosixPath(path).parent for path in paths]
-    top = os.path.commonpath(folders or [""])
-    names = {path: "_".join(PurePosixPath(path).relative_to(top).parts) for path in paths}
-    counts = Counter(PurePosixPath(name).stem for name in names.values())
-    repeated = [stem for stem, count in counts.items() if count > 1]
-    if repeated:
-        raise DataError(f"{root}: more than one image would be called {min(repeated)}")
-    return names
-
-
 def _text(lines: Iterable[str]) -> bytes:
     return ("\n".join(lines) + "\n").encode()
 
 
 def _paletted(mask: np.ndarray) -> Image.Image:
     image = Image.fromarray(mask)
-    image.putpalette(COLOURS)
+    image.putpalette([channel for colour in COLOURS for channel in colour])
     return image
 
 
@@ -177,153 +380,12 @@ def _png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def _mask_png(files: Files, path: str, found: Annotations) -> bytes:
-    """Draw the shapes of an image as a PNG of class indices, of the image's size."""
-    height, width = read_image(files, path).shape[:2]
-    annotated = found.sizes.get(path)
-    if annotated and None not in annotated and annotated != (height, width):
-        # the points would lie elsewhere
-        raise DataError(
-            f"{path}: is {width}×{height} pixels, annotated as {annotated[1]}×{annotated[0]}"
-        )
-    mask = _paletted(np.zeros((height, width), np.uint8))
-    draw = ImageDraw.Draw(mask)
-    for shape in found.shapes[path]:
-        points = _draw(draw, shape, 1 + found.classes.index(shape.label), path)
-        if points.max(axis=0).min() < 0 or (points.min(axis=0) >= (width, height)).any():
-            raise DataError(
-                f"{path}: a {shape.kind} of {shape.label} lies outside its {width}×{height} pixels"
-            )
-    return _png(mask)
-
-
-def _draw(draw: ImageDraw.ImageDraw, shape: Shape, value: int, path: str) -> np.ndarray:
-    """Fill the shape with the value and return its points, (N, 2)."""
-    with _expected("an annotation program", path):
-        points = np.array(shape.points, float)
-    pairs = points.ndim == 2 and points.shape[1] == 2
-    if not pairs or len(points) < LEAST[shape.kind] or not np.isfinite(points).all():
-        raise DataError(f"{path}: a {shape.kind} of {shape.label} has the points {shape.points}")
-    if shape.kind == "polygon":
-        draw.polygon([tuple(point) for point in points], fill=value)
-    elif shape.kind == "rectangle":
-        draw.rectangle([*points.min(axis=0), *points.max(axis=0)], fill=value)
-    else:
-        centre, on_circle = points[:2]
-        radius = np.hypot(*(on_circle - centre))
-        draw.ellipse([*(centre - radius), *(centre + radius)], fill=value)
-    return points
-
-
-def _labelme(files: Files, root: str | Path) -> Annotations:
-    images: dict[str, str] = {}  # path without its suffix -> path
-    for path in sorted(files):
-        if path.lower().endswith(IMAGE_SUFFIXES):
-            images[str(PurePosixPath(path).with_suffix(""))] = path
-    shapes: dict[str, list[Shape]] = {path: [] for path in images.values()}
-    sizes = {}
-    for path in sorted(files):
-        if not path.endswith(".json"):
-            continue
-        place = f"{root}/{path}"
-        stem = path.removesuffix(".json")
-        if stem not in images:
-            raise DataError(f"{place}: there is no image of that name beside it")
-        image = images[stem]
-        with _expected("LabelMe", place):
-            listed = json.loads(read_text(files, root, path))
-            sizes[image] = listed.get("imageHeight"), listed.get("imageWidth")
-            shapes[image] = [_labelme_shape(item, place) for item in listed["shapes"]]
-    used = {shape.label for found in shapes.values() for shape in found}
-    return Annotations(sorted(used), shapes, sizes)
-
-
-def _labelme_shape(item: dict[str, Any], place: str) -> Shape:
-    shape = Shape(_name(item["label"]), item["shape_type"], item["points"])
-    if shape.kind not in LEAST:
-        raise DataError(f"{place}: holds a {shape.kind}: draw it as {', '.join(LEAST)}")
-    return shape
-
-
-def _coco(files: Files, root: str | Path) -> Annotations:
-    lists = sorted(path for path in files if path.endswith(".json"))
-    if len(lists) != 1:
-        raise DataError(f"{root}: needs one JSON file of annotations, has {lists}")
-    place = f"{root}/{lists[0]}"
-    with _expected("COCO", place):
-        listed = json.loads(read_text(files, root, lists[0]))
-        categories = sorted(listed["categories"], key=lambda category: category["id"])
-        classes = {category["id"]: _name(category["name"]) for category in categories}
-        images = listed["images"]
-        paths = {image["id"]: _listed(files, image["file_name"], place) for image in images}
-        if len(classes) != len(categories) or len(set(paths.values())) != len(images):
-            raise DataError(
-                f"{place}: an id of a category, or an id or a file of an image, is there twice"
-            )
-        sizes = {}
-        for image in images:
-            sizes[paths[image["id"]]] = image.get("height"), image.get("width")
-        shapes: dict[str, list[Shape]] = {path: [] for path in paths.values()}
-        for item in listed["annotations"]:
-            polygons = _polygons(item, place)
-            found = shapes[paths[item["image_id"]]]
-            label = classes[item["category_id"]]
-            found.extend(Shape(label, "polygon", points) for points in polygons)
-    used = {shape.label for found in shapes.values() for shape in found}
-    return Annotations([name for name in classes.values() if name in used], shapes, sizes)
-
-
-def _name(label: str | int) -> str:
-    """The name of a class; TypeError unless it fits on a line of classes.txt."""
-    if not isinstance(label, str | int) or not str(label).isprintable():
-        raise TypeError(f"the label {label!r}")
-    return str(label)
-
-
-def _listed(files: Files, name: str, place: str) -> str:
-    """The path that ends with a listed file name."""
-    paths = [path for path in files if f"/{path}".endswith(f"/{name}")]
-    if len(paths) != 1:
-        raise DataError(f"{place}: lists the image {name!r}, of which there are {len(paths)}")
-    return paths[0]
-
-
-def _polygons(item: dict[str, Any], place: str) -> list[list[tuple[float, float]]]:
-    """The polygons of a COCO annotation, each from a list x, y, x, y, …"""
-    polygons = item["segmentation"]
-    listed = isinstance(polygons, list) and all(
-        isinstance(flat, list) and len(flat) % 2 == 0 for flat in polygons
-    )
-    if not listed or not polygons:
-        raise DataError(
-            f"{place}: annotation {item.get('id')} is no list of polygons (nor boxes nor runs are "
-            "read)"
-        )
-    return [list(zip(flat[::2], flat[1::2], strict=True)) for flat in polygons]
-
-
-@contextmanager
-def _expected(source: str, place: str) -> Iterator[None]:
-    """Convert parsing errors into DataError."""
-    try:
-        yield
-    except DataError:
-        raise
-    except (
-        AttributeError,
-        KeyError,
-        TypeError,
-        ValueError,
-        OverflowError,
-        RecursionError,
-    ) as error:
-        raise DataError(
-            f"{place}: not as {source} writes it ({type(error).__name__}: {error})"
-        ) from None
-
-
-# Annotation program -> its reader, of (files, root).
-SOURCES: dict[str, Callable[[Files, str | Path], Annotations]] = {
-    "labelme": _labelme,
-    "coco": _coco,
+# Annotation program -> its reader, of (files, root, options, notes).
+SOURCES: dict[str, Callable[[Files, str | Path, Options, Notes], Annotations]] = {
+    "labelme": labelme.read,
+    "coco": coco.read,
+    "yolo": yolo.read,
+    "voc": voc.read,
+    "cvat": voc.read,
+    "label-studio": label_studio.read,
 }

@@ -6,7 +6,7 @@ import os
 import re
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -42,11 +42,19 @@ def open_files(root: Path) -> Files:
 
 def _in_folder(root: Path) -> Files:
     top = root.resolve()
-    paths = [path for path in sorted(root.rglob("*")) if path.is_file() or path.is_symlink()]
-    for path in paths:
-        if not Path(os.path.realpath(path)).is_relative_to(top):  # Path.resolve raises on a loop
-            raise DataError(f"{path}: a link that leaves {root}")
-    return {path.relative_to(root).as_posix(): path.read_bytes for path in paths}
+    paths = []
+    seen = {top}  # folders, for links may lead round in circles
+    for folder, folders, names in os.walk(root, followlinks=True):
+        entries = [Path(folder) / name for name in (*folders, *names)]
+        for path in entries:
+            # Path.resolve raises on a loop
+            if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(top):
+                raise DataError(f"{path}: a link that leaves {root}")
+        new = {name: Path(os.path.realpath(Path(folder) / name)) for name in folders}
+        folders[:] = [name for name, real in new.items() if real not in seen]
+        seen |= set(new.values())
+        paths += [path for path in entries if not path.is_dir()]
+    return {path.relative_to(root).as_posix(): path.read_bytes for path in sorted(paths)}
 
 
 def _in_zip(root: Path) -> Files:
@@ -95,15 +103,22 @@ def read_text(files: Files, root: str | Path, name: str) -> str:
         raise DataError(f"{root}/{name}: not UTF-8 text: {error}") from None
 
 
+def digest(content: bytes) -> str:
+    """sha256 of a file's content."""
+    return hashlib.sha256(content).hexdigest()
+
+
 def digest_files(files: Files, paths: Iterable[str]) -> str:
-    """sha256 over the sorted "folder/name sha256" lines of the files.
+    """sha256 over what files hold and how they are called, as `digest_of` does."""
+    return digest_of({path: digest(files[path]()) for path in paths})
+
+
+def digest_of(hashes: Mapping[str, str]) -> str:
+    """sha256 over the sorted "folder/name sha256" lines of files, given path -> sha256.
 
     Where they lie above that does not matter.
     """
-    lines = sorted(
-        f"{'/'.join(PurePosixPath(p).parts[-3:])} {hashlib.sha256(files[p]()).hexdigest()}"
-        for p in paths
-    )
+    lines = sorted(f"{'/'.join(PurePosixPath(p).parts[-3:])} {h}" for p, h in hashes.items())
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 

@@ -2,264 +2,386 @@
 
 import csv
 import re
-import unicodedata
-from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dlilib.data.files import DataError, Files, digest_files, open_files, read_text
+from dlilib.data.class_names import (
+    CLASS_LISTS,
+    LABEL_MAP,
+    checked,
+    classes_of,
+    read_class_list,
+    read_label_map,
+)
+from dlilib.data.duplicates import warn_of_near_duplicates
+from dlilib.data.files import DataError, Files, digest, digest_of, read_text
 from dlilib.data.images import (
-    IMAGE_SUFFIXES,
     check_kept,
     check_size,
+    deep_values,
     image_sides,
+    mask_values,
     read_image,
-    read_mask,
     stack,
+    stack_patches,
 )
-from dlilib.tiles import IGNORE, TileSet, check_classes, defective, labels_of
+from dlilib.data.layout import TABLE, Layout, class_folders, find_layout, open_folder
+from dlilib.data.mask_files import ClassFolders, ColourMasks, IndexMasks
+from dlilib.data.subsets import SUBSETS, subset_named
+from dlilib.patches import check_patch, corners
+from dlilib.tiles import IGNORE, TileSet, defective, labels_of
 
-CONTENTS = {"images", "masks", "classes.txt"}  # what a folder of this kind holds, at its top
+ONLY_CLASS = "defect"  # what black and white masks without a class list show
+DEEP = (".png", ".tif", ".tiff")  # formats that may hold 16 bits a value
+DARKEST, BRIGHTEST = 0.001, 0.999  # shares of all values of 16 bits, which become 0 and 255
 
 
-def from_folder(root: str | Path, size: int | None = 256, resize: str = "nearest") -> TileSet:
+def from_folder(
+    root: str | Path,
+    size: int | None = 256,
+    resize: str = "nearest",
+    *,
+    masks: str = "nearest",
+    mask_suffix: str = "",
+    tile: tuple[int, int] | None = None,
+    free_patches: int | None = None,
+    value_range: tuple[int, int] | None = None,
+) -> TileSet:
     """Read your own images and masks.
 
-    `images/` holds the images, `masks/` one of two kinds of masks:
+    `images/` holds the images, `masks/` one of these kinds of masks (PNG, BMP or TIFF):
 
     - Class indices: masks/<stem>.png for each image, 0 background, 255 ignored. classes.txt names
       the classes 1..K, a line each.
+    - Black and white, for one class: masks/<stem>.png for each image. classes.txt names the class,
+      else it is called "defect".
     - A folder for each class: masks/<class>/<stem>.png where the image has that defect, which is
-      anything above 0. Where two overlap, the later class stands. The order of the classes is that
-      of classes.txt if there is one, else alphabetical.
+      anything above 0 (of a mask with soft edges the brighter half). Where two overlap, the later
+      class stands. The order of the classes is that of classes.txt if there is one, else
+      alphabetical.
+    - Colours: masks/<stem>.png for each image; CVAT's labelmap.txt names them.
+
+    All of it may lie in folders train, val and test, as images/train and masks/train or as
+    train/images and train/masks; `split(tiles, "given")` takes that split. With mask_suffix masks
+    may also lie beside the images, as 1.png and 1_GT.png.
 
     An image's label is the class with the most pixels in its mask, 0 when it has none. An optional
     tiles.csv with the columns image,tile (image: the file's stem) says which images show the same
-    part; without it each is its own part.
+    part; without it each is its own part, but for identical files. A column split says train, val
+    or test.
 
     Args:
         root: The folder, or a zip of it.
         size: Side of the square images, pixels, a multiple of 8. None keeps the pixels and pads
             every image at the right and the bottom, by its last column and row, to the largest
             height and width, rounded up to multiples of 8 (resize is then "pad").
-        resize: "nearest" or "bilinear" (area-weighted when it shrinks); masks are always nearest.
+        resize: "nearest" or "bilinear" (area-weighted when it shrinks).
+        masks: How masks are resized: "nearest", or "any": a pixel has the class that any of its
+            pixels had, the rarest one of several, so that nothing thin vanishes.
+        mask_suffix: What a mask's name adds to its image's, such as "_mask" or "_GT".
+        tile: Cut images into square patches instead of resizing them: (side, overlap), pixels. Use
+            it for large photographs with small defects; `models.predict` takes it too. Patches of
+            one image are one part.
+        free_patches: With tile: how many defect-free patches of an image are kept at most, evenly
+            spread; None: all.
+        value_range: The values of images of 16 bits that become 0 and 255; None: chosen for the
+            whole data set, with a warning that tells them.
 
     Raises:
-        DataError: A file cannot be used; the message names it.
-        ValueError: size or resize is none of the above.
+        DataError: A file cannot be used, or a class of an image vanishes at this size; the message
+            names it.
+        ValueError: An argument is none of the above.
+
+    Warns:
+        UserWarning: Pictures are left out for their format; images of 16 bits were scaled;
+            identical images have different masks; images that look like one photograph are
+            different parts.
 
     Example:
         >>> tiles = from_folder("my_parts", size=128)
         >>> tiles.counts()
     """
-    if size is not None:
-        check_size(size, resize)
-    files = _open(root)
-    classes = _class_names(files, root)
-    images = _by_stem(files, root, "images/", IMAGE_SUFFIXES)
-    if not images:
-        raise DataError(f"{root}/images: holds no image ({', '.join(IMAGE_SUFFIXES)})")
-    reader = _ClassFolders if _class_folders(files) else _ClassIndices
-    masks = reader(files, root, classes, images)
-    names = tuple(sorted(images))
+    patch = _check_arguments(size, resize, masks, tile, free_patches, value_range)
+    files = open_folder(root)
+    layout = find_layout(files, root, mask_suffix)
+    names = tuple(sorted(layout.images))
+    classes, reader = _mask_reader(files, root, layout)
+    levels = value_range or _levels(files, [layout.images[name] for name in names])
 
-    def read(stem: str) -> tuple[np.ndarray, np.ndarray]:
-        image = read_image(files, images[stem])
-        return image, masks.read(stem, image)
+    def read(name: str) -> tuple[np.ndarray, np.ndarray]:
+        image = read_image(files, layout.images[name], levels)
+        return image, reader.read(name, image)
 
-    largest = _largest(files, [images[stem] for stem in names]) if size is None else (0, 0)
-    pixels, marks, sizes, marked = stack(read, names, size, resize, largest=largest)
-    _check_ignored(marks, [masks.paths(stem) for stem in names], root)
-    check_kept([f"{root}/{images[stem]}" for stem in names], marked, marks)
-    used = [path for stem in names for path in (images[stem], *masks.paths(stem))]
-    used += {"classes.txt", "tiles.csv"} & files.keys()
-    return TileSet(
-        images=pixels,
-        masks=marks,
-        labels=labels_of(marks, len(classes)),
-        groups=_listed_tiles(files, root, names),
-        names=names,
-        classes=classes,
-        source=re.sub(r"[^\w-]+", "_", Path(root).resolve().stem),
-        digest=digest_files(files, used),
-        sizes=sizes,
-        resize=resize if size else "pad",
+    table = _table(files, root, layout, names)
+    paths = [f"{root}/{layout.images[name]}" for name in names]
+    if patch:
+        found = _cut(files, read, layout, names, patch, free_patches)
+    else:
+        largest = _largest(files, layout, names) if size is None else (0, 0)
+        images, marks, sizes, shown = stack(read, names, size, resize, masks=masks, largest=largest)
+        check_kept(paths, shown, marks, classes=classes)
+        found = _Found(images, marks, sizes, names, np.arange(len(names)))
+    _check_ignored(found, [reader.paths(name) for name in names], root)
+    used = [path for name in names for path in (layout.images[name], *reader.paths(name))]
+    used += [path for path in (*CLASS_LISTS, TABLE, LABEL_MAP) if path in files]
+    hashes = {path: digest(files[path]()) for path in used}
+    parts = _with_twins(table.parts, [hashes[layout.images[name]] for name in names])
+    tiles = TileSet(
+        images=found.images,
+        masks=found.masks,
+        labels=labels_of(found.masks, len(classes)),
+        groups=torch.from_numpy(parts[found.of]),
+        names=found.names,
+        classes=tuple(classes),
+        source=_source(root),
+        digest=digest_of(hashes),
+        sizes=found.sizes,
+        resize=resize if size and not patch else "pad",
+        given=tuple(table.subsets[k] for k in found.of) if any(table.subsets) else None,
     )
+    if not patch:
+        _warn_of_contradictions(tiles, [hashes[layout.images[name]] for name in names])
+    warn_of_near_duplicates(tiles)
+    return tiles
 
 
-def _open(root: str | Path) -> Files:
-    """The folder's files by their path below `images`, `masks` and so on."""
-    files = open_files(Path(root))
-    tops = {path.partition("/")[0] for path in files}
-    if len(tops) == 1 and not tops & CONTENTS:  # a zip of the folder itself
-        files = {path.partition("/")[2]: read for path, read in files.items()}
-    missing = {"images", "masks"} - {path.partition("/")[0] for path in files}
-    if missing:
-        there = ", ".join(sorted(tops)[:5])
-        raise DataError(f"{root}/{min(missing)}: holds no image or is not there, but: {there}")
-    return files
+@dataclass(frozen=True)
+class _Found:
+    """M images or patches of the N files."""
+
+    images: Tensor
+    masks: Tensor
+    sizes: Tensor
+    names: tuple[str, ...]
+    of: np.ndarray  # int64 (M,), the file of each
 
 
-def _largest(files: Files, paths: Sequence[str]) -> tuple[int, int]:
+@dataclass(frozen=True)
+class _Table:
+    """What is known of the N images beside their pixels."""
+
+    parts: np.ndarray  # int64 (N,), the part that each shows
+    subsets: list[str]  # "train", "val", "test" or ""
+
+
+def _check_arguments(
+    size: int | None,
+    resize: str,
+    masks: str,
+    tile: tuple[int, int] | None,
+    free_patches: int | None,
+    value_range: tuple[int, int] | None,
+) -> tuple[int, int] | None:
+    """Check what `from_folder` was given; return the patches' side and overlap."""
+    if size is not None:
+        check_size(size, resize, masks)
+    if free_patches is not None and (tile is None or free_patches < 0):
+        raise ValueError(f"free_patches must be 0 or more, with tile, got {free_patches!r}")
+    if value_range is not None:
+        low, high = value_range
+        if not 0 <= low < high < 2**16:
+            raise ValueError(f"value_range must be (low, high) in 0..65535, got {value_range!r}")
+    return None if tile is None else check_patch(tile)
+
+
+def _source(root: str | Path) -> str:
+    """The data set's name: that of the folder or zip, as records can hold it."""
+    return re.sub(r"[^\w-]+", "_", Path(root).resolve().stem)
+
+
+def _mask_reader(
+    files: Files, root: str | Path, layout: Layout
+) -> tuple[list[str], IndexMasks | ClassFolders | ColourMasks]:
+    """The classes 1..K, and what reads the masks."""
+    listed = next((name for name in CLASS_LISTS if name in files), None)
+    classes = read_class_list(files, root, listed) if listed else None
+    if layout.class_masks:
+        folders = class_folders(layout)
+        classes = classes or checked(folders, f"{root}/masks")
+        strange = sorted(set(folders) - set(classes))
+        if strange:
+            raise DataError(
+                f"{root}/masks/{strange[0]}: {listed} does not name this class, but {classes}"
+            )
+        return classes, ClassFolders(files, classes, layout.class_masks)
+    _check_complete(layout, root)
+    if LABEL_MAP in files:
+        colours = read_label_map(files, root)
+        classes = classes or checked(classes_of(colours), f"{root}/{LABEL_MAP}")
+        strange = sorted(set(classes_of(colours)) - set(classes))
+        if strange:
+            raise DataError(f"{root}/{LABEL_MAP}: {listed} does not name {strange[0]}")
+        return classes, ColourMasks(files, classes, colours, layout.masks)
+    if classes is None:
+        _check_one_class(files, root, layout)
+        classes = [ONLY_CLASS]
+    return classes, IndexMasks(files, classes, layout.masks)
+
+
+def _check_complete(layout: Layout, root: str | Path) -> None:
+    for name in sorted(layout.images):
+        if name not in layout.masks:
+            raise DataError(
+                f"{root}/{layout.images[name]}: no mask masks/{name}.png (a defect-free image has "
+                "one of zeros)"
+            )
+
+
+def _check_one_class(files: Files, root: str | Path, layout: Layout) -> None:
+    """Raise DataError where there is no class list and masks hold more than one value."""
+    for path in layout.masks.values():
+        values = set(np.unique(mask_values(files, path)).tolist()) - {0}
+        if not values <= {1} and not values <= {IGNORE}:
+            raise DataError(
+                f"{root}/classes.txt: missing; {path} holds {len(values)} values beside 0, as "
+                f"{min(values)}: name the classes 1..K there, a line each, or the colours in "
+                f"{LABEL_MAP}"
+            )
+
+
+def _levels(files: Files, paths: Sequence[str]) -> tuple[int, int] | None:
+    """The range of values of the images of 16 bits, told by a warning; None: there are none."""
+    counts, deep = np.zeros(2**16, np.int64), 0
+    for path in paths:
+        values = deep_values(files, path) if path.lower().endswith(DEEP) else None
+        if values is not None:
+            counts += np.bincount(values.ravel(), minlength=2**16)
+            deep += 1
+    if not deep:
+        return None
+    shares = counts.cumsum() / counts.sum()
+    low, high = (int(np.searchsorted(shares, share)) for share in (DARKEST, BRIGHTEST))
+    high = max(high, low + 1)
+    warnings.warn(
+        f"{deep} images have 16 bits a value: scaled so that {low} becomes 0 and {high} 255. Give "
+        f"value_range=({low}, {high}) wherever the model is used (--range {low} {high})",
+        stacklevel=3,
+    )
+    return low, high
+
+
+def _largest(files: Files, layout: Layout, names: Sequence[str]) -> tuple[int, int]:
     """The greatest height and the greatest width of images."""
-    sides = [image_sides(files, path) for path in paths]
+    sides = [image_sides(files, layout.images[name]) for name in names]
     return max(height for height, _ in sides), max(width for _, width in sides)
 
 
-def _check_ignored(masks: Tensor, paths: Sequence[Sequence[str]], root: str | Path) -> None:
-    """Raise DataError where 255 seems to mean a defect: no mask (N, H, W) shows a class."""
+def _cut(
+    files: Files,
+    read: Callable[[str], tuple[np.ndarray, np.ndarray]],
+    layout: Layout,
+    names: Sequence[str],
+    patch: tuple[int, int],
+    most_free: int | None,
+) -> _Found:
+    """Cut images into patches."""
+    size, overlap = patch
+    places, sizes = [], []
+    for name in names:
+        height, width = image_sides(files, layout.images[name])
+        found = corners(height, width, size, overlap)
+        if most_free is not None:
+            mask = read(name)[1]
+            shows = [defective(mask[y : y + size, x : x + size]).any() for y, x in found.tolist()]
+            found = found[_kept(np.array(shows), most_free)]
+        places.append(found)
+        sizes += [(min(size, height), min(size, width))] * len(found)
+    images, masks = stack_patches(read, names, places, size)
+    patches = [
+        f"{name}_{top}_{left}"
+        for name, found in zip(names, places, strict=True)
+        for top, left in found.tolist()
+    ]
+    of = np.repeat(np.arange(len(names)), [len(found) for found in places])
+    return _Found(images, masks, torch.tensor(sizes, device="cpu"), tuple(patches), of)
+
+
+def _kept(shows: np.ndarray, most_free: int) -> np.ndarray:
+    """Which patches are kept, bool: those with a defect, and some others evenly spread."""
+    kept, free = shows.copy(), np.flatnonzero(~shows)
+    if len(free) and most_free:
+        steps = np.linspace(0, len(free) - 1, min(most_free, len(free)))
+        kept[free[steps.round().astype(int)]] = True
+    return kept
+
+
+def _check_ignored(found: _Found, paths: Sequence[Sequence[str]], root: str | Path) -> None:
+    """Raise DataError where 255 seems to mean a defect: no mask shows a class."""
     first = None
-    for mask, sources in zip(masks, paths, strict=True):
+    for mask, of in zip(found.masks, found.of.tolist(), strict=True):
         if defective(mask).any():
             return
         if first is None and mask.any():
-            first = sources[0]
+            first = paths[of][0]
     if first is not None:
         raise DataError(
             f"{root}/{first}: holds {IGNORE}, which is ignored, and no mask shows a class: where "
-            f"{IGNORE} marks a defect, put the masks into a folder of its class, masks/<class>/"
+            f"{IGNORE} marks a defect, put the masks into a folder of its class, masks/<class>/, "
+            "or name that one class alone in classes.txt"
         )
 
 
-def _class_names(files: Files, root: str | Path) -> tuple[str, ...]:
-    folders = _class_folders(files)
-    if folders and "classes.txt" not in files:
-        place, classes = "masks", folders
-    else:
-        place = "classes.txt"
-        lines = [line.strip() for line in read_text(files, root, place).splitlines()]
-        classes = [line for line in lines if line]
-    try:
-        check_classes(classes)
-    except ValueError as error:
-        raise DataError(f"{root}/{place}: {error}") from None
-    strange = set(folders) - set(classes)
-    if strange:
-        raise DataError(
-            f"{root}/masks/{min(strange)}: classes.txt does not name this class, but {classes}"
+def _with_twins(parts: np.ndarray, hashes: Sequence[str]) -> np.ndarray:
+    """The part of each image, one for all that share an image with the same bytes."""
+    first: dict[str, int] = {}
+    parts = parts.copy()
+    for k, content in enumerate(hashes):
+        twin = first.setdefault(content, k)
+        if parts[twin] != parts[k]:
+            parts[parts == parts[k]] = parts[twin]
+    return parts
+
+
+def _warn_of_contradictions(tiles: TileSet, hashes: Sequence[str]) -> None:
+    """Warn of images that are the same file with different masks."""
+    first: dict[str, int] = {}
+    wrong = []
+    for k, content in enumerate(hashes):
+        twin = first.setdefault(content, k)
+        if not torch.equal(tiles.masks[twin], tiles.masks[k]):
+            wrong.append((tiles.names[twin], tiles.names[k]))
+    if wrong:
+        warnings.warn(
+            f"images {wrong[0][0]} and {wrong[0][1]} are the same file with different masks "
+            f"({len(wrong)} such pairs): keep one of them",
+            stacklevel=3,
         )
-    return tuple(classes)
 
 
-def _class_folders(files: Files) -> list[str]:
-    matches = (re.fullmatch(r"masks/([^/]+)/[^/]+\.(?i:png)", path) for path in files)
-    return sorted({match[1] for match in matches if match})
-
-
-class _ClassIndices:
-    """Masks of class indices, one file for each image."""
-
-    def __init__(
-        self, files: Files, root: str | Path, classes: Sequence[str], images: dict[str, str]
-    ) -> None:
-        self.files, self.classes = files, classes
-        _check_places(files, root, "masks/<name>.png")
-        self.found = _masks_of(files, root, "masks/", images)
-        for stem in sorted(images):
-            if stem not in self.found:
-                raise DataError(
-                    f"{root}/{images[stem]}: no mask masks/{stem}.png (a free image has one of "
-                    "zeros)"
-                )
-
-    def paths(self, stem: str) -> list[str]:
-        """The files of an image's mask."""
-        return [self.found[stem]]
-
-    def read(self, stem: str, image: np.ndarray) -> np.ndarray:
-        """The mask of an image, class indices (H, W)."""
-        path = self.found[stem]
-        mask = read_mask(self.files, path, like=image)
-        top = np.where(mask == IGNORE, 0, mask).max()
-        if top > len(self.classes):
-            raise DataError(
-                f"{path}: holds class index {top}, classes.txt names {len(self.classes)} classes"
-            )
-        return mask
-
-
-class _ClassFolders:
-    """A folder of masks for each class, with a file for each image that has its defect."""
-
-    def __init__(
-        self, files: Files, root: str | Path, classes: Sequence[str], images: dict[str, str]
-    ) -> None:
-        self.files = files
-        _check_places(files, root, "masks/<class>/<name>.png")
-        self.found = [
-            _masks_of(files, root, f"masks/{name}/", images) for name in classes
-        ]  # K dictionaries: stem -> path
-
-    def paths(self, stem: str) -> list[str]:
-        """The files of an image's mask."""
-        return [found[stem] for found in self.found if stem in found]
-
-    def read(self, stem: str, image: np.ndarray) -> np.ndarray:
-        """The mask of an image, class indices (H, W)."""
-        mask = np.zeros(image.shape[:2], np.uint8)
-        for c, found in enumerate(self.found, start=1):
-            if stem in found:
-                mask[read_mask(self.files, found[stem], like=image) > 0] = c
-        return mask
-
-
-def _check_places(files: Files, root: str | Path, place: str) -> None:
-    """Raise DataError for a picture below masks/ that does not lie as `place` says."""
-    for path in sorted(files):
-        drawn = path.startswith("masks/") and path.lower().endswith(IMAGE_SUFFIXES)
-        fits = path.count("/") == place.count("/") and path.lower().endswith(".png")
-        if drawn and not fits:
-            raise DataError(
-                f"{root}/{path}: not read where it lies; the masks of this folder are {place}"
-            )
-
-
-def _masks_of(files: Files, root: str | Path, top: str, images: dict[str, str]) -> dict[str, str]:
-    """Stem -> path of the masks below `top`, each of an image."""
-    found = _by_stem(files, root, top, (".png",))
-    for stem, path in found.items():
-        if stem not in images:
-            raise DataError(f"{root}/{path}: no image of that name in images/")
-    return found
-
-
-def _by_stem(
-    files: Files, root: str | Path, folder: str, suffixes: tuple[str, ...]
-) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for path in files:
-        if path.startswith(folder) and path.lower().endswith(suffixes):
-            # systems differ in how they store an ü
-            stem = unicodedata.normalize("NFC", PurePosixPath(path).stem)
-            if stem in found:
-                raise DataError(f"{root}/{path}: also present as {found[stem]}")
-            found[stem] = path
-    return found
-
-
-def _listed_tiles(files: Files, root: str | Path, names: tuple[str, ...]) -> Tensor:
-    """The part that each image shows, int64 (N,)."""
-    if "tiles.csv" not in files:
-        return torch.arange(len(names), device="cpu")
-    place = f"{root}/tiles.csv"
+def _table(files: Files, root: str | Path, layout: Layout, names: Sequence[str]) -> _Table:
+    """Read tiles.csv, or take each image for its own part."""
+    folders = [layout.subsets[name] for name in names]
+    if TABLE not in files:
+        return _Table(np.arange(len(names)), folders)
+    place = f"{root}/{TABLE}"
     try:
-        rows = list(csv.DictReader(read_text(files, root, "tiles.csv").splitlines()))
+        rows = list(csv.DictReader(read_text(files, root, TABLE).splitlines()))
     except csv.Error as error:
         raise DataError(f"{place}: not a table ({error})") from None
     if not rows or not {"image", "tile"} <= rows[0].keys():
         raise DataError(f"{place}: needs the columns image,tile")
     listed: dict[str, str] = {}
+    subsets: dict[str, str] = {}
     for row in rows:
-        image, tile = row["image"], row["tile"]
+        image, tile, word = row["image"], row["tile"], (row.get("split") or "").strip()
         if not tile or listed.setdefault(image, tile) != tile:
             raise DataError(f"{place}: image {image!r} needs one tile, got {tile!r}")
+        if word and not subset_named(word):
+            raise DataError(
+                f"{place}: image {image!r} has the split {word!r}, not one of {SUBSETS}"
+            )
+        subsets[image] = subset_named(word)
     missing = [name for name in names if name not in listed]
     if missing:
         raise DataError(
             f"{place}: no row for image {missing[0]!r} (its stem; {len(missing) - 1} more)"
         )
-    tiles = np.unique([listed[name] for name in names], return_inverse=True)[1]
-    return torch.from_numpy(tiles)
+    parts = np.unique([listed[name] for name in names], return_inverse=True)[1]
+    said = [subsets[name] or folder for name, folder in zip(names, folders, strict=True)]
+    return _Table(parts, said)

@@ -9,7 +9,7 @@ from dlilib.checks import check_number
 from dlilib.extras import require
 from dlilib.tiles import TileSet
 
-PROTOCOLS = ("image", "tile")
+PROTOCOLS = ("image", "tile", "given")
 TEST_FOLDS = 20  # at most, of which some test
 FOLDS = 5  # one fold in five validates: the paper's 80 % / 20 %
 
@@ -31,13 +31,14 @@ def split(
         protocol: "image", the paper's: of each defect class a random 80 % of the images trains,
             whatever part they show. "tile": no part on both sides. Seeds 5k..5k+4 are the five
             folds of one shuffled, class-stratified grouping, so that over five seeds every part
-            validates once.
+            validates once. "given": as the data came, see `TileSet.given`: "train" trains, "val"
+            validates (where there is none, "test"), an image without a word is in neither.
         seed: Of the split, a non-negative integer below 2**32.
         fraction: Share of each class's training images, defect-free ones included, that is kept,
             in (0, 1].
         free_in_val: Defect-free images validate too, split like the defect classes. Without it (as
-            released) all of them train, but for those of validation parts under "tile", which are
-            left out.
+            released) all of them train, but for those of validation parts under "tile", and those
+            that are not given to training under "given", which are left out.
         shots: 0, or few-shot: this number of images of each class, none with an empty mask, trains,
             each of another part, with the defect-free images of all parts that do not validate; the
             defects of all other parts validate, and with free_in_val their defect-free images.
@@ -45,7 +46,8 @@ def split(
             them.
         test: Share of each class's images, defect-free ones included, that is set apart first, in
             [0, 0.5]; under "tile" by whole parts, so that it is met as far as they allow. What is
-            left is split as without it. Not with shots.
+            left is split as without it. Not with shots. Under "given" any share above 0 stands for
+            the images given to test.
 
     Returns:
         Indices (train, val) into `tiles`, or (train, val, test) if test is above 0: int64, sorted,
@@ -69,6 +71,8 @@ def split(
     check_number("test", test, 0, 0.5)
     if test and shots:
         raise ValueError(f"test must be 0 with shots, got {test}")
+    if protocol == "given":
+        return _as_given(tiles, seed, fraction, free_in_val, wants_test=test > 0)
     if protocol == "tile":
         _warn_of_large_parts(tiles)
     if shots:
@@ -96,6 +100,24 @@ def _train_and_val(
     if fraction < 1:
         train = _keep(train, labels[train], fraction, rng)
     return train, np.flatnonzero(in_val)
+
+
+def _as_given(
+    tiles: TileSet, seed: int, fraction: float, free_in_val: bool, *, wants_test: bool
+) -> tuple[np.ndarray, ...]:
+    labels, given = np.asarray(tiles.labels), np.asarray(tiles.given)
+    train, val, test = (np.flatnonzero(given == name) for name in ("train", "val", "test"))
+    if not len(val) and not wants_test:
+        val = test
+    sides = {"train": train, "validate": val, **({"test": test} if wants_test else {})}
+    for use, images in sides.items():
+        if not len(images):
+            raise ValueError(f"no image is given to {use}; there are {sorted(set(tiles.given))}")
+    if not free_in_val:
+        val = val[labels[val] > 0]
+    if fraction < 1:
+        train = _keep(train, labels[train], fraction, np.random.default_rng(seed))
+    return (train, val, test) if wants_test else (train, val)
 
 
 def _set_apart(tiles: TileSet, protocol: str, seed: int, share: float) -> np.ndarray:
@@ -139,7 +161,9 @@ def leak(tiles: TileSet, train: np.ndarray, val: np.ndarray) -> float:
 
 def _check(tiles: TileSet, protocol: str, seed: int, fraction: float, shots: int) -> None:
     if protocol not in PROTOCOLS:
-        raise ValueError(f'protocol must be "image" or "tile", got {protocol!r}')
+        raise ValueError(f'protocol must be "image", "tile" or "given", got {protocol!r}')
+    if protocol == "given" and tiles.given is None:
+        raise ValueError('protocol "given" needs data that came split, see TileSet.given')
     if not isinstance(seed, int | np.integer) or not 0 <= seed < 2**32:
         raise ValueError(f"seed must be a non-negative integer below 2**32, got {seed!r}")
     if not len(tiles):

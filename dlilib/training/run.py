@@ -64,7 +64,7 @@ class Run:
     size: int = 256  # side of the square images, pixels
     resize: str = "nearest"  # how the images came to their size
     threshold: int = 0  # mask values above it are defect, 0..254
-    split: str = "image"  # "image" or "tile"
+    split: str = "image"  # "image", "tile" or "given"
     fraction: float = 1.0  # of the training data that is kept
     free_in_val: bool = False  # defect-free images validate too
     free_share: float = 1.0  # of the defect-free training images that an epoch draws anew

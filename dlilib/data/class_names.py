@@ -1,0 +1,123 @@
+"""The names of classes as annotation programs list them, and what 0 and 255 mean among them."""
+
+import re
+
+from dlilib.data.files import DataError, Files, read_text
+from dlilib.tiles import IGNORE, check_classes
+
+BACKGROUND = {"background", "_background_", "__background__"}
+IGNORED = {"ignore", "_ignore_", "__ignore__", "ignored"}
+# what a folder's class list may be called, the first one found is read
+CLASS_LISTS = ("classes.txt", "_classes.csv")
+LABEL_MAP = "labelmap.txt"  # CVAT's list of classes and their colours
+BORDER = (224, 224, 192)  # red, green and blue of what VOC's masks ignore
+NUMBERED = re.compile(r"(\d+)\s*[:,;]\s*(.+)")  # "1: dent"
+
+Colour = tuple[int, int, int]
+
+
+def reserved(name: str) -> int | None:
+    """The mask value that a name stands for: 0 background, 255 ignored, None for a class."""
+    word = name.strip().casefold()
+    if word in BACKGROUND:
+        return 0
+    return IGNORE if word in IGNORED else None
+
+
+def class_list(text: str, place: str) -> list[str]:
+    """Read a list of classes, a line each, and return the names of the classes 1..K.
+
+    Lines may be numbered, as "1: dent". "background" as the first name, or as number 0, is the
+    background and no class; so is "__ignore__" before it, or as number 255.
+
+    Raises:
+        DataError: A line cannot be meant so; the message names it.
+    """
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if lines and re.fullmatch(r"pixel value\s*,\s*class", lines[0], re.IGNORECASE):
+        lines = lines[1:]  # the head of Roboflow's table
+    found = [NUMBERED.fullmatch(line) for line in lines]
+    if lines and all(found):
+        names = _numbered({int(match[1]): match[2].strip() for match in found}, len(lines), place)
+    else:
+        names = _leading(lines)
+    for name in names:
+        if reserved(name) is not None:
+            raise DataError(
+                f"{place}: names {name!r} as class {names.index(name) + 1}, but in masks the "
+                f"background is 0 and what is ignored {IGNORE}: take the line out, or put it first"
+            )
+    return names
+
+
+def _leading(lines: list[str]) -> list[str]:
+    """The names without those of 0 and 255 before the first class."""
+    start = 0
+    while start < min(len(lines), 2) and reserved(lines[start]) is not None:
+        start += 1
+    return lines[start:]
+
+
+def _numbered(names: dict[int, str], count: int, place: str) -> list[str]:
+    """The names of 1..K by their numbers; count: how many lines there are."""
+    for number, meaning in ((0, "the background"), (IGNORE, "what is ignored")):
+        name = names.pop(number, None)
+        if name is not None and reserved(name) != number:
+            raise DataError(
+                f"{place}: names {name!r} as {number}, which is {meaning} in masks: number the "
+                "classes from 1 on, as the masks do"
+            )
+        count -= name is not None
+    if sorted(names) != list(range(1, count + 1)):
+        raise DataError(
+            f"{place}: its numbers are {sorted(names)}; the classes are numbered 1, 2, 3 and so on"
+        )
+    return [names[number] for number in range(1, count + 1)]
+
+
+def read_class_list(files: Files, root: object, name: str) -> list[str]:
+    """The classes 1..K of a list among the files.
+
+    Raises:
+        DataError: It is missing, or no list of 1 to 254 distinct names; the message names it.
+    """
+    place = f"{root}/{name}"
+    return checked(class_list(read_text(files, root, name), place), place)
+
+
+def checked(names: list[str], place: str) -> list[str]:
+    """Return the names; DataError unless a data set's classes can be called so."""
+    try:
+        check_classes(names)
+    except ValueError as error:
+        raise DataError(f"{place}: {error}") from None
+    return names
+
+
+def read_label_map(files: Files, root: object, name: str = LABEL_MAP) -> dict[str, Colour]:
+    """Read CVAT's list of classes: name -> red, green and blue, in the list's order.
+
+    Raises:
+        DataError: A line is none of `name:r,g,b:parts:actions`, or two names share a colour.
+    """
+    place = f"{root}/{name}"
+    colours: dict[str, Colour] = {}
+    for line in read_text(files, root, name).splitlines():
+        line = line.strip()
+        if not line or line.startswith("#"):
+            continue
+        found = re.fullmatch(r"(.+?):(\d+),(\d+),(\d+)(:.*)?", line)
+        colour = tuple(int(part) for part in found.groups()[1:4]) if found else (256,)
+        if max(colour) > 255:
+            raise DataError(
+                f"{place}: the line {line!r} is not as CVAT writes it, name:red,green,blue::"
+            )
+        if found[1] in colours or colour in colours.values():
+            raise DataError(f"{place}: the line {line!r} repeats a name or a colour")
+        colours[found[1]] = colour
+    return colours
+
+
+def classes_of(colours: dict[str, Colour]) -> list[str]:
+    """The names in a label map that are classes."""
+    return [name for name in colours if reserved(name) is None]

@@ -1,0 +1,154 @@
+"""Label Studio's brush export: a PNG a stroke, and the JSON that says which photograph it is of."""
+
+import json
+import re
+from collections import defaultdict
+from functools import partial
+from pathlib import PurePosixPath
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import numpy as np
+
+from dlilib.data.files import DataError, Files, read_text
+from dlilib.data.formats.annotations import (
+    Annotations,
+    Notes,
+    Options,
+    Photograph,
+    Pictures,
+    Region,
+    class_name,
+    expected,
+)
+from dlilib.data.images import IMAGE_SUFFIXES, mask_values
+from dlilib.data.mask_files import marked
+from dlilib.data.subsets import folder_subset
+
+STROKE = re.compile(r"task-(\d+)-annotation-(\d+)-by-.*?-tag-(.+)-(\d+)\.png", re.IGNORECASE)
+UPLOADED = re.compile(r"(?<![^/])[0-9a-f]{8}-")  # what an upload's name begins with
+OUTLINES = ("brushlabels", "polygonlabels", "rectanglelabels", "ellipselabels")
+
+
+def read(files: Files, root: object, options: Options, notes: Notes) -> Annotations:
+    """Read task-….png files, the photographs, and the project's JSON export."""
+    strokes: dict[int, list[tuple[int, int, str, str]]] = defaultdict(list)
+    for path in sorted(files):
+        found = STROKE.fullmatch(PurePosixPath(path).name)
+        if found:
+            task, annotation, label, number = found.groups()
+            strokes[int(task)].append((int(annotation), int(number), class_name(label), path))
+    pictures = Pictures({path: files[path] for path in files if not _is_stroke(path)})
+    found: dict[str, Photograph | None] = {}  # None: nobody has annotated it
+    tasks = _tasks(files, root)
+    for task, item, place in tasks:
+        path = _photograph(item, place, pictures, notes)
+        drawn = sorted(strokes.pop(task, []))
+        if path is None:
+            continue
+        if path in found:
+            raise DataError(f"{place}: shows {path}, as another task does")
+        if not drawn and not _annotations(item):
+            found[path] = None
+            notes.leave_out("photograph", "not annotated yet, or skipped", f"{root}/{path}")
+            continue
+        found[path] = photograph = Photograph(path, files[path], split=folder_subset(path))
+        for _, _, label, stroke in drawn:
+            region = Region(label, partial(_pixels, files, stroke), f"{root}/{stroke}")
+            photograph.regions.append(region)
+        _check_strokes(photograph, item, place, notes)
+    if strokes:
+        task, drawn = min(strokes.items())
+        raise DataError(
+            f"{root}/{drawn[0][3]}: is of task {task}, which no JSON export lists: export all "
+            "tasks of the project"
+        )
+    _tell_unlisted(files, found, root, notes)
+    photographs = [photograph for photograph in found.values() if photograph]
+    labels = {region.label for photograph in photographs for region in photograph.regions}
+    return Annotations(photographs, sorted(labels), len(tasks))
+
+
+def _is_stroke(path: str) -> bool:
+    return bool(STROKE.fullmatch(PurePosixPath(path).name))
+
+
+def _tasks(files: Files, root: object) -> list[tuple[int, dict[str, Any], str]]:
+    """Id, content and place of every task that the JSON exports list."""
+    paths = [path for path in sorted(files) if path.lower().endswith(".json")]
+    if not paths:
+        raise DataError(
+            f"{root}: the PNGs do not say which photograph they are of; add the project's export "
+            "as JSON, which does"
+        )
+    tasks = []
+    for path in paths:
+        place = f"{root}/{path}"
+        with expected("Label Studio", place):
+            content = json.loads(read_text(files, root, path))
+            for item in content if isinstance(content, list) else [content]:
+                tasks.append((int(item["id"]), item, f"{place}, task {item['id']}"))
+    return tasks
+
+
+def _annotations(item: dict[str, Any]) -> list[dict[str, Any]]:
+    """The finished annotations of a task."""
+    listed = item.get("annotations")
+    if listed is None:  # the short kind of JSON has them in the task itself
+        listed = [item] if "annotation_id" in item else []
+    return [annotation for annotation in listed if not annotation.get("was_cancelled")]
+
+
+def _photograph(item: dict[str, Any], place: str, pictures: Pictures, notes: Notes) -> str | None:
+    """The path of a task's photograph; None where it is not there."""
+    with expected("Label Studio", place):
+        values = [v for v in (item.get("data") or item).values() if isinstance(v, str)]
+        names = [name for name in map(_file_name, values) if name.lower().endswith(IMAGE_SUFFIXES)]
+    if len(names) != 1:
+        raise DataError(f"{place}: names {len(names)} photographs, not one: {names}")
+    path = pictures.find(names[0], place) or pictures.find(UPLOADED.sub("", names[0]), place)
+    if path is None:
+        notes.slip("photograph", "named by a task, but not there", f"{place}, {names[0]}")
+    return path
+
+
+def _file_name(value: str) -> str:
+    """The path in a task's URL, such as /data/local-files/?d=parts/a.jpg."""
+    parts = urlsplit(value)
+    named = parse_qs(parts.query).get("d")
+    return named[0] if named else unquote(parts.path)
+
+
+def _check_strokes(photograph: Photograph, item: dict[str, Any], place: str, notes: Notes) -> None:
+    """Count the labels that the JSON has and no PNG shows, and several annotators."""
+    finished = _annotations(item)
+    drawn = {region.label for region in photograph.regions}
+    for annotation in finished:
+        for result in annotation.get("result") or []:
+            with expected("Label Studio", place):
+                value = result.get("value") or {}
+                labels = [name for key in OUTLINES for name in value.get(key) or []]
+            for label in set(labels) - drawn:
+                why = f"of {label}, for which there is no PNG: export the brush labels as PNG"
+                notes.slip("annotation", why, place)
+                photograph.unread += 1
+    if len(finished) > 1:
+        notes.remark("tasks with several annotations: all of them are drawn, one over the other")
+
+
+def _pixels(files: Files, path: str, height: int, width: int) -> np.ndarray:
+    mask = mask_values(files, path)
+    if mask.shape != (height, width):
+        raise DataError(
+            f"{path}: mask is {mask.shape[1]}×{mask.shape[0]}, its photograph {width}×{height} "
+            "pixels"
+        )
+    return marked(mask)
+
+
+def _tell_unlisted(
+    files: Files, found: dict[str, Photograph | None], root: object, notes: Notes
+) -> None:
+    for path in sorted(files):
+        if path.lower().endswith(IMAGE_SUFFIXES) and path not in found and not _is_stroke(path):
+            notes.leave_out("photograph", "of no task in the JSON export", f"{root}/{path}")

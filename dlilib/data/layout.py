@@ -1,0 +1,231 @@
+"""Which files of a folder are images and which are their masks."""
+
+import unicodedata
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from dlilib.data.class_names import CLASS_LISTS, LABEL_MAP, read_class_list, reserved
+from dlilib.data.files import DataError, Files, open_files
+from dlilib.data.images import IMAGE_SUFFIXES, MASK_SUFFIXES
+from dlilib.data.subsets import subset_named
+
+TABLE = "tiles.csv"
+CONTENTS = {"images", "masks", TABLE, LABEL_MAP, *CLASS_LISTS}  # at the top of a folder
+OTHER_PICTURES = (  # photographs that are not read: they must not be lost without a word
+    *(".heic", ".heif", ".avif", ".gif", ".jp2", ".jxl", ".raw", ".dng", ".cr2", ".nef", ".arw"),
+    *(".pgm", ".ppm", ".npy", ".svg", ".jfif"),
+)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Two folders: of images, and of their masks. They are one where a suffix tells them apart."""
+
+    images: str  # ends in "/", or "" for the top
+    masks: str
+    subset: str = ""  # "train", "val" or "test", where the folders say it
+
+
+@dataclass
+class Layout:
+    """The files of a folder by what they are."""
+
+    images: dict[str, str] = field(default_factory=dict)  # name -> path
+    masks: dict[str, str] = field(default_factory=dict)  # name -> path of a mask
+    # class folder -> name -> path; then `masks` is empty
+    class_masks: dict[str, dict[str, str]] = field(default_factory=dict)
+    subsets: dict[str, str] = field(default_factory=dict)  # name -> "train", "val", "test" or ""
+
+
+def open_folder(root: str | Path) -> Files:
+    """The folder's files by their path below it; a zip may hold the folder or what is in it."""
+    files = open_files(Path(root))
+    tops = {path.partition("/")[0] for path in files}
+    inside = {path.partition("/")[2].partition("/")[0] for path in files}
+    if len(tops) == 1 and not tops & CONTENTS and inside & CONTENTS:
+        files = {path.partition("/")[2]: read for path, read in files.items()}
+    return files
+
+
+def find_layout(files: Files, root: str | Path, mask_suffix: str) -> Layout:
+    """Find the images and masks of a folder.
+
+    Raises:
+        DataError: They do not lie as `from_folder` says; the message names the file.
+    """
+    places = _places(files, root, mask_suffix)
+    found = Layout()
+    by_stem = [_by_stem(files, root, place, mask_suffix) for place in places]
+    _check_kinds([masks for _, masks in by_stem], root)
+    counts = Counter(stem for images, _ in by_stem for stem in images)
+    for place, (images, masks) in zip(places, by_stem, strict=True):
+        subset = place.images.replace("images/", "")
+        for stem, path in images.items():
+            name = subset + stem if counts[stem] > 1 else stem  # one stem in several subsets
+            found.images[name], found.subsets[name] = path, place.subset
+        for (folder, stem), path in masks.items():
+            if stem not in images:
+                raise DataError(f"{root}/{path}: no image of that name in {place.images or root}")
+            into = found.class_masks.setdefault(folder, {}) if folder else found.masks
+            into[subset + stem if counts[stem] > 1 else stem] = path
+    if not found.images:
+        raise DataError(f"{root}/images: holds no image that is read ({', '.join(IMAGE_SUFFIXES)})")
+    _warn_of_other_pictures(files, root, places)
+    return found
+
+
+def _check_kinds(masks: Sequence[dict[tuple[str, str], str]], root: str | Path) -> None:
+    """Raise DataError where some masks lie in folders of classes and some do not."""
+    loose = sorted(path for found in masks for (folder, _), path in found.items() if not folder)
+    if loose and any(folder for found in masks for folder, _ in found):
+        raise DataError(
+            f"{root}/{loose[0]}: not read where it lies; the masks of this folder are "
+            "masks/<class>/<name>.png, a folder for each class"
+        )
+
+
+def _places(files: Files, root: str | Path, mask_suffix: str) -> list[_Place]:
+    """The folders of images and masks: one of each, or one of each for every subset."""
+    folders = {str(PurePosixPath(path).parent) + "/" for path in files}
+    tops = sorted({path.partition("/")[0] for path in files if "/" in path})
+    if _has(folders, "images/") and _has(folders, "masks/"):
+        return _within(files, root)
+    split = [top for top in tops if subset_named(top)]
+    apart = [top for top in split if _has(folders, f"{top}/images/", f"{top}/masks/")]
+    if apart:
+        return [_Place(f"{top}/images/", f"{top}/masks/", subset_named(top)) for top in apart]
+    if mask_suffix and split:
+        return [_Place(f"{top}/", f"{top}/", subset_named(top)) for top in split]
+    if mask_suffix and not _has(folders, "images/") and not _has(folders, "masks/"):
+        return [_Place("", "")]
+    missing = "masks" if _has(folders, "images/") else "images"
+    there = ", ".join(sorted({path.partition("/")[0] for path in files})[:5])
+    raise DataError(
+        f"{root}/{missing}: holds no image or is not there, but: {there}. A folder has images/ and "
+        "masks/; where masks lie beside the images, say what their names add by mask_suffix; other "
+        "layouts go through `dli convert`"
+    )
+
+
+def _has(folders: set[str], *wanted: str) -> bool:
+    return all(any(folder.startswith(start) for folder in folders) for start in wanted)
+
+
+def _within(files: Files, root: str | Path) -> list[_Place]:
+    """images/ and masks/, or their folders train, val and test."""
+    names = [_folders_below(files, "images"), _folders_below(files, "masks")]
+    subsets = sorted(name for name in set().union(*names) if subset_named(name))
+    if subsets and all(set(subsets) <= found for found in names):
+        loose = [p for p in files if p.count("/") == 1 and p.startswith(("images/", "masks/"))]
+        strange = sorted(set().union(*names) - set(subsets)) or sorted(loose)
+        if strange:
+            raise DataError(
+                f"{root}/{strange[0]}: lies beside the folders {', '.join(subsets)}, which split "
+                "the images: move it into one of them"
+            )
+        return [_Place(f"images/{s}/", f"masks/{s}/", subset_named(s)) for s in subsets]
+    if subsets and names[1] & set(subsets):
+        which = min(names[1] & set(subsets))
+        raise DataError(
+            f"{root}/masks/{which}: a class, or the masks of a subset? Then images/{which} has its "
+            "images"
+        )
+    _check_mirrored(files, root, names[0] & names[1])
+    return [_Place("images/", "masks/")]
+
+
+def _check_mirrored(files: Files, root: str | Path, mirrored: set[str]) -> None:
+    """Raise DataError where folders of masks may be classes, or places as those of the images."""
+    listed = next((name for name in CLASS_LISTS if name in files), None)
+    if not mirrored or (listed and mirrored <= set(read_class_list(files, root, listed))):
+        return
+    which = min(mirrored)
+    raise DataError(
+        f"{root}/masks/{which}: a class, or the masks of images/{which}? For classes, name them in "
+        "classes.txt; else put all images into images/ and all masks into masks/"
+    )
+
+
+def _folders_below(files: Files, top: str) -> set[str]:
+    """The names of the folders in a folder that hold a picture."""
+    parts = [PurePosixPath(path).parts for path in files if path.lower().endswith(IMAGE_SUFFIXES)]
+    return {part[1] for part in parts if len(part) > 2 and part[0] == top}
+
+
+def _by_stem(
+    files: Files, root: str | Path, place: _Place, mask_suffix: str
+) -> tuple[dict[str, str], dict[tuple[str, str], str]]:
+    """Stem -> image, and (class folder or "", stem) -> mask."""
+    images: dict[str, str] = {}
+    masks: dict[tuple[str, str], str] = {}
+    together = place.images == place.masks
+    for path in sorted(files):
+        # systems differ in how they store an ü
+        stem = unicodedata.normalize("NFC", PurePosixPath(path).stem)
+        is_mask = path.startswith(place.masks) and (not together or _ends(stem, mask_suffix))
+        if not path.lower().endswith(IMAGE_SUFFIXES):
+            continue
+        if is_mask:
+            _add_mask(masks, path, stem, place, mask_suffix, root)
+        elif path.startswith(place.images):
+            _add(images, stem, path, root)
+    return images, masks
+
+
+def _ends(stem: str, suffix: str) -> bool:
+    return bool(suffix) and stem.casefold().endswith(suffix.casefold())
+
+
+def _add_mask(
+    masks: dict[tuple[str, str], str],
+    path: str,
+    stem: str,
+    place: _Place,
+    mask_suffix: str,
+    root: str | Path,
+) -> None:
+    folders = PurePosixPath(path.removeprefix(place.masks)).parts[:-1]
+    if not path.lower().endswith(MASK_SUFFIXES):
+        raise DataError(
+            f"{root}/{path}: masks are PNG, BMP or TIFF: other formats change values along edges"
+        )
+    if len(folders) > 1:
+        raise DataError(
+            f"{root}/{path}: not read where it lies; masks are {place.masks}<name>.png or "
+            f"{place.masks}<class>/<name>.png"
+        )
+    if mask_suffix and not _ends(stem, mask_suffix):
+        raise DataError(
+            f"{root}/{path}: its name does not end in {mask_suffix}, as masks' names do"
+        )
+    stem = stem[: len(stem) - len(mask_suffix)]
+    _add(masks, ("".join(folders) if place.images != place.masks else "", stem), path, root)
+
+
+def _add(found: dict, key: object, path: str, root: str | Path) -> None:
+    if key in found:
+        raise DataError(f"{root}/{path}: also present as {found[key]}")
+    found[key] = path
+
+
+def _warn_of_other_pictures(files: Files, root: str | Path, places: Sequence[_Place]) -> None:
+    lost = []
+    for path in sorted(files):
+        inside = any(path.startswith(place.images) for place in places)
+        if inside and path.lower().endswith(OTHER_PICTURES):
+            lost.append(path)
+    if lost:
+        kinds = ", ".join(sorted({PurePosixPath(path).suffix.lower() for path in lost}))
+        warnings.warn(
+            f"{root}/{lost[0]}: {len(lost)} pictures are left out for their format ({kinds}); save "
+            "them as PNG or JPEG",
+            stacklevel=4,
+        )
+
+
+def class_folders(layout: Layout) -> list[str]:
+    """The folders of masks that are classes, in alphabetical order."""
+    return sorted(name for name in layout.class_masks if reserved(name) is None)
