@@ -16,6 +16,7 @@ from dlilib.data.files import WriteError, write_whole
 from dlilib.data.folder import from_folder
 from dlilib.data.magnetic import magnetic_tiles
 from dlilib.extras import MissingExtraError
+from dlilib.metrics import shown
 from dlilib.models import WeightsError
 from dlilib.study import background, experiments, sweep
 from dlilib.study.estimate import estimate_seconds
@@ -201,7 +202,8 @@ def status(
         else:
             row = finished.loc[run.id]
             minutes = row["seconds"] / 60
-            text = f"IoU {row['iou_best']:.3f}, last {row['iou_last']:.3f}, {minutes:.1f} min"
+            best, last = shown(row["iou_best"]), shown(row["iou_last"])
+            text = f"IoU {best}, last {last}, {minutes:.1f} min"
         print(f"{run.id:62} {text:28} {_changed(run, PRESETS[preset].base)}".rstrip())
     print(f"{preset}: {len(runs) - len(costs)} of {len(runs)} runs finished, {len(costs)} pending")
     estimates = [cost for cost in costs.values() if cost]

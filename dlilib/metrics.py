@@ -1,5 +1,6 @@
 """Counts of right and wrong pixels, on the device, and the ratios formed of them."""
 
+import math
 from typing import Any
 
 import torch
@@ -7,6 +8,8 @@ from torch import Tensor
 
 from dlilib.checks import described
 from dlilib.tiles import IGNORE, INTEGERS
+
+NOTHING = "–"  # shown instead of a figure where there is no pixel to find
 
 
 def one_hot(masks: Tensor, num_classes: int) -> Tensor:
@@ -95,7 +98,8 @@ def class_map(logits: Tensor) -> Tensor:
 def iou(tp: float, fp: float, fn: float) -> float:
     """Compute TP / (TP + FP + FN), paper eq. 8; NaN if all are 0.
 
-    It is the micro IoU for counts that are summed over the classes.
+    It is the micro IoU for counts that are summed over the classes. To score with it, see
+    `iou_score`.
 
     Example:
         >>> iou(tp=6, fp=2, fn=4)
@@ -103,6 +107,39 @@ def iou(tp: float, fp: float, fn: float) -> float:
     """
     total = tp + fp + fn
     return float(tp / total) if total else float("nan")
+
+
+def iou_score(tp: float, fp: float, fn: float) -> float:
+    """Score a class, or all classes together: `iou`, NaN where there is no pixel to find.
+
+    Without a pixel to find (TP + FN = 0), `iou` is 0 however few pixels are falsely marked, which
+    says nothing about how well a class is found; see `false_alarms` for these.
+
+    Args:
+        tp: True positive pixels, of one class or summed over the classes.
+        fp: False positive pixels.
+        fn: False negative pixels.
+
+    Returns:
+        In [0, 1], or NaN.
+
+    Example:
+        >>> iou_score(tp=0, fp=5, fn=1)
+        0.0
+        >>> iou_score(tp=0, fp=5, fn=0)
+        nan
+    """
+    return iou(tp, fp, fn) if tp + fn else float("nan")
+
+
+def shown(score: float) -> str:
+    """Write an `iou_score` with three decimals, "–" for NaN.
+
+    Example:
+        >>> shown(iou_score(tp=6, fp=2, fn=4)), shown(iou_score(tp=0, fp=5, fn=0))
+        ('0.500', '–')
+    """
+    return NOTHING if math.isnan(score) else f"{score:.3f}"
 
 
 def false_alarms(counts: Tensor, labels: Tensor) -> tuple[int, int, int]:
@@ -126,11 +163,14 @@ def summary(epoch: int, counts: Tensor, labels: Tensor) -> dict[str, Any]:
         epoch: The number of epochs done.
         counts: (V, K, 3) of the V validation images, as `count` gives them.
         labels: (V,) int, 0 for defect-free images.
+
+    Returns:
+        The record's figures of the epoch. The micro IoU, `iou`, is an `iou_score`.
     """
     pixels, images, free = false_alarms(counts, labels)
     return {
         "epoch": epoch,
-        "iou": iou(*counts.sum(dim=(0, 1)).tolist()),
+        "iou": iou_score(*counts.sum(dim=(0, 1)).tolist()),
         "classes": counts.sum(dim=0).tolist(),  # K rows of TP, FP, FN
         "images": counts.sum(dim=1).tolist(),  # a row of TP, FP, FN for each validation image
         "false_alarms": {"pixels": pixels, "images": images, "of": free},

@@ -8,13 +8,15 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from huggingface_hub import hf_hub_download
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dlilib.checks import described, is_count
 from dlilib.metrics import class_map
+from dlilib.patches import check_patch, corners, stitch_weights
 
+WEIGHTS_FILE = "model.safetensors"  # of an encoder's repository on the model hub
 DEPTH = 3  # stages of a light encoder, at strides 2, 4 and 8
 MEAN, STD = 0.4319, 0.1196  # of the Magnetic Tiles in [0, 1], as released, for every channel
 LIGHT_DECODER = (128, 64, 32)  # output channels of the decoder's stages
@@ -159,8 +161,15 @@ def predict(
     size: int | tuple[int, int] | None = None,
     *,
     batch: int = 16,
+    tile: tuple[int, int] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Predict the defects of images of any size.
+
+    Large images with small defects are best predicted as the model was trained: on patches of their
+    own resolution. `tile` cuts them and stitches what is predicted. Where patches overlap, the
+    logits are averaged, not the probabilities: a mean of logits is again a logit, so that class
+    maps and scores agree and a score near 0 or 1 keeps its precision. Each patch counts less
+    towards its edge, where the model sees the least around a pixel.
 
     Args:
         model: A model as `load` or `build` gives it. It predicts in evaluation mode; every part of
@@ -170,30 +179,46 @@ def predict(
         size: Side, or height and width, that the images are resized to for the model, such as that
             of its training images; None: their own. Sides that the encoder cannot take are padded
             by the last row and column.
-        batch: How many images go through the model at once.
+        batch: How many images, or patches of one image, go through the model at once.
+        tile: Side of the patches, a multiple of 8, and by how many pixels neighbours overlap at
+            least, such as (512, 64); None: images are predicted whole. Patches keep the image's
+            resolution, so `size` must be None. Images smaller than a patch are padded by the last
+            row and column.
 
     Returns:
         Class maps uint8 (B, H, W), 0 where no class is likelier than not, and scores float32
         (B, K, H, W), the probability of each class, both at the images' own size.
 
     Raises:
-        ValueError: An argument is none of the above.
+        ValueError: An argument is none of the above, or both `size` and `tile` are given.
 
     Example:
         >>> class_maps, scores = predict(build("resnet18"), torch.rand(2, 1, 50, 70))
         >>> class_maps.shape, scores.shape
         (torch.Size([2, 50, 70]), torch.Size([2, 5, 50, 70]))
+        >>> large = torch.rand(1, 1, 150, 200)
+        >>> class_maps, scores = predict(build("resnet18"), large, tile=(64, 16))
+        >>> class_maps.shape, scores.shape
+        (torch.Size([1, 150, 200]), torch.Size([1, 5, 150, 200]))
     """
     if not isinstance(model, nn.Module) or not hasattr(model, "stride"):
         raise ValueError(f"model must be one of models.load or build, got {described(model)}")
     if not is_count(batch):
         raise ValueError(f"batch must be a number of images, got {batch!r}")
     _check_images(images)
+    if size is not None and tile is not None:
+        raise ValueError(
+            f"size and tile cannot be given together, got size={size!r} and tile={tile!r}"
+        )
     sides = None if size is None else _as_sides(size)
+    patch = None if tile is None else check_patch(tile)
     modes = [(module, module.training) for module in model.modules()]
     try:
         model.eval()
-        found = [_logits(model, part, sides) for part in images.split(int(batch))]
+        if patch is None or not len(images):
+            found = [_logits(model, part, sides) for part in images.split(int(batch))]
+        else:
+            found = [_stitched(model, image, patch, int(batch)) for image in images]
     finally:
         for module, training in modes:
             module.training = training
@@ -215,6 +240,36 @@ def _logits(model: nn.Module, images: Tensor, sides: tuple[int, int] | None) -> 
     if sides is not None:
         logits = F.interpolate(logits, (height, width), mode="bilinear")
     return logits
+
+
+def _stitched(model: nn.Module, image: Tensor, tile: tuple[int, int], batch: int) -> Tensor:
+    """float32 logits (1, K, H, W) of an image (C, H, W), predicted in patches: (size, overlap)."""
+    size, overlap = tile
+    height, width = image.shape[1:]
+    places = corners(height, width, size, overlap).tolist()
+    shares = torch.from_numpy(stitch_weights(height, width, size, overlap)).to(model.mean.device)
+    total = None
+    for start in range(0, len(places), batch):
+        part = slice(start, start + batch)
+        cut = torch.stack([_cut(image, row, column, size) for row, column in places[part]])
+        logits = _logits(model, cut, None)  # (P, K, size, size)
+        if total is None:
+            total = logits.new_zeros(logits.shape[1], height, width)
+        for place, share, found in zip(places[part], shares[part], logits, strict=True):
+            row, column = place
+            of_rows, of_columns = share  # (size,) each
+            inside = total[:, row : row + size, column : column + size]  # ends with the image
+            weighted = found * of_rows[:, None] * of_columns
+            inside += weighted[:, : inside.shape[1], : inside.shape[2]]
+    return total[None]
+
+
+def _cut(image: Tensor, row: int, column: int, size: int) -> Tensor:
+    """A patch (C, size, size) of an image (C, H, W), padded by the last row and column."""
+    steps = torch.arange(size, device=image.device)
+    rows = (row + steps).clamp(max=image.shape[1] - 1)
+    columns = (column + steps).clamp(max=image.shape[2] - 1)
+    return image[:, rows[:, None], columns]
 
 
 def _check_images(images: Tensor) -> None:
@@ -300,8 +355,19 @@ class WeightsError(RuntimeError):
     """ImageNet weights that cannot be had or do not fit."""
 
 
+def has_weights(encoder: str) -> bool:
+    """Tell whether an encoder's ImageNet weights are on this machine, so that none are fetched."""
+    facts = ENCODERS[encoder]
+    cached = try_to_load_from_cache(facts.repository, WEIGHTS_FILE, revision=facts.revision)
+    return isinstance(cached, str) or _weights_path(encoder).exists()
+
+
+def _weights_path(encoder: str) -> Path:
+    return Path(os.environ.get("DLILIB_WEIGHTS") or "$DLILIB_WEIGHTS") / f"{encoder}.safetensors"
+
+
 def _load_imagenet(module: nn.Module, encoder: str) -> None:
-    path = Path(os.environ.get("DLILIB_WEIGHTS") or "$DLILIB_WEIGHTS") / f"{encoder}.safetensors"
+    path = _weights_path(encoder)
     if path.exists():
         state, place = _read(path), path
     else:
@@ -344,7 +410,7 @@ def _read(path: str | Path) -> dict[str, Tensor]:
 def _from_hub(encoder: str, path: Path) -> str:
     facts = ENCODERS[encoder]
     try:
-        return hf_hub_download(facts.repository, "model.safetensors", revision=facts.revision)
+        return hf_hub_download(facts.repository, WEIGHTS_FILE, revision=facts.revision)
     except Exception as error:
         raise WeightsError(
             f"no ImageNet weights for {encoder}: {path} does not exist and {facts.repository} "

@@ -7,7 +7,7 @@ from builders import refused
 from sklearn.metrics import jaccard_score, multilabel_confusion_matrix
 
 from dlilib import IGNORE
-from dlilib.metrics import count, false_alarms, iou, one_hot
+from dlilib.metrics import count, false_alarms, iou, iou_score, one_hot, shown, summary
 
 
 def random_maps(batch=4, num_classes=5, height=9, width=11, seed=0):
@@ -80,6 +80,33 @@ def test_iou_by_hand(counts, expected):
 
 def test_iou_of_nothing_is_not_a_number():
     assert math.isnan(iou(0, 0, 0))
+
+
+@pytest.mark.parametrize(
+    "counts, expected, text",
+    [
+        ((3, 1, 2), 0.5, "0.500"),
+        ((0, 5, 1), 0.0, "0.000"),
+        ((0, 0, 1), 0.0, "0.000"),
+        ((0, 5, 0), math.nan, "–"),
+        ((0, 0, 0), math.nan, "–"),
+    ],
+)
+def test_where_nothing_is_to_be_found_there_is_no_score(counts, expected, text):
+    for given in (counts, torch.tensor(counts), np.array(counts)):
+        found = iou_score(*given)
+        assert found == pytest.approx(expected, nan_ok=True) and isinstance(found, float)
+        assert shown(found) == text
+
+
+@pytest.mark.parametrize("falsely", [0, 7])
+def test_a_validation_without_a_defect_has_no_score(falsely):
+    counts = torch.zeros(2, 3, 3, dtype=torch.int64)
+    counts[1, 0, 1] = falsely
+    found = summary(4, counts, torch.tensor([1, 0]))
+    assert math.isnan(found["iou"]) and found["false_alarms"]["pixels"] == falsely
+    counts[0, 2, 2] = 1  # now there is a pixel to find, and it is missed
+    assert summary(4, counts, torch.tensor([1, 0]))["iou"] == 0
 
 
 def test_false_alarms_by_hand():

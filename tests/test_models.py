@@ -476,3 +476,122 @@ def test_predict_works_in_chunks_and_leaves_every_module_and_gradients_alone():
 def test_what_cannot_be_predicted_is_refused(images, size, message):
     model = build("resnet18", num_classes=1)
     refused(lambda: models.predict(model, images, size), message)
+
+
+# --- predictions in patches
+
+
+class Pixelwise(torch.nn.Module):
+    """A model whose logits of a pixel depend on that pixel alone; it notes what it is called with.
+
+    Its stride is larger than the least patch, as that of "resnet34".
+    """
+
+    stride = 16
+
+    def __init__(self, num_classes=3):
+        super().__init__()
+        draw = torch.Generator().manual_seed(0)
+        self.register_buffer("mean", torch.zeros(3, 1, 1))
+        self.weight = torch.nn.Parameter(20 * torch.randn(num_classes, 3, 1, 1, generator=draw))
+        self.shapes = []
+
+    def forward(self, images):
+        self.shapes.append(tuple(images.shape))
+        colours = images.expand(-1, 3, -1, -1) - 0.5
+        return torch.nn.functional.conv2d(colours, self.weight)
+
+
+class Numbering(Pixelwise):
+    """A model whose logits are 5 for the second patch that it sees, and 0 for the others."""
+
+    def forward(self, images):
+        logits = super().forward(images)
+        return torch.full_like(logits, 5.0 * (len(self.shapes) == 2))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("height, width", [(61, 83), (24, 24), (5, 50), (50, 7), (1, 1)])
+@pytest.mark.parametrize("tile", [(8, 3), (24, 0), (24, 23), (40, 16)])
+def test_patches_of_a_pixelwise_model_give_what_the_whole_image_does(
+    channels, dtype, height, width, tile
+):
+    draw = torch.Generator().manual_seed(1)
+    images = torch.randint(0, 256, (2, channels, height, width), generator=draw, dtype=torch.uint8)
+    if dtype.is_floating_point:
+        images = (images / 255).to(dtype)
+    before = images.clone()
+    whole_maps, whole = models.predict(Pixelwise(), images)
+    maps, scores = models.predict(Pixelwise(), images, tile=tile)
+    assert whole.float().std() > 0.1  # it tells pixels apart
+    assert scores.dtype == torch.float32 and scores.shape == (2, 3, height, width)
+    assert (scores - whole).abs().max() < 1e-5
+    doubtful = ((whole - 0.5).abs() < 1e-5).any(dim=1)
+    top = whole.topk(2, dim=1).values
+    doubtful |= top[:, 0] - top[:, 1] < 1e-5
+    assert maps.dtype == torch.uint8 and torch.equal(maps[~doubtful], whole_maps[~doubtful])
+    assert torch.equal(images, before)
+
+
+@pytest.mark.parametrize("encoder", ["resnet18", "resnet34"])
+def test_one_patch_of_exactly_the_image_is_the_whole_image(encoder):
+    model = build(encoder, num_classes=2)
+    images = torch.rand(1, 1, 40, 40, generator=torch.Generator().manual_seed(0))
+    whole = models.predict(model, images)
+    for overlap in (0, 17):
+        found = models.predict(model, images, tile=(40, overlap))
+        assert torch.equal(found[0], whole[0]) and torch.equal(found[1], whole[1])
+    assert model.training  # as it was
+
+
+def test_small_image_is_padded_by_its_last_row_and_column():
+    model = build("resnet18", num_classes=2)
+    draw = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (1, 3, 20, 11), generator=draw, dtype=torch.uint8)
+    padded = torch.nn.functional.pad(images.float() / 255, (0, 21, 0, 12), mode="replicate")
+    expected = models.predict(model, padded)[1][..., :20, :11]
+    found = models.predict(model, images, tile=(32, 8))[1]
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+
+
+def test_logits_of_overlapping_patches_are_averaged_with_a_linear_ramp():
+    images = torch.zeros(1, 1, 8, 12)
+    scores = models.predict(Numbering(), images, tile=(8, 4), batch=1)[1]
+    expected = torch.tensor([0.0, 0, 0, 0, 1, 2, 3, 4, 5, 5, 5, 5]).sigmoid()
+    torch.testing.assert_close(scores, expected.expand(1, 3, 8, 12))
+
+
+def test_patches_go_through_the_model_at_most_a_batch_at_once():
+    model = Pixelwise()
+    images = torch.rand(2, 1, 32, 80, generator=torch.Generator().manual_seed(0))
+    found = models.predict(model, images, tile=(32, 16), batch=3)[1]  # four patches an image
+    assert model.shapes == [(3, 1, 32, 32), (1, 1, 32, 32)] * 2
+    assert torch.equal(models.predict(model, images, tile=(32, 16))[1], found)
+    assert model.shapes[4:] == [(4, 1, 32, 32)] * 2
+
+
+def test_no_image_gives_no_prediction_in_patches_too():
+    maps, scores = models.predict(Pixelwise(), torch.zeros(0, 1, 16, 24), tile=(8, 0))
+    assert maps.shape == (0, 16, 24) and scores.shape == (0, 3, 16, 24)
+
+
+def test_patch_is_checked_before_anything_is_predicted():
+    model, images = Pixelwise(), torch.zeros(1, 1, 32, 32)
+    for tile, size, message in [
+        ((16, 4), 32, r"size and tile cannot be given together, got size=32 and tile=\(16, 4\)"),
+        ((20, 4), None, "the size in tile must be a multiple of 8 .* got 20"),
+        ((16, 16), None, "overlap must be .* below the size 16, got 16"),
+        (16, None, r"tile must be \(size, overlap\)"),
+    ]:
+        refused(lambda t=tile, s=size: models.predict(model, images, s, tile=t), message)
+    assert model.shapes == []
+
+
+@pytest.mark.gpu
+def test_patches_are_stitched_on_the_models_device():
+    images = torch.rand(1, 3, 50, 70, generator=torch.Generator().manual_seed(0))
+    maps, scores = models.predict(Pixelwise().cuda(), images, tile=(24, 8))
+    assert maps.is_cuda and scores.is_cuda
+    expected = models.predict(Pixelwise(), images, tile=(24, 8))[1]
+    torch.testing.assert_close(scores.cpu(), expected, rtol=1e-2, atol=1e-2)

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import pandas as pd
 from dlilib.analysis.paper import printed
 from dlilib.analysis.stats import Estimate, Pair, clustered_difference, estimate
 from dlilib.losses import METHODS
+from dlilib.metrics import iou_score
 from dlilib.study.experiments import all_runs, preset_named
 from dlilib.training.run import Run
 from dlilib.training.store import Store
@@ -76,9 +78,14 @@ def pair(ours: Record, theirs: Record, epoch: str) -> Pair:
 
 
 def class_iou(record: Record, epoch: str) -> np.ndarray:
-    """IoU of each class at an epoch, "best" or "last": (K,), 0 where nothing is marked or meant."""
-    counts = np.array(record[epoch]["classes"], float)  # (K, 3)
-    return counts[:, 0] / np.maximum(counts.sum(axis=1), 1)
+    """IoU of each class at an epoch, "best" or "last": (K,), NaN where it has no pixel to find."""
+    return np.array([iou_score(*counts) for counts in record[epoch]["classes"]])
+
+
+def mean_class_iou(values: np.ndarray) -> float:
+    """Mean of `class_iou`, or of differences in it, over the classes that have a pixel to find."""
+    found = values[~np.isnan(values)]
+    return float(found.mean()) if len(found) else float("nan")
 
 
 def gain(groups: list[SeedRecords], epoch: str) -> Estimate:
@@ -102,7 +109,7 @@ def small_less_large(groups: list[SeedRecords], epoch: str) -> Estimate:
     for ours, theirs in groups:
         gains = class_iou(ours, epoch) - class_iou(theirs, epoch)
         small = np.isin(ours["data"]["classes"], SMALL)
-        differences.append(gains[small].mean() - gains[~small].mean())
+        differences.append(mean_class_iou(gains[small]) - mean_class_iou(gains[~small]))
     return estimate(differences)
 
 
@@ -115,7 +122,7 @@ def small_not_found(groups: list[SeedRecords], epoch: str) -> str:
     """Why the small defects cannot be compared: none of the runs finds them."""
     for record in itertools.chain(*groups):
         small = np.isin(record["data"]["classes"], SMALL)
-        if class_iou(record, epoch)[small].max() >= FLOOR:
+        if (class_iou(record, epoch)[small] >= FLOOR).any():
             return ""
     return f"small defects below IoU {FLOOR}"
 
@@ -228,7 +235,7 @@ def _measure(
     found, theirs = claim.measure(groups, protocol.epoch), claim.paper(encoder)
     if not groups and not any(planned.issuperset(runs) for runs in needed):
         text, word = "not planned", Verdict("not planned")
-    elif groups and (why := claim.obstacle(groups, protocol.epoch)):
+    elif not math.isnan(found.mean) and (why := claim.obstacle(groups, protocol.epoch)):
         text, word = str(found), Verdict("not measurable", why)
     else:
         text, word = str(found), verdict(found, theirs)
@@ -252,6 +259,8 @@ def verdict(ours: Estimate, paper: float) -> Verdict:
     """Say what an estimate means, never stronger than its interval."""
     if ours.n == 0:
         return Verdict("pending")
+    if math.isnan(ours.mean):
+        return Verdict("not measurable", "nothing to find")
     if ours.high < 0:
         return Verdict("not reproduced")
     if not ours.low > 0:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from dlilib.analysis.claims import FLOOR, class_iou, pair
+from dlilib.analysis.claims import FLOOR, class_iou, mean_class_iou, pair
 from dlilib.analysis.stats import IOU_RANGE, Estimate, Pair, clustered_difference, estimate
 from dlilib.study.experiments import experiment, preset_named
 from dlilib.training.run import Run
@@ -73,8 +73,8 @@ def runs(
 
     Returns:
         A row each: encoder, shots, variant (of the preset's), seed, run and record (None where not
-        finished); at the last epoch iou (micro), class_iou (mean over the classes) and auroc (of
-        telling defects from normal ground by the encoder's features).
+        finished); at the last epoch iou (micro), class_iou (mean over the classes that have a
+        pixel to find) and auroc (of telling defects from normal ground by the encoder's features).
     """
     store, rows = Store(folder), []
     for variant in preset_named(preset).few_shot_variants:
@@ -92,7 +92,7 @@ def _row(variant: str, run: Run, store: Store) -> dict:
     if record:
         measured = {
             "iou": record[EPOCH]["iou"],
-            "class_iou": float(np.mean(class_iou(record, EPOCH))),
+            "class_iou": mean_class_iou(class_iou(record, EPOCH)),
             "auroc": record["features"]["auroc"],
         }
     return {
@@ -110,7 +110,8 @@ def table(frame: pd.DataFrame) -> pd.DataFrame:
     """Return the measures over the seeds, for each encoder, number of shots and variant."""
     rows = []
     for key, group in frame.groupby(["encoder", "shots", "variant"], sort=False):
-        measures = [str(estimate(group[name].dropna(), within=IOU_RANGE)) for name in MEASURES]
+        finished = group.dropna(subset="record")
+        measures = [str(estimate(finished[name], within=IOU_RANGE)) for name in MEASURES]
         rows.append((*key, *measures))
     columns = ["encoder", "shots", f"variant ({INTERPRETATION})", *MEASURES.values()]
     return pd.DataFrame(rows, columns=columns)
@@ -172,9 +173,9 @@ def _pair(records: pd.Series, part: Part) -> Pair:
 
 def _words(gain: Estimate, means: list[tuple[float, float]]) -> str:
     """The gain and what it says; means: of each seed, with the part and without it."""
-    if gain.n == 0:
+    if np.isnan(gain.mean):
         return str(gain)
-    if np.mean(means, axis=0).max() < FLOOR:
+    if np.nanmean(means, axis=0).max() < FLOOR:
         return f"{gain}: not measurable"
     if gain.low > 0:
         return f"{gain}: helps"

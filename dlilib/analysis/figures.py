@@ -21,6 +21,7 @@ from torch import Tensor
 from dlilib.analysis.stats import IOU_RANGE, estimate
 from dlilib.analysis.tables import PAPER_IMAGES, learning_curve
 from dlilib.losses import METHODS
+from dlilib.metrics import NOTHING
 from dlilib.tiles import IGNORE, MOST_CLASSES, TileSet
 
 PALETTE = sns.color_palette("colorblind", 10)
@@ -68,7 +69,8 @@ def _axes(ax: Axes | None, width: float, height: float) -> Axes:
 def class_iou_bars(frame: pd.DataFrame, classes: Sequence[str], ax: Axes | None = None) -> Axes:
     """Draw Figure 3: IoU of each class and method, with a red line at DLI's level.
 
-    Bars are means over the runs, with 95 % intervals.
+    Bars are means over the runs, with 95 % intervals. A class without a pixel to find in any run's
+    validation images is marked "–".
 
     Args:
         frame: The runs' records, as `records.records` gives them.
@@ -85,6 +87,7 @@ def class_iou_bars(frame: pd.DataFrame, classes: Sequence[str], ax: Axes | None 
         long,
         x="class",
         y="IoU",
+        order=classes,
         hue="method",
         hue_order=methods,
         palette=METHOD_COLOURS,
@@ -95,10 +98,13 @@ def class_iou_bars(frame: pd.DataFrame, classes: Sequence[str], ax: Axes | None 
     dli = long[long["method"] == "dli"]
     for k, name in enumerate(classes):
         level = dli.loc[dli["class"] == name, "IoU"].mean()
+        if long.loc[long["class"] == name, "IoU"].isna().all():
+            ax.text(k, 0.02, NOTHING, ha="center")
+            ax.update_datalim([(k - 0.4, 0), (k + 0.4, 0)])  # or the axis leaves its place out
         ax.hlines(level, k - 0.4, k + 0.4, color="crimson", linewidth=1)
     encoders = ", ".join(frame["encoder"].unique())
-    n = frame["seed"].nunique()
-    title = f"{encoders}: IoU per class at the best epoch, n = {n}; red line: DLI"
+    n = f"n {'≤' if long['IoU'].isna().any() else '='} {frame['seed'].nunique()}"
+    title = f"{encoders}: IoU per class at the best epoch, {n}; red line: DLI"
     ax.set(xlabel="", ylim=(0, 1), title=title)
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=len(methods), frameon=False)
     return ax
@@ -297,8 +303,9 @@ def predicted_masks(tiles: TileSet, records: dict[str, dict | None]) -> np.ndarr
 def learning_curves(records: dict[str, dict]) -> list[Axes]:
     """Draw IoU on the validation images against training images seen.
 
-    One panel is for all classes, and one for each class. On the Magnetic Tiles the first panel
-    marks how many images the paper trains on.
+    One panel is for all classes, and one for each class; one without a pixel to find in any run's
+    validation images is marked "–". On the Magnetic Tiles the first panel marks how many images the
+    paper trains on.
 
     Args:
         records: Title -> record; each is a line.
@@ -324,6 +331,9 @@ def learning_curves(records: dict[str, dict]) -> list[Axes]:
         for ax, (name, found) in zip(axes, curves, strict=False):
             ax.plot(found["images"], found["IoU"], color=colour, label=title, linewidth=1.2)
             ax.set(title=name, xscale="log", ylim=(-0.03, 1))
+    for ax in axes[:num_panels]:
+        if all(np.isnan(line.get_ydata()).all() for line in ax.lines):
+            ax.text(0.5, 0.5, NOTHING, transform=ax.transAxes, ha="center", fontsize="x-large")
     if all(record["run"]["data"] == "magnetic_tiles" for record in records.values()):
         label = "images in the paper: 1.26 million"
         axes[0].axvline(PAPER_IMAGES, color="0.4", linestyle=":", label=label)

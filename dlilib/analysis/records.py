@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlilib.extras import require
-from dlilib.metrics import iou
+from dlilib.metrics import iou, iou_score
 from dlilib.study.sweep import SAME_DATA
 from dlilib.training.run import Run
 from dlilib.training.store import read_record
@@ -39,6 +39,7 @@ def records(folder: str | Path) -> pd.DataFrame:
         One row for each finished run: the fields of its Run; `iou_best`, the paper's figure, at the
         epoch with the best validation IoU, and `iou_<class>` at that epoch; `iou_last`,
         `epoch_best`, `digest` (of the data), `seconds`, `device`, `precision_used` and `path`.
+        An IoU is NaN where the validation images have no pixel to find, of the class or at all.
 
     Raises:
         MissingExtraError: pandas is not installed.
@@ -81,10 +82,10 @@ def _row(path: Path) -> dict[str, Any]:
     return {
         **asdict(Run(**record["run"])),
         "id": record["id"],
-        "iou_best": best["iou"],
-        "iou_last": record["last"]["iou"],
+        "iou_best": iou_score(*_summed(best)),
+        "iou_last": iou_score(*_summed(record["last"])),
         "epoch_best": best["epoch"],
-        **{f"iou_{name}": iou(*counts) for name, counts in by_class},
+        **{f"iou_{name}": iou_score(*counts) for name, counts in by_class},
         "digest": record["data"].get("digest"),
         "seconds": record["seconds"],
         "device": device,
@@ -93,12 +94,18 @@ def _row(path: Path) -> dict[str, Any]:
     }
 
 
+def _summed(moment: dict[str, Any]) -> list[int]:
+    """TP, FP and FN of an epoch, over all classes."""
+    return [sum(column) for column in zip(*moment["classes"], strict=True)]
+
+
 def _check_unchanged(record: dict[str, Any]) -> None:
     """Raise ValueError unless the record's figures fit each other."""
     for moment in (record["best"], record["last"]):
-        tp, fp, fn = (sum(column) for column in zip(*moment["classes"], strict=True))
-        counted = iou(tp, fp, fn)
-        if f"{counted:.6f}" != f"{moment['iou']:.6f}":
+        tp, fp, fn = _summed(moment)
+        # where there is nothing to find, earlier versions kept the 0 of the formula
+        counted = {f"{form(tp, fp, fn):.6f}" for form in (iou, iou_score)}
+        if f"{moment['iou']:.6f}" not in counted:
             raise ValueError(f"its IoU {moment['iou']} is not that of its counts")
     epoch, seconds = record["best"]["epoch"], record["seconds"]
     if not (1 <= epoch <= Run(**record["run"]).epochs and seconds >= 0):

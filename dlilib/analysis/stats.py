@@ -7,6 +7,8 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtrit  # scipy.stats takes a second to import
 
+from dlilib.metrics import NOTHING, iou_score
+
 LEVEL = 0.95
 IOU_RANGE = (0.0, 1.0)  # the range of an IoU
 RESAMPLES = 2000  # of the bootstrap
@@ -14,7 +16,10 @@ RESAMPLES = 2000  # of the bootstrap
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over n seeds with its interval, which is NaN for a single seed."""
+    """A mean over n seeds with its interval, which is NaN for a single seed.
+
+    The mean is NaN too where none of n seeds has anything to find.
+    """
 
     mean: float
     low: float
@@ -24,6 +29,8 @@ class Estimate:
     def __str__(self) -> str:
         if self.n == 0:
             return "pending"
+        if np.isnan(self.mean):
+            return NOTHING
         if self.n == 1:
             return f"{self.mean:.3f} (n = 1)"
         return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}] (n = {self.n})"
@@ -39,13 +46,14 @@ def estimate(
     covers the truth in 50 to 84 % of all cases.
 
     Args:
-        values: (num_seeds,), one value for each seed.
+        values: (num_seeds,), one value for each seed, NaN where it has nothing to find.
         level: Of the interval, in (0, 1).
         within: The range in which the mean must lie, such as (0, 1) for an IoU; the interval is
             cut there.
 
     Returns:
-        Mean, interval and number of seeds. Without seeds all but n are NaN, with one the interval.
+        Mean, interval and number of seeds, of those with a value; with one the interval is NaN. If
+        no seed has a value, all but n are NaN, and n counts all seeds.
 
     Raises:
         ValueError: `values` is not one-dimensional, or `level` does not lie in (0, 1).
@@ -59,9 +67,10 @@ def estimate(
         raise ValueError(f"values must be (num_seeds,), got shape {values.shape}")
     if not 0 < level < 1:
         raise ValueError(f"level must lie in (0, 1), got {level}")
+    seeds, values = len(values), values[~np.isnan(values)]
     n = len(values)
     if n == 0:
-        return Estimate(np.nan, np.nan, np.nan, 0)
+        return Estimate(np.nan, np.nan, np.nan, seeds)
     mean = float(values.mean())
     if n == 1:
         return Estimate(mean, np.nan, np.nan, 1)
@@ -88,7 +97,7 @@ def clustered_difference(pairs: Sequence[Pair], level: float = LEVEL, seed: int 
     seeds. All seeds share the drawn parts, since they may validate on the same ones.
 
     Args:
-        pairs: One for each seed.
+        pairs: One for each seed. Those without a pixel to find are left out.
         level: Of the interval, in (0, 1).
         seed: Of the bootstrap.
 
@@ -99,8 +108,9 @@ def clustered_difference(pairs: Sequence[Pair], level: float = LEVEL, seed: int 
     Raises:
         ValueError: `level` does not lie in (0, 1).
     """
-    differences = [float(_gap(p.ours.sum(axis=0), p.theirs.sum(axis=0))) for p in pairs]
+    differences = [iou_score(*p.ours.sum(axis=0)) - iou_score(*p.theirs.sum(axis=0)) for p in pairs]
     by_seed = estimate(differences, level)
+    pairs = [p for p, gap in zip(pairs, differences, strict=True) if not np.isnan(gap)]
     n = len(pairs)
     if n < 2:
         return by_seed
@@ -126,7 +136,7 @@ def _by_part(counts: np.ndarray, tiles: np.ndarray, parts: np.ndarray) -> np.nda
 
 
 def _gap(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-    """Difference in IoU of counts (..., 3): (...)."""
+    """Difference in IoU of counts (..., 3): (...), 0 for a resample with no pixel to find."""
     return _iou(ours) - _iou(theirs)
 
 
@@ -148,7 +158,7 @@ def summarise(
 
     Returns:
         A row for each combination, in the order of the runs: `by`, mean, low, high, n and text
-        ("pending" where no run is finished).
+        ("pending" where no run is finished, "–" where no finished one has a pixel to find).
     """
     # Without records there is no column for a class.
     values = frame.set_index("id")[value] if len(frame) else pd.Series(dtype=float)

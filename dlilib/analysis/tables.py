@@ -12,7 +12,7 @@ from dlilib.analysis import claims, paper
 from dlilib.analysis.records import select
 from dlilib.analysis.stats import IOU_RANGE, estimate, summarise
 from dlilib.losses import METHODS
-from dlilib.metrics import iou
+from dlilib.metrics import iou_score, shown
 from dlilib.study import experiments
 from dlilib.study.presets import PAPER_ENCODERS
 from dlilib.training.run import Run
@@ -98,7 +98,10 @@ def class_table(
     split: str = "image",
     seeds: Sequence[int] = (),
 ) -> pd.DataFrame:
-    """Return Figure 3 in numbers: a row for each encoder and method, a column for each class."""
+    """Return Figure 3 in numbers: a row for each encoder and method, a column for each class.
+
+    A class without a pixel to find in the validation images is shown as "–".
+    """
     runs = experiments.experiment("comparison", preset, encoders, seeds=seeds, split=split)
     by = ["encoder", "method"]
     overall = ("iou_best", "iou_last")
@@ -117,7 +120,7 @@ def learning_curve(record: dict[str, Any]) -> pd.DataFrame:
     All classes at every epoch; each class at the epochs that the record keeps, and at the last one.
 
     Returns:
-        Columns what ("all classes" or a class), images and IoU.
+        Columns what ("all classes" or a class), images and IoU (NaN without a pixel to find).
     """
     run, history, last = Run(**record["run"]), record["history"], record["last"]["classes"]
     by_class = history.get("classes", [])  # records from before these were kept have none
@@ -125,13 +128,13 @@ def learning_curve(record: dict[str, Any]) -> pd.DataFrame:
     epochs, seen = np.arange(1, run.epochs + 1), images_seen(record)
     rows = []
     for epoch, tp, fp in zip(epochs, history["tp"], history["fp"], strict=True):
-        rows.append(("all classes", seen * epoch, iou(tp, fp, record["positives"] - tp)))
+        rows.append(("all classes", seen * epoch, iou_score(tp, fp, record["positives"] - tp)))
     for c, name in enumerate(record["data"]["classes"]):
         positives = last[c][0] + last[c][2]
         kept = zip(epochs[::every], by_class, strict=False)
         points = [(epoch, counts[c]) for epoch, counts in kept]
         for epoch, (tp, fp) in [*points, (run.epochs, last[c][:2])]:
-            rows.append((name, seen * epoch, iou(tp, fp, positives - tp)))
+            rows.append((name, seen * epoch, iou_score(tp, fp, positives - tp)))
     return pd.DataFrame(rows, columns=["what", "images", "IoU"])
 
 
@@ -152,7 +155,8 @@ def images_seen(record: dict[str, Any]) -> int:
 def pilot_table(preset: str, folder: str | Path) -> pd.DataFrame:
     """Return the pilot's runs, a row each, "pending" where not finished.
 
-    Figures are those of the best epoch, as in Table 1, but for `last`.
+    Figures are those of the best epoch, as in Table 1, but for `last`; "–" where the validation
+    images have no pixel to find.
     """
     store = Store(folder)
     rows = [_pilot_row(run, store.record(run)) for run in experiments.pilot(preset)]
@@ -177,9 +181,9 @@ def _pilot_row(run: Run, record: dict[str, Any] | None) -> dict[str, Any]:
         "images": images * run.epochs,
         "steps": math.ceil(images / run.batch) * run.epochs,
         "minutes": round(record["seconds"] / 60),
-        "micro IoU": f"{record['best']['iou']:.3f}",
-        "last": f"{record['last']['iou']:.3f}",
-        **{name: f"{iou(*counts):.3f}" for name, counts in classes},
+        "micro IoU": shown(record["best"]["iou"]),
+        "last": shown(record["last"]["iou"]),
+        **{name: shown(iou_score(*counts)) for name, counts in classes},
         "machine": f"{machine['device']}, {machine['precision']}".replace(", ", "; "),
     }
 

@@ -5,8 +5,10 @@ import re
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -38,6 +40,7 @@ from dlilib.patches import check_patch, corners
 from dlilib.tiles import IGNORE, TileSet, defective, labels_of
 
 ONLY_CLASS = "defect"  # what black and white masks without a class list show
+LOOKED_AT = 4  # times the number of images that are wanted
 DEEP = (".png", ".tif", ".tiff")  # formats that may hold 16 bits a value
 DARKEST, BRIGHTEST = 0.001, 0.999  # shares of all values of 16 bits, which become 0 and 255
 
@@ -52,6 +55,7 @@ def from_folder(
     tile: tuple[int, int] | None = None,
     free_patches: int | None = None,
     value_range: tuple[int, int] | None = None,
+    most: int | None = None,
 ) -> TileSet:
     """Read your own images and masks.
 
@@ -92,6 +96,9 @@ def from_folder(
             spread; None: all.
         value_range: The values of images of 16 bits that become 0 and 255; None: chosen for the
             whole data set, with a warning that tells them.
+        most: Read at most so many of the images, for a first look at a large folder: a fixed random
+            choice, half of them with a defect where there are so many, each class alike. At most
+            four times as many masks are looked at. None: all.
 
     Raises:
         DataError: A file cannot be used, or a class of an image vanishes at this size; the message
@@ -108,10 +115,14 @@ def from_folder(
         >>> tiles.counts()
     """
     patch = _check_arguments(size, resize, masks, tile, free_patches, value_range)
+    if most is not None and most < 1:
+        raise ValueError(f"most must be a number of images, got {most!r}")
     files = open_folder(root)
     layout = find_layout(files, root, mask_suffix)
     names = tuple(sorted(layout.images))
     classes, reader = _mask_reader(files, root, layout)
+    if most is not None and most < len(names):
+        names = _chosen(files, layout, reader, names, most, len(classes))
     levels = value_range or _levels(files, [layout.images[name] for name in names])
 
     def read(name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -149,6 +160,48 @@ def from_folder(
         _warn_of_contradictions(tiles, [hashes[layout.images[name]] for name in names])
     warn_of_near_duplicates(tiles)
     return tiles
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How large the images and defects of a folder are, in pixels, found on some of the images."""
+
+    images: np.ndarray  # int64 (N, 2), heights and widths
+    defects: np.ndarray  # float64 (M,), square roots of the areas of connected regions
+
+
+def measure_sizes(root: str | Path, *, mask_suffix: str = "", most: int = 100) -> Sizes:
+    """Measure a folder that `from_folder` reads, to choose how to read it.
+
+    Args:
+        root: The folder, or a zip of it.
+        mask_suffix: As in `from_folder`.
+        most: How many of the images are looked at, a fixed random choice.
+
+    Raises:
+        DataError: As in `from_folder`.
+
+    Example:
+        >>> sizes = measure_sizes("my_parts")
+        >>> np.median(sizes.images, axis=0), np.median(sizes.defects)
+    """
+    files = open_folder(root)
+    layout = find_layout(files, root, mask_suffix)
+    _, reader = _mask_reader(files, root, layout)
+    names = sorted(layout.images)
+    images, defects = [], []
+    for k in np.random.default_rng(0).permutation(len(names))[:most]:
+        sides = image_sides(files, layout.images[names[k]])
+        images.append(sides)
+        mask = defective(reader.read(names[k], _without_pixels(sides))).astype(np.uint8)
+        _, _, regions, _ = cv2.connectedComponentsWithStats(mask)
+        defects += np.sqrt(regions[1:, cv2.CC_STAT_AREA]).tolist()
+    return Sizes(np.array(images), np.array(defects))
+
+
+def _without_pixels(sides: tuple[int, int]) -> np.ndarray:
+    """An image of a size, where its mask alone is read."""
+    return np.broadcast_to(np.uint8(0), sides)
 
 
 @dataclass(frozen=True)
@@ -243,6 +296,28 @@ def _check_one_class(files: Files, root: str | Path, layout: Layout) -> None:
                 f"{min(values)}: name the classes 1..K there, a line each, or the colours in "
                 f"{LABEL_MAP}"
             )
+
+
+def _chosen(
+    files: Files,
+    layout: Layout,
+    reader: IndexMasks | ClassFolders | ColourMasks,
+    names: Sequence[str],
+    most: int,
+    num_classes: int,
+) -> tuple[str, ...]:
+    """At most so many of the images, half of them with a defect, each class alike."""
+    by_label: dict[int, list[str]] = {label: [] for label in range(num_classes + 1)}
+    for k in np.random.default_rng(0).permutation(len(names))[: LOOKED_AT * most]:
+        name = names[k]
+        sides = image_sides(files, layout.images[name])
+        mask = reader.read(name, _without_pixels(sides))
+        label = int(labels_of(torch.from_numpy(mask)[None], num_classes)[0])
+        by_label[label].append(name)
+    free = by_label.pop(0)
+    kinds = [name for row in zip_longest(*by_label.values()) for name in row if name is not None]
+    marked = kinds[: max(most - most // 2, most - len(free))]
+    return tuple(sorted(marked + free[: most - len(marked)]))
 
 
 def _levels(files: Files, paths: Sequence[str]) -> tuple[int, int] | None:

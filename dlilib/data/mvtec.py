@@ -122,6 +122,7 @@ def mvtec_ad(
     size: int = 256,
     *,
     resize: str = "nearest",
+    masks: str = "nearest",
     mask_suffix: str | None = None,
 ) -> TileSet:
     """Read one category of MVTec AD, or of a data set in a layout like its own.
@@ -147,7 +148,8 @@ def mvtec_ad(
         root: Folder or zip that holds the category's folder at any depth, or is that folder.
         category: Such as "bottle".
         size: Side of the square images and masks, pixels, a multiple of 8.
-        resize: "nearest" or "bilinear" (area-weighted when it shrinks); masks are always nearest.
+        resize: "nearest" or "bilinear" (area-weighted when it shrinks).
+        masks: How masks are resized, "nearest" or "any", as in `from_folder`.
         mask_suffix: What a mask's name adds to its image's, without the format: "_mask" for
             000_mask.png of 000.png, "" where both are called 000. None: "_mask" where there is
             such a mask, else "". Masks are PNG, BMP or TIFF.
@@ -166,12 +168,12 @@ def mvtec_ad(
         >>> tiles.classes
         ('broken_large', 'broken_small', 'contamination')
     """
-    check_size(size, resize)
+    check_size(size, resize, masks)
     _check_suffix(mask_suffix)
     files = open_files(Path(root))
     top, layout = _find(files, Path(root), category)
     found = _contents(files, root, top, layout)
-    masks = _masks(found, mask_suffix)
+    mask_of = _masks(found, mask_suffix)
     for line in found.left_out():
         warnings.warn(line, stacklevel=2)
     classes = _classes(found)
@@ -180,7 +182,7 @@ def mvtec_ad(
 
     def read(photo: _Photo) -> tuple[np.ndarray, np.ndarray]:
         image = read_image(files, photo.path)
-        path = masks.get(photo.path)
+        path = mask_of.get(photo.path)
         if path is None:
             return image, np.zeros(image.shape[:2], np.uint8)
         mask = read_mask(files, path, like=image) > 0
@@ -193,7 +195,7 @@ def mvtec_ad(
             raise DataError(f"{root}/{path}: marks no defect")
         return image, mask * np.uint8(label_of.get(photo.kind, 0))
 
-    pixels, marks, sizes, marked = stack(read, found.photos, size, resize)
+    pixels, marks, sizes, marked = stack(read, found.photos, size, resize, masks=masks)
     paths = [photo.path for photo in found.photos]
     check_kept([f"{root}/{path}" for path in paths], marked, marks)
     return TileSet(
@@ -204,7 +206,7 @@ def mvtec_ad(
         names=tuple(str(PurePosixPath(path).with_suffix("")) for path in paths),
         classes=classes,
         source=f"mvtec_ad-{category}",
-        digest=digest_files(files, [*paths, *masks.values()]),
+        digest=digest_files(files, [*paths, *mask_of.values()]),
         sizes=sizes,
         resize=resize,
     )

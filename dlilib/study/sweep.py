@@ -9,6 +9,7 @@ import torch
 from tqdm import tqdm
 
 from dlilib.data import datasets
+from dlilib.metrics import shown
 from dlilib.tiles import TileSet
 from dlilib.training.run import Run
 from dlilib.training.store import Store
@@ -86,7 +87,7 @@ def _shows(bar: tqdm, run: Run):
 
     def show(epoch: int, last: float) -> None:
         name = f"{run.method} {run.encoder} seed {run.seed}"
-        bar.set_postfix_str(f"{name}: epoch {epoch}/{run.epochs}, IoU {last:.3f}")
+        bar.set_postfix_str(f"{name}: epoch {epoch}/{run.epochs}, IoU {shown(last)}")
 
     return show
 

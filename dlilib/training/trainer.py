@@ -54,7 +54,8 @@ def fit(
         deadline: On `time.monotonic`'s clock, seconds. The run is saved and stops before an epoch
             that would pass it, as far as its earlier epochs tell; the first epoch of a new run is
             begun whenever there is time left.
-        on_epoch: Called with the number of epochs done and the last micro IoU.
+        on_epoch: Called with the number of epochs done and the last micro IoU, which is NaN if no
+            validation image has a pixel to find.
         keep_model: Also keep the last epoch's weights in the folder's
             models/<run.id>.safetensors, for `models.load`. A run that was finished without them is
             trained again.
@@ -205,6 +206,7 @@ class Trainer:
         self.history["classes"].append(counts.sum(dim=0)[:, :2].tolist())  # K rows of TP, FP
         self.epoch += 1
         self.last = metrics.summary(self.epoch, counts, self.tiles.labels[self.val])
+        # without a pixel to find every IoU is NaN, and the first epoch stays the best
         if not self.best or self.last["iou"] > self.best["iou"]:
             self.best = {**self.last, "examples": examples}
         self.seconds += time.monotonic() - start

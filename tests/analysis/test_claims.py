@@ -1,13 +1,15 @@
+import itertools
 import math
 from dataclasses import replace
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from builders import record
 
 import dlilib
-from dlilib.analysis import claims, report, tables
+from dlilib.analysis import claims, figures, report, tables
 from dlilib.analysis.stats import Estimate, Pair, clustered_difference, estimate
 from dlilib.models import LIGHT_ENCODERS
 from dlilib.study import presets
@@ -92,11 +94,14 @@ def test_verdict_is_never_stronger_than_the_interval(low, high, n, paper, expect
 def test_claims_compare_what_they_say(tmp_path):
     store = Store(tmp_path)
     good, poor = [[9, 1, 0]] * 4, [[6, 4, 0]] * 4
+    missed = [[0, 0, 5]] * 4  # of the other classes
     for seed in (0, 1, 2):
         for split, dli in (("image", good), ("tile", poor)):
             for method in ("baseline", "dli"):
                 run = replace(BASE, seed=seed, split=split, method=method)
-                store.finish(run, record(run, dli if method == "dli" else poor))
+                images = dli if method == "dli" else poor
+                classes = [np.sum(images, axis=0).tolist(), *missed]
+                store.finish(run, record(run, images, classes=classes))
     frame = claims.claims("lite", tmp_path, seeds=(0, 1, 2)).set_index(["claim", "protocol"])
     row = frame.loc["DLI beats baseline", "paper's protocol"]
     assert (row["mean"], row["low"], row["n"]) == (pytest.approx(0.3), pytest.approx(0.3), 3)
@@ -121,6 +126,56 @@ def test_gains_among_defects_that_nobody_finds_are_no_gains(tmp_path):
     frame = claims.claims("lite", tmp_path).set_index(["claim", "protocol"])
     small = frame.loc["DLI helps small defects more than large ones", "paper's protocol"]
     assert small["verdict"].startswith("not measurable")
+
+
+def class_records(folder, dli, baseline):
+    """Finish seeds 0 and 1 of both methods with these counts of the five classes."""
+    for seed, (method, classes) in itertools.product(
+        (0, 1), {"dli": dli, "baseline": baseline}.items()
+    ):
+        run = replace(BASE, seed=seed, method=method)
+        images = [np.sum(classes, axis=0).tolist()]
+        Store(folder).finish(run, record(run, images, classes=classes))
+
+
+NONE_TO_FIND = [0, 7, 0]
+
+
+def test_class_without_a_pixel_to_find_is_in_no_mean(tmp_path):
+    # Small are the first and the third: only the first has pixels, as the second of the large ones.
+    dli = [[5, 0, 5], NONE_TO_FIND, NONE_TO_FIND, [2, 0, 8], NONE_TO_FIND]
+    baseline = [[1, 0, 9], NONE_TO_FIND, [0, 0, 0], [1, 0, 9], [0, 0, 0]]
+    class_records(tmp_path, dli, baseline)
+    made = Store(tmp_path).record(replace(BASE, seed=0, method="dli"))
+    found = claims.class_iou(made, "last")
+    assert found == pytest.approx([0.5, math.nan, math.nan, 0.2, math.nan], nan_ok=True)
+    assert claims.mean_class_iou(found) == pytest.approx(0.35)
+    assert math.isnan(claims.mean_class_iou(found[1:3]))
+    frame = claims.claims("lite", tmp_path, protocols=["paper's protocol"]).set_index("claim")
+    row = frame.loc["DLI helps small defects more than large ones"]
+    assert (row["mean"], row["n"]) == (pytest.approx(0.4 - 0.1), 2)
+
+
+def test_claim_about_classes_without_a_pixel_to_find_is_not_measurable(tmp_path):
+    only_large = [NONE_TO_FIND, [5, 0, 5], NONE_TO_FIND, [5, 0, 5], [5, 0, 5]]
+    class_records(tmp_path, only_large, only_large)
+    frame = claims.claims("lite", tmp_path, protocols=["paper's protocol"]).set_index("claim")
+    row = frame.loc["DLI helps small defects more than large ones"]
+    assert (row["text"], row["verdict"]) == ("–", "not measurable (nothing to find)")
+    assert frame.loc["DLI beats baseline", "mean"] == 0
+
+
+def test_validation_without_a_defect_is_no_score_anywhere(tmp_path):
+    class_records(tmp_path, [NONE_TO_FIND] * 5, [NONE_TO_FIND, *[[0, 0, 0]] * 4])
+    frame = dlilib.records(tmp_path)
+    scores = [name for name in frame if name.startswith("iou_")]
+    assert len(scores) == 7 and frame[scores].isna().all(axis=None)
+    table = tables.class_table("lite", frame).set_index("method")
+    assert table.loc["dli", "Blowhole"] == "–" and table.loc["wce", "Blowhole"] == "pending"
+    assert tables.paper_table(1, "lite", frame).loc["dli", "resnet18, ours"] == "–"
+    found = claims.claims("lite", tmp_path, protocols=["paper's protocol"]).set_index("claim")
+    assert found.loc["DLI beats baseline", "verdict"] == "not measurable (nothing to find)"
+    assert found.loc["DLI beats wce", "verdict"] == "pending"
 
 
 def test_what_no_run_feeds_is_not_planned_and_the_rest_pending(tmp_path):
@@ -190,6 +245,27 @@ def test_classes_that_nobody_finds_are_called_so(tmp_path):
         "0.500 [0.500, 0.500] (n = 2)",
     )
     assert tables.class_table("lite", dlilib.records(tmp_path / "none")).shape == (5, 2)
+
+
+def test_classes_without_a_pixel_to_find_have_no_score(tmp_path):
+    counts = {0: [NONE_TO_FIND, NONE_TO_FIND], 1: [NONE_TO_FIND, [4, 2, 2]]}
+    for seed, (first, second) in counts.items():
+        run, classes = replace(BASE, method="dli", seed=seed), [first, second, *[[4, 4, 0]] * 3]
+        images = [np.sum(classes, axis=0).tolist()]
+        Store(tmp_path).finish(run, record(run, images, classes=classes))
+    frame = dlilib.records(tmp_path)
+    assert frame["iou_Blowhole"].isna().all()
+    assert sorted(frame["iou_Break"].isna()) == [False, True]
+    row = tables.class_table("lite", frame).set_index("method").loc["dli"]
+    told = row["Blowhole"], row["Break"], row["Crack"]
+    assert told == ("–", "0.500 (n = 1)", "0.500 [0.500, 0.500] (n = 2)")
+    ax = figures.class_iou_bars(frame, ["Blowhole", "Break", "Crack"])
+    assert [(t.get_text(), t.get_position()[0]) for t in ax.texts] == [("–", 0)]
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["Blowhole", "Break", "Crack"]
+    assert ax.get_xlim()[0] < 0  # its place is on the axis
+    assert "n ≤ 2" in ax.get_title()
+    assert "n = 2" in figures.class_iou_bars(frame, ["Crack"]).get_title()
+    plt.close("all")
 
 
 def test_every_cell_of_the_papers_tables_is_ours_or_pending(tmp_path):

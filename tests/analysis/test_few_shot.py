@@ -14,7 +14,8 @@ WAY, PART = (f"{name} (NBR, weighted BCE: our interpretation)" for name in ("var
 def folder(tmp_path):
     """Seeds 0 and 1 with one shot: crop-and-paste 0.3 over plain, NBR 0.1 below that.
 
-    Everything else is pending.
+    By class: all in the first; three are missed; the last one has no pixel to find, though some are
+    falsely marked. Everything else is pending.
     """
     found = {"plain": 4, "crop-and-paste": 7, "crop-and-paste, NBR": 6, "DLI": 8, "DLI, NBR": 7}
     for way, right in found.items():
@@ -22,7 +23,8 @@ def folder(tmp_path):
             "few_shot", "lite", seeds=[0, 1], shots=[1], variants=[way]
         ):
             counts = [[right * 10 + run.seed, 100 - right * 10 - run.seed, 0]] * 4
-            made = record(run, counts) | {
+            classes = [np.sum(counts, axis=0).tolist(), *[[0, 0, 9]] * 3, [0, 5, 0]]
+            made = record(run, counts, classes=classes) | {
                 "features": {"auroc": 0.9, "normal": [[0, 1]] * 5, "defect": [[1, 0]] * 3}
             }
             Store(tmp_path).finish(run, made)
@@ -38,7 +40,7 @@ def test_every_planned_run_has_a_row_and_finished_ones_their_last_epoch(folder):
     ].squeeze()
     assert (
         row["iou"] == pytest.approx(0.41)
-        and row["class_iou"] == pytest.approx(0.41 / 5)
+        and row["class_iou"] == pytest.approx(0.41 / 4)
         and row["auroc"] == 0.9
     )
     assert row["run"].shots == 1 and row["run"].method == "baseline"
@@ -52,7 +54,7 @@ def test_table_has_a_row_for_each_way_and_pending_ones_say_so(folder):
     )
     assert len(table) == 16 and list(table.index[:8]) == [(1, way) for way in presets.FEW_SHOT]
     assert table.loc[(1, "plain"), "micro IoU"].startswith("0.405 [0.341, 0.469] (n = 2)")
-    assert table.loc[(1, "plain"), "mean class IoU"].startswith("0.081 [")
+    assert table.loc[(1, "plain"), "mean class IoU"].startswith("0.101 [")
     assert (table.loc[5] == "pending").all(axis=None)
 
 
@@ -66,7 +68,7 @@ def test_each_part_is_what_its_ways_gain_over_the_same_ones_without_it(folder):
     pasted, dli = table.loc[(1, "crop-and-paste")], table.loc[(1, "DLI instead of crop-and-paste")]
     assert pasted["gain in micro IoU"] == "0.300 [0.300, 0.300] (n = 2): helps"
     assert dli["gain in micro IoU"] == "0.100 [0.100, 0.100] (n = 2): helps"
-    assert pasted["gain in mean class IoU"].startswith("0.060 [")
+    assert pasted["gain in mean class IoU"].startswith("0.075 [")
     assert pasted["gain in AUROC of features"].startswith("0.000 [")
     assert (table.loc[[(1, "NBR"), (1, "all three"), (5, "NBR")]] == "pending").all(axis=None)
 
@@ -125,6 +127,23 @@ def test_gains_where_nothing_is_found_are_not_measurable(tmp_path):
     assert pasted["gain in AUROC of features"].endswith("helps") and dli[
         "gain in micro IoU"
     ].endswith("helps")
+
+
+def test_runs_without_a_defect_to_find_have_no_score(tmp_path):
+    for variant in ("plain", "crop-and-paste"):
+        for run in experiments.experiment(
+            "few_shot", "lite", seeds=[0, 1], shots=[1], variants=[variant]
+        ):
+            nothing = record(run, [[0, 7, 0]] * 4) | {"features": {"auroc": 0.5}}
+            nothing["last"]["iou"] = float("nan")  # as training keeps it
+            Store(tmp_path).finish(run, nothing)
+    frame = few_shot.runs("lite", tmp_path)
+    scores = ["micro IoU", "mean class IoU"]
+    table = few_shot.table(frame).set_index(["shots", WAY])[scores]
+    assert (table.loc[(1, "plain")] == "–").all() and (table.loc[(1, "DLI")] == "pending").all()
+    gains = few_shot.gains(frame).set_index(["shots", PART]).filter(like="IoU")
+    assert (gains.loc[(1, "crop-and-paste")] == "–").all()
+    assert (gains.loc[(1, "DLI")] == "pending").all()
 
 
 def test_figures_show_every_run(folder):

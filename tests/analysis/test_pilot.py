@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, replace
 
+import matplotlib.pyplot as plt
 import pytest
 
 from dlilib.analysis import figures, report, tables
@@ -76,6 +77,18 @@ def test_figure_has_a_panel_for_each_class_and_a_line_a_run():
     assert [len(ax.lines) for ax in axes[:3]] == [3, 2, 2]  # the first also has the paper's mark
 
 
+def test_class_without_a_pixel_to_find_has_no_curve():
+    made = curve(10)
+    made["last"]["classes"][1] = [0, 10, 0]
+    found = tables.learning_curve(made).groupby("what", sort=False)["IoU"]
+    assert found.count().to_dict() == {"all classes": 10, "crack": 11, "hole": 0}
+    axes = figures.learning_curves({"a": made, "b": made})
+    assert [[t.get_text() for t in ax.texts] for ax in axes[:3]] == [[], [], ["–"]]
+    axes = figures.learning_curves({"a": made, "b": curve(10)})
+    assert not any(ax.texts for ax in axes)
+    plt.close("all")
+
+
 def test_table_tells_finished_runs_and_pending_ones(tmp_path, monkeypatch):
     pilot = (replace(BASE, epochs=10), replace(BASE, epochs=40))
     monkeypatch.setitem(presets.PRESETS, "lite", replace(presets.PRESETS["lite"], pilot=pilot))
@@ -86,6 +99,11 @@ def test_table_tells_finished_runs_and_pending_ones(tmp_path, monkeypatch):
     told = table.iloc[1]
     assert (told["images"], told["steps"], told["minutes"]) == (1600, 200, 2)
     assert (told["crack"], told["hole"], told["machine"]) == ("0.400", "0.000", "CPU; fp32")
+    made["best"]["classes"][1] = [0, 40, 0]
+    made["last"] = made["last"] | {"iou": float("nan")}  # as training keeps it
+    Store(tmp_path / "other").finish(replace(BASE, epochs=40), made)
+    told = tables.pilot_table("lite", tmp_path / "other").iloc[1]
+    assert (told["crack"], told["hole"], told["last"]) == ("0.400", "–", "–")
     assert len(tables.pilot_table("smoke", tmp_path)) == 0
     text = report.report(tmp_path)
     assert "No run of its grid is finished" in text and "### Pilot" in text

@@ -6,7 +6,7 @@ import pytest
 from scipy.stats import ttest_1samp
 
 from dlilib import Run
-from dlilib.analysis.stats import Estimate, drop, estimate, summarise
+from dlilib.analysis.stats import Estimate, Pair, clustered_difference, drop, estimate, summarise
 
 
 def test_mean_and_interval_of_equal_values_are_that_value():
@@ -72,6 +72,25 @@ def test_text_of_an_estimate():
     assert str(estimate([])) == "pending"
     assert str(estimate([0.75])) == "0.750 (n = 1)"
     assert str(Estimate(0.8, 0.78125, 0.82, 5)) == "0.800 [0.781, 0.820] (n = 5)"
+
+
+def test_seeds_without_anything_to_find_are_left_out():
+    assert estimate([0.2, math.nan, 0.6]) == estimate([0.2, 0.6])
+    single = estimate([math.nan, 0.75])
+    assert (single.mean, single.n, str(single)) == (0.75, 1, "0.750 (n = 1)")
+    nothing = estimate([math.nan, math.nan])
+    assert math.isnan(nothing.mean) and math.isnan(nothing.high) and nothing.n == 2
+    assert str(nothing) == "–"  # not pending: the runs are finished
+
+
+def test_pairs_without_anything_to_find_are_left_out():
+    parts = np.array([1, 2])
+    found = Pair(np.array([[8, 2, 0], [4, 2, 4]]), np.array([[4, 0, 4], [4, 2, 4]]), parts)
+    nothing = Pair(np.array([[0, 9, 0]] * 2), np.array([[0, 0, 0]] * 2), parts)
+    alone = clustered_difference([found, nothing])
+    assert (alone.mean, alone.n) == (pytest.approx(12 / 20 - 8 / 18), 1)
+    assert clustered_difference([found, nothing, found]) == clustered_difference([found] * 2)
+    assert str(clustered_difference([nothing] * 2)) == "–"
 
 
 def test_inputs_are_not_changed():

@@ -6,6 +6,7 @@ import pytest
 import torch
 from builders import TINY, refused, without_seconds
 
+import dlilib
 from dlilib import IGNORE, models
 from dlilib.metrics import iou
 from dlilib.training import few_shot
@@ -58,6 +59,24 @@ def test_record_holds_consistent_counts(few_tiles, record):
     assert [few_tiles.masks[i].gt(0).sum() for i in record["val_images"]] == [
         t + f for t, _, f in record["last"]["images"]
     ]
+
+
+def test_without_a_defect_to_find_the_first_epoch_stays_the_best(few_tiles, record, tmp_path):
+    masks = few_tiles.masks.clone()
+    masks[record["val_images"]] = 0
+    tiles = replace(few_tiles, masks=masks)
+    path, told = Store(tmp_path).record_path(RUN), []
+    fit(RUN, tiles, folder=tmp_path, on_epoch=lambda epoch, score: told.append(score))
+    kept = read_record(path)
+    assert len(told) == RUN.epochs and np.isnan(told).all()
+    assert kept["positives"] == 0 and (kept["best"]["epoch"], kept["last"]["epoch"]) == (1, 3)
+    row = dlilib.records(tmp_path).iloc[0]
+    assert np.isnan([row["iou_best"], row["iou_last"], row["iou_Crack"]]).all()
+    for moment in ("best", "last"):  # as earlier versions kept it
+        tp, fp, fn = np.sum(kept[moment]["classes"], axis=0)
+        kept[moment]["iou"] = iou(tp, fp, fn)
+    Store(tmp_path).finish(RUN, kept)
+    assert np.isnan(dlilib.records(tmp_path)["iou_best"].item())
 
 
 @pytest.mark.parametrize("method", ["baseline", "focal", "balanced", "wce"])

@@ -1,0 +1,154 @@
+"""Notebook 8's choices for a folder that nobody has seen yet: how to read it, what to train."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dlilib import models
+from dlilib.data.folder import from_folder, measure_sizes
+from dlilib.data.splits import split
+from dlilib.tiles import IGNORE, TileSet
+from dlilib.training.run import Run
+
+# A first look costs the same whatever the folder: so many images are read and trained on.
+SIDE = 128  # pixels, of its images
+MOST_READ = 240  # images
+PIXELS_READ = 800e6  # of large images, fewer are read
+FEWEST_READ = 40
+MEASURED = 40  # images whose size and defects choose how it reads
+SEEN = 480  # images that training sees, repetitions counted
+SMALLEST = 6  # pixels, side of a typical defect after shrinking, below which patches are cut
+FREE_PATCHES = 2  # of each image
+LOOK = {"batch": 8, "lr": 1e-3, "precision": "auto", "ties": "random"}
+
+
+def look(root: str | Path, size: int = 0, mask_suffix: str = "") -> tuple[dict[str, Any], str]:
+    """Choose how `from_folder` reads a folder for a first look.
+
+    Args:
+        root: The folder.
+        size: Side of the images, pixels; 0: 128.
+        mask_suffix: As in `from_folder`.
+
+    Returns:
+        Arguments of `from_folder`, and a sentence that says what was chosen and why.
+
+    Raises:
+        DataError: As `from_folder`.
+    """
+    side = size or SIDE
+    sizes = measure_sizes(root, mask_suffix=mask_suffix, most=MEASURED)
+    height, width = np.median(sizes.images, axis=0).astype(int).tolist()
+    defect = float(np.median(sizes.defects)) if len(sizes.defects) else 0.0
+    most = int(min(MOST_READ, max(FEWEST_READ, PIXELS_READ / (height * width))))
+    shrunk = defect * side / max(height, width)
+    told = f"Images of {width}×{height} pixels, defects of {defect:.0f} (medians). "
+    if not defect or shrunk >= SMALLEST or max(height, width) <= 2 * side:
+        told += f"A first look at {most} or fewer, resized to {side}×{side}."
+        return {"size": side, "resize": "bilinear", "masks": "any", "most": most}, told
+    overlap = min(side // 2, ceil(2 * defect))
+    told += (
+        f"A first look at {most} or fewer, in patches of {side}×{side} that overlap by {overlap}: "
+        f"resized, a defect would be {shrunk:.1f} pixels wide."
+    )
+    return {"tile": (side, overlap), "free_patches": FREE_PATCHES, "most": most}, told
+
+
+def read(root: str | Path, **options: Any) -> tuple[TileSet, list[str]]:
+    """Read a folder by `from_folder`; its classes are those that some image is labelled with.
+
+    Returns:
+        The data set, named after the folder and its content so that a changed folder is trained on
+        anew, and what its owner must know: the warnings, and which classes were left out.
+    """
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        tiles = from_folder(root, **options)
+    remarks = [str(warning.message) for warning in told]
+    tiles = replace(tiles, source=f"{tiles.source}-{tiles.digest[:8]}")
+    kept = sorted(set(tiles.labels.tolist()) - {0})
+    if not kept or len(kept) == tiles.num_classes:
+        return tiles, remarks
+    lookup = torch.full((IGNORE + 1,), IGNORE, dtype=torch.uint8)
+    lookup[[0, *kept]] = torch.arange(len(kept) + 1, dtype=torch.uint8)
+    names = tuple(tiles.classes[label - 1] for label in kept)
+    dropped = ", ".join(name for name in tiles.classes if name not in names)
+    remarks.append(f"No image is labelled with {dropped}: left out, ignored where it is marked.")
+    labels, masks = lookup[tiles.labels].long(), lookup[tiles.masks.long()]
+    return replace(tiles, classes=names, labels=labels, masks=masks), remarks
+
+
+def divide(tiles: TileSet, seed: int) -> tuple[np.ndarray, np.ndarray, str, int]:
+    """Split a data set, as it came split or by parts, so that every class trains.
+
+    Returns:
+        Indices that train and that validate, the protocol, and the seed that was taken: `seed`, or
+        one of the next four where a class would have no image to train with.
+
+    Raises:
+        ValueError: No such split has every class in training.
+    """
+    protocol = "given" if tiles.given else "tile"
+    for taken in range(seed, seed + 5):
+        train, val = split(tiles, protocol, taken, free_in_val=True)
+        shown = set(tiles.labels[train][tiles.marked[train]].tolist())
+        missing = [n for k, n in enumerate(tiles.classes, start=1) if k not in shown]
+        if not missing:
+            return train, val, protocol, taken
+    raise ValueError(
+        f"{tiles.source}: no split leaves an image of {missing[0]} to train with; it needs images "
+        "of more parts, or take it out of the classes"
+    )
+
+
+def look_run(base: Run, tiles: TileSet, train: np.ndarray, **changes: Any) -> Run:
+    """The run of a first look: some steps, from ImageNet weights where they are at hand.
+
+    Args:
+        base: The preset's run, for what it does not choose itself.
+        tiles: The data.
+        train: Indices of the images that train.
+        **changes: Other fields.
+    """
+    run = Run.for_tiles(tiles, **LOOK, free_in_val=True, **changes)
+    epochs = max(1, round(SEEN / len(train)))
+    weights = "imagenet" if base.weights or models.has_weights(run.encoder) else None
+    return replace(run, epochs=epochs, weights=weights)
+
+
+def real_try(record: dict[str, Any], base: Run, runs: int, steps: int, preset: str) -> str:
+    """Say what training in earnest will cost on this machine, by a first look's record.
+
+    Args:
+        record: The first look's.
+        base: The run of the preset that would be taken.
+        runs: How many runs that are.
+        steps: Of each.
+        preset: The preset's name.
+    """
+    look = record["run"]
+    seen = look["epochs"] * sum(record["data"]["train"])
+    rate = seen / record["seconds"]  # images a second
+    images = steps * base.batch
+    pixels = (base.size / look["size"]) ** 2
+    minutes = images * pixels / rate / 60
+    return (
+        f"Measured here: {rate:.1f} images of {look['size']}×{look['size']} a second, validation "
+        f"included. A real try, `-p preset {preset} -p steps {steps}`, trains {images:,} images of "
+        f"{base.size}×{base.size} a run: about {_in_words(minutes)} each, {runs} runs."
+    )
+
+
+def _in_words(minutes: float) -> str:
+    return f"{minutes:.0f} minutes" if minutes < 120 else f"{minutes / 60:.1f} hours"
+
+
+def as_list(encoders: str | Sequence[str]) -> list[str]:
+    """Encoders as a list, also where one is given by its name alone."""
+    return [encoders] if isinstance(encoders, str) else list(encoders)

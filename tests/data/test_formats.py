@@ -1,0 +1,507 @@
+"""Each kind of annotation file that was once read wrongly, as small as it can be."""
+
+import base64
+import csv
+import io
+import json
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+from pycocotools import mask as runs
+
+from dlilib import IGNORE, DataError, TileSet, from_folder, split
+from dlilib.data.class_names import class_list
+from dlilib.data.convert import SOURCES, convert, to_folder
+
+HEIGHT, WIDTH = 24, 40
+SQUARE = [[4, 4], [12, 4], [12, 12], [4, 12]]
+
+
+def photograph(path, seed=0, size=(HEIGHT, WIDTH)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8))
+    image.save(path)
+    return path
+
+
+def labelme(path, shapes, **more):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    found = [{"shape_type": "polygon", "group_id": None, "flags": {}, **shape} for shape in shapes]
+    size = {"imageHeight": HEIGHT, "imageWidth": WIDTH}
+    path.write_text(json.dumps({"version": "5.5.0", "shapes": found, **size, **more}))
+
+
+def dent(**more):
+    return {"label": "dent", "points": SQUARE, **more}
+
+
+def coco(path, annotations, images=("a.png", "b.png"), categories=((1, "dent"), (2, "pit"))):
+    """annotations: (position of the image, category, segmentation)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    listed = {
+        "images": [
+            {"id": k, "file_name": name, "height": HEIGHT, "width": WIDTH}
+            for k, name in enumerate(images)
+        ],
+        "categories": [{"id": k, "name": name} for k, name in categories],
+        "annotations": [
+            {"id": k, "image_id": image, "category_id": category, "segmentation": segmentation}
+            for k, (image, category, segmentation) in enumerate(annotations)
+        ],
+    }
+    path.write_text(json.dumps(listed))
+
+
+FLAT = [[x for point in SQUARE for x in point]]
+
+
+def read(source, root, tmp_path, **options):
+    """The data set that a conversion gives, and what it told."""
+    lines = []
+    out = convert(source, root, tmp_path / "out", tell=lines.append, **options)
+    return from_folder(out, size=None), "\n".join(lines)
+
+
+# LabelMe
+
+
+@pytest.mark.parametrize("label", ["_background_", "background", "__ignore__"])
+def test_background_and_ignored_regions_are_no_classes(tmp_path, label):
+    photograph(tmp_path / "in/a.png")
+    labelme(tmp_path / "in/a.json", [dent(), dent(label=label, points=[[6, 6], [9, 6], [9, 9]])])
+    tiles, _ = read("labelme", tmp_path / "in", tmp_path)
+    assert tiles.classes == ("dent",)
+    hole = Image.new("L", (WIDTH, HEIGHT))
+    ImageDraw.Draw(hole).polygon([(6, 6), (9, 6), (9, 9)], fill=1)
+    value = IGNORE if label == "__ignore__" else 0
+    assert (tiles.masks[0, :HEIGHT, :WIDTH][torch.from_numpy(np.array(hole)) > 0] == value).all()
+
+
+def test_a_copy_of_an_annotated_photograph_is_not_defect_free(tmp_path):
+    content = photograph(tmp_path / "in/a.png").read_bytes()
+    (tmp_path / "in/a - Copy.png").write_bytes(content)
+    photograph(tmp_path / "in/b.png", 1)
+    labelme(tmp_path / "in/a.json", [dent()])
+    tiles, told = read("labelme", tmp_path / "in", tmp_path)
+    assert tiles.counts() == {"dent": 1, "Free": 1}
+    assert "1 picture, a copy of an annotated photograph" in told
+
+
+def test_pictures_of_masks_beside_photographs_are_left_out(tmp_path):
+    names = ("a.jpg", "a_mask.png", "a_json/img.png", "a_json/label.png", "b.jpg", "b.png")
+    for k, name in enumerate(names):
+        photograph(tmp_path / "in" / name, k)
+    labelme(tmp_path / "in/a.json", [dent()], imagePath="a.jpg")
+    tiles, told = read("labelme", tmp_path / "in", tmp_path)
+    assert tiles.names == ("a", "b") and tiles.counts() == {"dent": 1, "Free": 1}
+    assert "2 pictures, in a folder that an export wrote" in told
+
+
+def test_a_broken_json_leaves_its_photograph_out(tmp_path):
+    for name in ("a", "b"):
+        photograph(tmp_path / f"in/{name}.png", ord(name))
+        labelme(tmp_path / f"in/{name}.json", [dent()])
+    (tmp_path / "in/b.json").write_text('{"shapes": [')
+    tiles, told = read("labelme", tmp_path / "in", tmp_path)
+    assert tiles.counts() == {"dent": 1, "Free": 0} and "1 photograph, whose annotations" in told
+    with pytest.raises(DataError, match=r"b\.json: not as LabelMe writes it"):
+        read("labelme", tmp_path / "in", tmp_path / "strict", strict=True)
+
+
+@pytest.mark.parametrize("kind", ["line", "linestrip", "point"])
+def test_lines_and_points_have_the_width_that_is_told(tmp_path, kind):
+    photograph(tmp_path / "in/a.png")
+    points = [[20, 12]] if kind == "point" else [[5, 12], [30, 12]]
+    labelme(tmp_path / "in/a.json", [dent(points=points, shape_type=kind)])
+    tiles, told = read("labelme", tmp_path / "in", tmp_path, width=4)
+    assert "4 pixels wide (--width)" in told
+    high = int((tiles.masks[0] == 1).any(dim=1).sum())
+    assert 4 <= high <= 5
+
+
+def test_a_mask_shape_is_put_into_its_box(tmp_path):
+    photograph(tmp_path / "in/a.png")
+    stored = np.zeros((5, 7), bool)
+    stored[1:4, 2:5] = True
+    buffer = io.BytesIO()
+    Image.fromarray(stored).save(buffer, "PNG")
+    shape = dent(
+        points=[[10, 6], [16, 10]],
+        shape_type="mask",
+        mask=base64.b64encode(buffer.getvalue()).decode(),
+    )
+    labelme(tmp_path / "in/a.json", [shape])
+    tiles, _ = read("labelme", tmp_path / "in", tmp_path)
+    np.testing.assert_array_equal(
+        tiles.masks[0, :HEIGHT, :WIDTH], np.pad(stored, ((6, 13), (10, 23)))
+    )
+
+
+def test_an_embedded_photograph_is_taken_where_there_is_no_other(tmp_path):
+    content = photograph(tmp_path / "x.png").read_bytes()
+    packed = base64.b64encode(content).decode()
+    labelme(tmp_path / "in/a.json", [dent()], imagePath="C:\\x\\a.png", imageData=packed)
+    convert("labelme", tmp_path / "in", tmp_path / "out")
+    assert (tmp_path / "out/images/a.png").read_bytes() == content
+
+
+# COCO
+
+
+def test_shares_of_width_and_height_are_scaled(tmp_path):
+    photograph(tmp_path / "in/a.png"), photograph(tmp_path / "in/b.png", 1)
+    shares = [[x / (WIDTH, HEIGHT)[k % 2] for k, x in enumerate(FLAT[0])]]
+    coco(tmp_path / "in/c.json", [(0, 1, shares)])
+    tiles, told = read("coco", tmp_path / "in", tmp_path)
+    assert int(tiles.masks.sum()) == 64 and "shares of width and height" in told
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_run_lengths_of_both_kinds(tmp_path, packed):
+    photograph(tmp_path / "in/a.png"), photograph(tmp_path / "in/b.png", 1)
+    wanted = np.zeros((HEIGHT, WIDTH), np.uint8)
+    wanted[3:15, 5:30] = 1
+    wanted[6:9, 10:20] = 0
+    coded = runs.encode(np.asfortranarray(wanted))
+    lengths = np.diff([0, *np.flatnonzero(np.diff(wanted.ravel("F"))) + 1, wanted.size]).tolist()
+    counts = coded["counts"].decode() if packed else lengths
+    coco(tmp_path / "in/c.json", [(0, 1, {"size": [HEIGHT, WIDTH], "counts": counts})])
+    tiles, _ = read("coco", tmp_path / "in", tmp_path)
+    np.testing.assert_array_equal(tiles.masks[0, :HEIGHT, :WIDTH], wanted)
+
+
+@pytest.mark.parametrize(
+    ("coded", "why"),
+    [
+        ({"size": [HEIGHT, WIDTH], "counts": [10, 20]}, "do not add up"),
+        ({"size": [HEIGHT, WIDTH], "counts": "zzzzzzzz"}, "do not add up"),
+        ({"size": [WIDTH, HEIGHT], "counts": [960]}, "the photograph has 40×24"),
+        ([], "a box without an outline"),
+        ([[1, 1, 5, 5]], "fewer than 3 points"),
+    ],
+)
+def test_what_cannot_be_drawn_is_counted_and_its_image_is_not_defect_free(tmp_path, coded, why):
+    photograph(tmp_path / "in/a.png"), photograph(tmp_path / "in/b.png", 1)
+    coco(tmp_path / "in/c.json", [(0, 1, FLAT), (1, 1, coded)])
+    tiles, told = read("coco", tmp_path / "in", tmp_path)
+    assert tiles.names == ("a",) and why in told and "1 photograph, whose annotations" in told
+    with pytest.raises(DataError, match=why):
+        read("coco", tmp_path / "in", tmp_path / "strict", strict=True)
+
+
+def test_several_files_are_one_data_set_whose_split_is_kept(tmp_path):
+    for k, subset in enumerate(("train", "valid")):
+        name = f"part-{k}_jpg.rf.{'0' * 31}{k}.png"
+        photograph(tmp_path / "in" / subset / name, k)
+        # the second file numbers its categories anew
+        names = ((0, "root"), (1, "dent"), (2, "pit")) if k == 0 else ((0, "pit"),)
+        coco(tmp_path / "in" / subset / "c.json", [(0, 2 * (k == 0), FLAT)], [name], names)
+    tiles, told = read("coco", tmp_path / "in", tmp_path)
+    assert tiles.classes == ("pit",) and tiles.labels.tolist() == [1, 1]
+    assert tiles.given == ("train", "val") and "train 1, val 1" in told
+    train, val = split(tiles, "given", free_in_val=True)
+    assert (train.tolist(), val.tolist()) == ([0], [1])
+
+
+def test_augmented_copies_are_one_group(tmp_path):
+    names = [f"part_jpg.rf.{k}.png" for k in ("0a", "0b")] + ["other_jpg.rf.0c.png"]
+    for k, name in enumerate(names):
+        photograph(tmp_path / "in" / name, k)
+    coco(tmp_path / "in/c.json", [(0, 1, FLAT)], names)
+    tiles, told = read("coco", tmp_path / "in", tmp_path)
+    groups = dict(zip(tiles.names, tiles.groups.tolist(), strict=True))
+    assert groups["part_jpg.rf.0a"] == groups["part_jpg.rf.0b"] != groups["other_jpg.rf.0c"]
+    assert "copies of 2 originals" in told
+
+
+def test_given_classes_fix_the_order_and_keep_the_unused(tmp_path):
+    photograph(tmp_path / "in/a.png"), photograph(tmp_path / "in/b.png", 1)
+    coco(tmp_path / "in/c.json", [(0, 1, FLAT)])
+    (tmp_path / "names.txt").write_text("_background_\npit\ndent\n")
+    tiles, _ = read("coco", tmp_path / "in", tmp_path, classes=tmp_path / "names.txt")
+    assert tiles.classes == ("pit", "dent") and tiles.labels.tolist() == [2, 0]
+    with pytest.raises(DataError, match="holds the class dent; the given classes are pit"):
+        read("coco", tmp_path / "in", tmp_path / "again", classes=["pit"])
+
+
+def test_unlisted_photographs_are_left_out_or_defect_free(tmp_path):
+    for k, name in enumerate(("a", "b", "c")):
+        photograph(tmp_path / f"in/{name}.png", k)
+    coco(tmp_path / "in/c.json", [(0, 1, FLAT)], ["a.png"])
+    assert len(read("coco", tmp_path / "in", tmp_path)[0]) == 1
+    tiles, told = read("coco", tmp_path / "in", tmp_path / "free", unlisted="free")
+    assert tiles.counts() == {"dent": 1, "Free": 2} and "are taken as defect-free" in told
+
+
+# YOLO
+
+
+@pytest.mark.parametrize("names", ["[dent, pit]", "{0: dent, 1: pit}"])
+@pytest.mark.parametrize(
+    "folders", [("images/train", "labels/train"), ("train/images", "train/labels")]
+)
+def test_yolo_polygons(tmp_path, names, folders):
+    images, labels = folders
+    for k, name in enumerate(("a", "b")):
+        photograph(tmp_path / f"in/{images}/{name}.png", k)
+    (tmp_path / f"in/{labels}").mkdir(parents=True)
+    shares = " ".join(str(x / (WIDTH, HEIGHT)[k % 2]) for k, x in enumerate(FLAT[0]))
+    (tmp_path / f"in/{labels}/a.txt").write_text(f"1 {shares}\n0 0.5 0.5 0.1 0.1\n")
+    (tmp_path / "in/data.yaml").write_text(f"names: {names}\nnc: 2\n")
+    tiles, told = read("yolo", tmp_path / "in", tmp_path)
+    assert tiles.counts() == {"pit": 1, "Free": 1} and int((tiles.masks == 1).sum()) == 64
+    assert "1 annotation, a box without an outline" in told
+
+
+# CVAT, VOC, Label Studio
+
+
+def test_voc_masks_keep_255(tmp_path):
+    photograph(tmp_path / "in/JPEGImages/a.png")
+    mask = np.zeros((HEIGHT, WIDTH), np.uint8)
+    mask[2:10, 2:10], mask[4:8, 4:8] = IGNORE, 1
+    (tmp_path / "in/SegmentationClass").mkdir()
+    Image.fromarray(mask).save(tmp_path / "in/SegmentationClass/a.png")
+    (tmp_path / "in/class_names.txt").write_text("_background_\ndent\n")
+    tiles, _ = read("voc", tmp_path / "in", tmp_path)
+    np.testing.assert_array_equal(tiles.masks[0, :HEIGHT, :WIDTH], mask)
+
+
+def test_cvat_colours_are_named_by_the_label_map_and_soft_ones_refused(tmp_path):
+    photograph(tmp_path / "in/images/a.png")
+    colours = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    colours[2:6, 2:6], colours[10:14, 2:6] = (250, 50, 83), (51, 221, 255)
+    (tmp_path / "in/masks").mkdir()
+    Image.fromarray(colours).save(tmp_path / "in/masks/a.png")
+    (tmp_path / "in/labelmap.txt").write_text(
+        "# label:color_rgb:parts:actions\nbackground:0,0,0::\npit:51,221,255::\ndent:250,50,83::\n"
+    )
+    tiles = from_folder(tmp_path / "in", size=None)
+    assert tiles.classes == ("pit", "dent")
+    assert tiles.masks[0, [3, 11], 3].tolist() == [2, 1]
+    colours[20, 20] = (125, 25, 41)
+    Image.fromarray(colours).save(tmp_path / "in/masks/a.png")
+    with pytest.raises(DataError, match=r"masks/a\.png: 1 pixels have the colour 125,25,41"):
+        from_folder(tmp_path / "in", size=None)
+
+
+def test_label_studio_strokes_go_to_the_photograph_of_their_task(tmp_path):
+    for k, name in enumerate(("1a2b3c4d-a.png", "1a2b3c4d-b.png", "1a2b3c4d-c.png")):
+        photograph(tmp_path / "in/images" / name, k)
+    stroke = np.zeros((HEIGHT, WIDTH), np.uint8)
+    stroke[4:8, 4:8] = 255
+    Image.fromarray(stroke).save(tmp_path / "in/task-7-annotation-3-by-a-b@c.de-tag-deep-pit-0.png")
+    tasks = [
+        {"id": 7, "data": {"image": "/data/upload/1/1a2b3c4d-b.png"}, "annotations": [{"id": 3}]},
+        {"id": 8, "data": {"image": "/data/upload/1/1a2b3c4d-a.png"}, "annotations": [{"id": 4}]},
+        {"id": 9, "data": {"image": "/data/upload/1/1a2b3c4d-c.png"}, "annotations": []},
+    ]
+    (tmp_path / "in/project.json").write_text(json.dumps(tasks))
+    tiles, told = read("label-studio", tmp_path / "in", tmp_path)
+    assert tiles.classes == ("deep-pit",) and tiles.names == ("1a2b3c4d-a", "1a2b3c4d-b")
+    assert tiles.labels.tolist() == [0, 1] and "1 photograph, not annotated yet" in told
+
+
+# Folders of masks
+
+
+def folder(tmp_path, masks, classes=None):
+    """masks: path below the folder -> mask; each gets an image of its stem in images/."""
+    root = tmp_path / "parts"
+    for k, (path, mask) in enumerate(masks.items()):
+        where = root / path
+        where.parent.mkdir(parents=True, exist_ok=True)
+        (mask if isinstance(mask, Image.Image) else Image.fromarray(mask)).save(where)
+        inside = "images" + (f"/{where.parent.name}" if where.parent.name in SPLITS else "")
+        photograph(root / inside / f"{where.stem}.png", k, np.shape(mask)[:2])
+    if classes:
+        (root / "classes.txt").write_text(classes)
+    return root
+
+
+SPLITS = ("train", "val", "test")
+
+
+def square(value=1, top=2):
+    mask = np.zeros((HEIGHT, WIDTH), np.uint8)
+    mask[top : top + 8, 2:10] = value
+    return mask
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("_background_\nscratch\ndent\n", ["scratch", "dent"]),
+        ("__ignore__\n_background_\nscratch\n", ["scratch"]),
+        ("0: background\n1: scratch\n2: dent", ["scratch", "dent"]),
+        ("1: scratch\n2: dent\n255: __ignore__", ["scratch", "dent"]),
+        ("Pixel Value, Class\n0, background\n1, scratch\n", ["scratch"]),
+    ],
+)
+def test_class_lists_name_0_and_255_or_not(text, names):
+    assert class_list(text, "classes.txt") == names
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("0: scratch\n1: dent", "'scratch' as 0, which is the background"),
+        ("scratch\nbackground\n", "'background' as class 2"),
+        ("1: scratch\n3: dent", r"its numbers are \[1, 3\]"),
+    ],
+)
+def test_class_lists_that_shift_the_classes_are_refused(text, why):
+    with pytest.raises(DataError, match=f"classes.txt: .*{why}"):
+        class_list(text, "classes.txt")
+
+
+def test_trees_of_subsets_are_no_classes(tmp_path):
+    masks = {f"masks/{name}/{k}.png": square(k % 2) for k, name in enumerate(SPLITS)}
+    tiles = from_folder(folder(tmp_path, masks, "dent\n"), size=None)
+    assert tiles.classes == ("dent",) and tiles.given == ("train", "val", "test")
+    train, val, test = split(tiles, "given", test=0.1, free_in_val=True)
+    assert (train.tolist(), val.tolist(), test.tolist()) == ([0], [1], [2])
+
+
+@pytest.mark.parametrize("classes", ["dent\n", None])
+def test_black_and_white_masks_of_one_class(tmp_path, classes):
+    soft = square(255)
+    soft[1, 2:10], soft[10, 2:10] = 100, 200  # soft edges
+    root = folder(tmp_path, {"masks/a.png": square(255), "masks/b.png": soft}, "dent\n")
+    tiles = from_folder(root, size=None)
+    assert tiles.counts() == {"dent": 2, "Free": 0}
+    assert [int((mask == 1).sum()) for mask in tiles.masks] == [64, 72]
+
+
+def test_white_masks_without_a_class_list_show_a_defect(tmp_path):
+    tiles = from_folder(folder(tmp_path, {"masks/a.png": square(255)}), size=None)
+    assert tiles.counts() == {"defect": 1, "Free": 0}
+
+
+def test_palettes_that_contradict_each_other_are_refused(tmp_path):
+    masks = {}
+    for name, colour in (("a", (255, 0, 0)), ("b", (0, 255, 0))):
+        image = Image.fromarray(square())
+        image.putpalette([0, 0, 0, *colour])
+        masks[f"masks/{name}.png"] = image
+    with pytest.raises(DataError, match=r"masks/b\.png: its palette shows class 1 as .*labelmap"):
+        from_folder(folder(tmp_path, masks, "dent\n"), size=None)
+
+
+def test_the_soft_edge_of_a_higher_class_is_no_class(tmp_path):
+    small = Image.fromarray(square(2)).resize((WIDTH * 2, HEIGHT * 2), Image.Resampling.BILINEAR)
+    root = folder(tmp_path, {"masks/a.png": np.asarray(small)}, "scratch\ndent\n")
+    with pytest.raises(DataError, match=r"a\.png: shows scratch .* nothing but a seam"):
+        from_folder(root, size=None)
+
+
+def test_masks_of_any_pixel_keep_what_is_thin(tmp_path):
+    mask = square(1)
+    mask[:, 21] = 2  # a scratch one pixel wide beside a dent
+    root = folder(tmp_path, {"masks/a.png": mask}, "dent\nscratch\n")
+    with pytest.raises(DataError, match=r"its scratch vanishes at size 8.*masks=\"any\""):
+        from_folder(root, size=8)
+    kept = from_folder(root, size=8, masks="any").masks[0]
+    cells = mask.reshape(8, 3, 8, 5).swapaxes(1, 2).reshape(8, 8, 15)
+    np.testing.assert_array_equal(kept, cells.max(axis=2))
+
+
+def test_identical_files_are_one_group(tmp_path):
+    root = folder(tmp_path, {f"masks/{name}.png": square() for name in "abc"}, "dent\n")
+    (root / "images/c.png").write_bytes((root / "images/a.png").read_bytes())
+    groups = from_folder(root, size=None).groups.tolist()
+    assert groups[0] == groups[2] != groups[1]
+
+
+def test_pictures_that_are_not_read_are_told(tmp_path):
+    root = folder(tmp_path, {"masks/a.png": square()}, "dent\n")
+    (root / "images/b.heic").write_bytes(b"")
+    with pytest.warns(UserWarning, match=r"images/b\.heic: 1 pictures are left out .*\.heic"):
+        from_folder(root, size=None)
+
+
+def test_masks_beside_the_images_are_told_apart_by_their_suffix(tmp_path):
+    for k, subset in enumerate(("train", "test")):
+        photograph(tmp_path / f"ksdd/{subset}/1000{k}.png", k)
+        Image.fromarray(square(255 * k)).save(tmp_path / f"ksdd/{subset}/1000{k}_GT.png")
+    tiles = from_folder(tmp_path / "ksdd", size=None, mask_suffix="_GT")
+    assert tiles.names == ("10000", "10001") and tiles.counts() == {"defect": 1, "Free": 1}
+    assert tiles.given == ("train", "test")
+
+
+def test_values_of_16_bits_are_scaled_as_told(tmp_path):
+    root = folder(tmp_path, {"masks/a.png": square(), "masks/b.png": square(0)}, "dent\n")
+    deep = np.random.default_rng(3).integers(1000, 4000, (HEIGHT, WIDTH)).astype(np.uint16)
+    Image.fromarray(deep).save(root / "images/b.png")
+    tiles = from_folder(root, size=None, value_range=(1000, 4000))
+    wanted = np.round((deep - 1000) / 3000 * 255)
+    np.testing.assert_array_equal(tiles.images[1, 0, :HEIGHT, :WIDTH], wanted)
+    with pytest.warns(UserWarning, match=r"1 images have 16 bits a value: .*value_range=\(10"):
+        from_folder(root, size=None)
+
+
+def test_patches_cover_an_image_and_are_one_group(tmp_path):
+    large = np.zeros((40, 72), np.uint8)
+    large[30:36, 60:66] = 1
+    root = folder(tmp_path, {"masks/a.png": large, "masks/b.png": square(0)}, "dent\n")
+    tiles = from_folder(root, tile=(32, 8))
+    assert tiles.images.shape[2:] == (32, 32) and tiles.groups.tolist() == [0] * 6 + [1] * 2
+    assert tiles.counts() == {"dent": 2, "Free": 6}
+    image = np.asarray(Image.open(root / "images/a.png"))
+    place = tiles.names.index("a_8_40")
+    np.testing.assert_array_equal(tiles.images[place].permute(1, 2, 0), image[8:40, 40:72])
+    few = from_folder(root, tile=(32, 8), free_patches=1)
+    assert few.counts() == {"dent": 2, "Free": 2}
+
+
+def test_a_conversion_cuts_patches(tmp_path):
+    photograph(tmp_path / "in/a.png", size=(40, 72))
+    flat = [[60, 30, 66, 30, 66, 36, 60, 36]]
+    coco(tmp_path / "in/c.json", [(0, 1, flat)], ["a.png"])
+    content = json.loads((tmp_path / "in/c.json").read_text())
+    content["images"][0].update(height=40, width=72)
+    (tmp_path / "in/c.json").write_text(json.dumps(content))
+    tiles, told = read("coco", tmp_path / "in", tmp_path, tile=(32, 8))
+    assert "cut into 6 patches" in told and len(set(tiles.groups.tolist())) == 1
+    assert tiles.counts() == {"dent": 2, "Free": 4}
+
+
+def test_a_first_choice_of_a_large_folder_has_each_class(tmp_path):
+    masks = {f"masks/{k}.png": square(1 + k % 2 if k < 6 else 0) for k in range(30)}
+    tiles = from_folder(folder(tmp_path, masks, "dent\npit\n"), size=None, most=8)
+    assert tiles.counts() == {"dent": 2, "pit": 2, "Free": 4}
+
+
+# All of them
+
+
+def test_many_classes_and_ignored_pixels_survive_writing(tmp_path):
+    masks = np.zeros((2, 16, 16), np.uint8)
+    masks[0].flat[:199], masks[1, :4] = np.arange(1, 200), IGNORE
+    names = [f"class {k}" for k in range(1, 200)]
+    tiles = TileSet.from_arrays(np.zeros((2, 16, 16), np.uint8), masks, names, names=["a,1", 'b"2'])
+    again = from_folder(to_folder(tiles, tmp_path / "out"), size=None)
+    np.testing.assert_array_equal(again.masks, masks)
+    assert again.names == ("a,1", 'b"2')
+    with open(tmp_path / "out/tiles.csv") as file:
+        assert len(list(csv.DictReader(file))) == 2
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_an_empty_folder_is_refused_in_words(tmp_path, source):
+    (tmp_path / "in").mkdir()
+    with pytest.raises(DataError, match="/in: "):
+        convert(source, tmp_path / "in", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_export_is_read_from_a_zip_with_a_folder_at_its_top(tmp_path):
+    photograph(tmp_path / "in/a.png")
+    coco(tmp_path / "in/c.json", [(0, 1, FLAT)], ["a.png"])
+    with zipfile.ZipFile(tmp_path / "export.zip", "w") as archive:
+        for path in (tmp_path / "in").iterdir():
+            archive.write(path, f"export/{path.name}")
+    assert len(read("coco", tmp_path / "export.zip", tmp_path)[0]) == 1
