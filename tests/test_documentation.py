@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from dlilib import DynamicLabelInjection
-from dlilib.data.convert import to_folder
+from dlilib.data.convert import SOURCES, convert, to_folder
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 TRANSFORM = (ROOT / "docs" / "transform.md").read_text()
+OWN_DATA = (ROOT / "docs" / "own_data.md").read_text()
 
 
 def python(text):
@@ -52,6 +53,13 @@ def test_readmes_section_on_the_transform_runs(toy, tmp_path, monkeypatch):
     assert int((found["labels"] == 0).sum()) == 0 and len(found["labels"]) > 1
     assert found["class_maps"].shape == (len(found["val"]), 128, 128)
     assert (tmp_path / "model.onnx").exists()
+
+
+def test_every_format_has_a_row_that_names_its_command():
+    told = re.findall(r"^\|.*`dli convert ([\w-]+) \S+ my_parts`", OWN_DATA, re.MULTILINE)
+    assert set(told) == set(SOURCES)
+    words = set(re.findall(r"--([a-z]+)", OWN_DATA))
+    assert words <= set(inspect.signature(convert).parameters)
 
 
 def test_the_table_names_every_argument_with_its_default():

@@ -19,6 +19,7 @@ SELF_CONTAINED = (
     "inject",
     "metrics",
     "models",
+    "patches",
     "study.experiments",
     "tiles",
     "training.run",

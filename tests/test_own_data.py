@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dlilib import from_folder
+from dlilib import IGNORE, TileSet, from_folder
 from dlilib.data.convert import to_folder
+from dlilib.study import own_data
 
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "08_your_own_data.ipynb"
 SHAPE = (72, 104)
@@ -102,7 +103,7 @@ def test_a_folder_of_photographs_goes_through(photographs, tmp_path):
         "-y",
         "encoders: [mobileone_s1]",
     )
-    assert re.search(r"My_leather: 40 images of \(3, 72, 104\), 20 parts", text)
+    assert re.search(r"My_leather-\w{8}: 40 images of \(3, 72, 104\), 20 parts", text)
     assert (
         re.search(r"cut +8 ", text)
         and re.search(r"stain +10 ", text)
@@ -116,6 +117,54 @@ def test_a_folder_of_photographs_goes_through(photographs, tmp_path):
     own = tmp_path / "results" / "smoke" / "own"
     assert len(list((own / "onnx").glob("My_leather-????????-mobileone_s1-dli-*.onnx"))) == 1
     assert len(list((own / "figures").glob("*.png"))) == 3
+
+
+@pytest.mark.slow
+def test_a_first_look_needs_no_more_than_a_root(photographs, tmp_path):
+    shutil.copytree(photographs, tmp_path / "notebooks" / "20240131")  # papermill reads a number
+    text = run("20240131", tmp_path, "-p", "encoders", "resnet18", "-p", "size", "48")
+    assert "Images of 104×72 pixels" in text and "resized to 48×48" in text
+    assert re.search(r"20240131-\w{8}: 40 images of \(3, 48, 48\), 20 parts", text)
+    assert re.search(r"^(?:resnet18)? +DLI +\S+ +\S+ +\S+ +\d of 4 ", text, re.MULTILINE)
+    assert re.search(r"Measured here: \S+ images of 48×48 a second.*`-p preset lite -p steps", text)
+
+
+def test_patches_are_cut_where_defects_would_vanish(tmp_path):
+    for name in ("images", "masks/pit"):
+        (tmp_path / "large" / name).mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for k in range(6):
+        image = rng.integers(0, 256, (600, 800), np.uint8)
+        Image.fromarray(image).save(tmp_path / f"large/images/{k}.png")
+        mask = np.zeros((600, 800), np.uint8)
+        mask[300:312, 400:412] = 255
+        if k % 2:
+            Image.fromarray(mask).save(tmp_path / f"large/masks/pit/{k}.png")
+    options, told = own_data.look(tmp_path / "large", size=64)
+    assert options == {"tile": (64, 24), "free_patches": 2, "most": 240}
+    assert "a defect would be 1.0 pixels wide" in told
+    tiles, remarks = own_data.read(tmp_path / "large", **options)
+    assert tiles.images.shape[1:] == (1, 64, 64) and tiles.counts()["Free"] == 12 and not remarks
+    options, told = own_data.look(tmp_path / "large", size=512)
+    assert options["size"] == 512 and "resized to 512×512" in told
+
+
+def test_a_class_that_labels_no_image_is_left_out_of_a_look(tmp_path):
+    masks = np.zeros((3, 16, 16), np.uint8)
+    masks[0, :4], masks[0, 8, :3], masks[1, :2] = 3, 2, 3
+    tiles = TileSet.from_arrays(masks * 40, masks, ["pit", "dent", "burr"])
+    tiles, remarks = own_data.read(to_folder(tiles, tmp_path / "parts"), size=None)
+    assert tiles.classes == ("burr",) and tiles.labels.tolist() == [1, 1, 0]
+    assert tiles.masks[0, 8, :4].tolist() == [IGNORE] * 3 + [0]
+    assert "No image is labelled with pit, dent: left out" in remarks[-1]
+
+
+def test_a_look_is_split_so_that_each_class_trains(toy):
+    train, val, protocol, seed = own_data.divide(toy, 3)
+    assert (protocol, seed) == ("tile", 3) and not set(train) & set(val)
+    alone = toy.subset([*np.flatnonzero(toy.labels == 0), *np.flatnonzero(toy.labels == 1)[:1]])
+    with pytest.raises(ValueError, match="no split leaves an image of Blowhole to train with"):
+        own_data.divide(alone, 0)
 
 
 def test_a_folder_written_from_tiles_reads_back(photographs, tmp_path):
