@@ -141,7 +141,7 @@ def test_patches_are_cut_where_defects_would_vanish(tmp_path):
         if k % 2:
             Image.fromarray(mask).save(tmp_path / f"large/masks/pit/{k}.png")
     options, told = own_data.look(tmp_path / "large", size=64)
-    assert options == {"tile": (64, 24), "free_patches": 2, "most": 240}
+    assert options == {"most": 240, "tile": (64, 24), "free_patches": 2}
     assert "a defect would be 1.0 pixels wide" in told
     tiles, remarks = own_data.read(tmp_path / "large", **options)
     assert tiles.images.shape[1:] == (1, 64, 64) and tiles.counts()["Free"] == 12 and not remarks

@@ -56,6 +56,7 @@ def from_folder(
     free_patches: int | None = None,
     value_range: tuple[int, int] | None = None,
     most: int | None = None,
+    classes: Sequence[str] | None = None,
 ) -> TileSet:
     """Read your own images and masks.
 
@@ -71,9 +72,10 @@ def from_folder(
       alphabetical.
     - Colours: masks/<stem>.png for each image; CVAT's labelmap.txt names them.
 
-    All of it may lie in folders train, val and test, as images/train and masks/train or as
-    train/images and train/masks; `split(tiles, "given")` takes that split. With mask_suffix masks
-    may also lie beside the images, as 1.png and 1_GT.png.
+    The folder of masks may also be called annotations, labels or ground_truth. All of it may lie in
+    folders train, val and test, as images/train and masks/train or as train/images and train/masks;
+    `split(tiles, "given")` takes that split. With mask_suffix masks may also lie beside the images,
+    as 1.png and 1_GT.png.
 
     An image's label is the class with the most pixels in its mask, 0 when it has none. An optional
     tiles.csv with the columns image,tile (image: the file's stem) says which images show the same
@@ -99,6 +101,7 @@ def from_folder(
         most: Read at most so many of the images, for a first look at a large folder: a fixed random
             choice, half of them with a defect where there are so many, each class alike. At most
             four times as many masks are looked at. None: all.
+        classes: Names of the classes 1..K, where no classes.txt names them.
 
     Raises:
         DataError: A file cannot be used, or a class of an image vanishes at this size; the message
@@ -120,9 +123,9 @@ def from_folder(
     files = open_folder(root)
     layout = find_layout(files, root, mask_suffix)
     names = tuple(sorted(layout.images))
-    classes, reader = _mask_reader(files, root, layout)
+    named, reader = _mask_reader(files, root, layout, classes)
     if most is not None and most < len(names):
-        names = _chosen(files, layout, reader, names, most, len(classes))
+        names = _chosen(files, layout, reader, names, most, len(named))
     levels = value_range or _levels(files, [layout.images[name] for name in names])
 
     def read(name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -136,7 +139,7 @@ def from_folder(
     else:
         largest = _largest(files, layout, names) if size is None else (0, 0)
         images, marks, sizes, shown = stack(read, names, size, resize, masks=masks, largest=largest)
-        check_kept(paths, shown, marks, classes=classes)
+        check_kept(paths, shown, marks, classes=named)
         found = _Found(images, marks, sizes, names, np.arange(len(names)))
     _check_ignored(found, [reader.paths(name) for name in names], root)
     used = [path for name in names for path in (layout.images[name], *reader.paths(name))]
@@ -146,10 +149,10 @@ def from_folder(
     tiles = TileSet(
         images=found.images,
         masks=found.masks,
-        labels=labels_of(found.masks, len(classes)),
+        labels=labels_of(found.masks, len(named)),
         groups=torch.from_numpy(parts[found.of]),
         names=found.names,
-        classes=tuple(classes),
+        classes=tuple(named),
         source=_source(root),
         digest=digest_of(hashes),
         sizes=found.sizes,
@@ -170,12 +173,19 @@ class Sizes:
     defects: np.ndarray  # float64 (M,), square roots of the areas of connected regions
 
 
-def measure_sizes(root: str | Path, *, mask_suffix: str = "", most: int = 100) -> Sizes:
+def measure_sizes(
+    root: str | Path,
+    *,
+    mask_suffix: str = "",
+    classes: Sequence[str] | None = None,
+    most: int = 100,
+) -> Sizes:
     """Measure a folder that `from_folder` reads, to choose how to read it.
 
     Args:
         root: The folder, or a zip of it.
         mask_suffix: As in `from_folder`.
+        classes: As in `from_folder`.
         most: How many of the images are looked at, a fixed random choice.
 
     Raises:
@@ -187,7 +197,7 @@ def measure_sizes(root: str | Path, *, mask_suffix: str = "", most: int = 100) -
     """
     files = open_folder(root)
     layout = find_layout(files, root, mask_suffix)
-    _, reader = _mask_reader(files, root, layout)
+    _, reader = _mask_reader(files, root, layout, classes)
     names = sorted(layout.images)
     images, defects = [], []
     for k in np.random.default_rng(0).permutation(len(names))[:most]:
@@ -249,11 +259,15 @@ def _source(root: str | Path) -> str:
 
 
 def _mask_reader(
-    files: Files, root: str | Path, layout: Layout
+    files: Files, root: str | Path, layout: Layout, given: Sequence[str] | None
 ) -> tuple[list[str], IndexMasks | ClassFolders | ColourMasks]:
     """The classes 1..K, and what reads the masks."""
     listed = next((name for name in CLASS_LISTS if name in files), None)
     classes = read_class_list(files, root, listed) if listed else None
+    if given is not None:
+        if classes not in (None, list(given)):
+            raise DataError(f"{root}/{listed}: names {classes}, not the given {list(given)}")
+        listed, classes = "the argument classes", checked(list(given), "classes")
     if layout.class_masks:
         folders = class_folders(layout)
         classes = classes or checked(folders, f"{root}/masks")
@@ -293,8 +307,8 @@ def _check_one_class(files: Files, root: str | Path, layout: Layout) -> None:
         if not values <= {1} and not values <= {IGNORE}:
             raise DataError(
                 f"{root}/classes.txt: missing; {path} holds {len(values)} values beside 0, as "
-                f"{min(values)}: name the classes 1..K there, a line each, or the colours in "
-                f"{LABEL_MAP}"
+                f"{min(values)}: name the classes 1..K there, a line each, or by the argument "
+                f"classes, or the colours in {LABEL_MAP}"
             )
 
 

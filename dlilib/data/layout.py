@@ -13,7 +13,8 @@ from dlilib.data.images import IMAGE_SUFFIXES, MASK_SUFFIXES
 from dlilib.data.subsets import subset_named
 
 TABLE = "tiles.csv"
-CONTENTS = {"images", "masks", TABLE, LABEL_MAP, *CLASS_LISTS}  # at the top of a folder
+MASKS = ("masks", "annotations", "labels", "ground_truth")  # folders of masks, the first one there
+CONTENTS = {"images", *MASKS, TABLE, LABEL_MAP, *CLASS_LISTS}  # at the top of a folder
 OTHER_PICTURES = (  # photographs that are not read: they must not be lost without a word
     *(".heic", ".heif", ".avif", ".gif", ".jp2", ".jxl", ".raw", ".dng", ".cr2", ".nef", ".arw"),
     *(".pgm", ".ppm", ".npy", ".svg", ".jfif"),
@@ -89,17 +90,23 @@ def _check_kinds(masks: Sequence[dict[tuple[str, str], str]], root: str | Path) 
 
 def _places(files: Files, root: str | Path, mask_suffix: str) -> list[_Place]:
     """The folders of images and masks: one of each, or one of each for every subset."""
-    folders = {str(PurePosixPath(path).parent) + "/" for path in files}
-    tops = sorted({path.partition("/")[0] for path in files if "/" in path})
-    if _has(folders, "images/") and _has(folders, "masks/"):
-        return _within(files, root)
-    split = [top for top in tops if subset_named(top)]
-    apart = [top for top in split if _has(folders, f"{top}/images/", f"{top}/masks/")]
+    pictures = [path for path in files if path.lower().endswith(IMAGE_SUFFIXES)]
+    folders = {str(PurePosixPath(path).parent) + "/" for path in pictures}
+    top = next((name for name in MASKS if _has(folders, f"{name}/")), None)
+    if _has(folders, "images/") and top:
+        return _within(files, root, top)
+    split = sorted({folder.partition("/")[0] for folder in folders})
+    split = [name for name in split if subset_named(name)]
+    apart = []
+    for name in split:
+        found = [masks for masks in MASKS if _has(folders, f"{name}/images/", f"{name}/{masks}/")]
+        if found:
+            apart.append(_Place(f"{name}/images/", f"{name}/{found[0]}/", subset_named(name)))
     if apart:
-        return [_Place(f"{top}/images/", f"{top}/masks/", subset_named(top)) for top in apart]
+        return apart
     if mask_suffix and split:
-        return [_Place(f"{top}/", f"{top}/", subset_named(top)) for top in split]
-    if mask_suffix and not _has(folders, "images/") and not _has(folders, "masks/"):
+        return [_Place(f"{name}/", f"{name}/", subset_named(name)) for name in split]
+    if mask_suffix and not top and not _has(folders, "images/"):
         return [_Place("", "")]
     missing = "masks" if _has(folders, "images/") else "images"
     there = ", ".join(sorted({path.partition("/")[0] for path in files})[:5])
@@ -114,38 +121,38 @@ def _has(folders: set[str], *wanted: str) -> bool:
     return all(any(folder.startswith(start) for folder in folders) for start in wanted)
 
 
-def _within(files: Files, root: str | Path) -> list[_Place]:
-    """images/ and masks/, or their folders train, val and test."""
-    names = [_folders_below(files, "images"), _folders_below(files, "masks")]
+def _within(files: Files, root: str | Path, masks: str) -> list[_Place]:
+    """images/ and masks/, or their folders train, val and test; masks: what that is called."""
+    names = [_folders_below(files, "images"), _folders_below(files, masks)]
     subsets = sorted(name for name in set().union(*names) if subset_named(name))
     if subsets and all(set(subsets) <= found for found in names):
-        loose = [p for p in files if p.count("/") == 1 and p.startswith(("images/", "masks/"))]
+        loose = [p for p in files if p.count("/") == 1 and p.startswith(("images/", f"{masks}/"))]
         strange = sorted(set().union(*names) - set(subsets)) or sorted(loose)
         if strange:
             raise DataError(
                 f"{root}/{strange[0]}: lies beside the folders {', '.join(subsets)}, which split "
                 "the images: move it into one of them"
             )
-        return [_Place(f"images/{s}/", f"masks/{s}/", subset_named(s)) for s in subsets]
+        return [_Place(f"images/{s}/", f"{masks}/{s}/", subset_named(s)) for s in subsets]
     if subsets and names[1] & set(subsets):
         which = min(names[1] & set(subsets))
         raise DataError(
-            f"{root}/masks/{which}: a class, or the masks of a subset? Then images/{which} has its "
-            "images"
+            f"{root}/{masks}/{which}: a class, or the masks of a subset? Then images/{which} has "
+            "its images"
         )
-    _check_mirrored(files, root, names[0] & names[1])
-    return [_Place("images/", "masks/")]
+    _check_mirrored(files, root, masks, names[0] & names[1])
+    return [_Place("images/", f"{masks}/")]
 
 
-def _check_mirrored(files: Files, root: str | Path, mirrored: set[str]) -> None:
+def _check_mirrored(files: Files, root: str | Path, masks: str, mirrored: set[str]) -> None:
     """Raise DataError where folders of masks may be classes, or places as those of the images."""
     listed = next((name for name in CLASS_LISTS if name in files), None)
     if not mirrored or (listed and mirrored <= set(read_class_list(files, root, listed))):
         return
     which = min(mirrored)
     raise DataError(
-        f"{root}/masks/{which}: a class, or the masks of images/{which}? For classes, name them in "
-        "classes.txt; else put all images into images/ and all masks into masks/"
+        f"{root}/{masks}/{which}: a class, or the masks of images/{which}? For classes, name them "
+        "in classes.txt; else put all images into images/ and all masks into masks/"
     )
 
 

@@ -28,13 +28,22 @@ FREE_PATCHES = 2  # of each image
 LOOK = {"batch": 8, "lr": 1e-3, "precision": "auto", "ties": "random"}
 
 
-def look(root: str | Path, size: int = 0, mask_suffix: str = "") -> tuple[dict[str, Any], str]:
+def look(
+    root: str | Path,
+    size: int = 0,
+    tile: Sequence[int] = (),
+    *,
+    resize: str = "bilinear",
+    **options: Any,
+) -> tuple[dict[str, Any], str]:
     """Choose how `from_folder` reads a folder for a first look.
 
     Args:
         root: The folder.
         size: Side of the images, pixels; 0: 128.
-        mask_suffix: As in `from_folder`.
+        tile: Side and overlap of patches; empty: chosen by the size of images and defects.
+        resize: "bilinear" or "nearest"; "pad": images keep their size.
+        **options: Of `from_folder`, which are kept.
 
     Returns:
         Arguments of `from_folder`, and a sentence that says what was chosen and why.
@@ -43,21 +52,38 @@ def look(root: str | Path, size: int = 0, mask_suffix: str = "") -> tuple[dict[s
         DataError: As `from_folder`.
     """
     side = size or SIDE
-    sizes = measure_sizes(root, mask_suffix=mask_suffix, most=MEASURED)
+    known = {name: options[name] for name in ("classes", "mask_suffix") if name in options}
+    sizes = measure_sizes(root, most=MEASURED, **known)
     height, width = np.median(sizes.images, axis=0).astype(int).tolist()
     defect = float(np.median(sizes.defects)) if len(sizes.defects) else 0.0
     most = int(min(MOST_READ, max(FEWEST_READ, PIXELS_READ / (height * width))))
     shrunk = defect * side / max(height, width)
     told = f"Images of {width}×{height} pixels, defects of {defect:.0f} (medians). "
-    if not defect or shrunk >= SMALLEST or max(height, width) <= 2 * side:
+    options["most"] = most
+    if resize == "pad":
+        return {**options, "size": None}, told + f"A first look at {most} or fewer, as they are."
+    large = max(height, width) > 2 * side
+    if not tile and (not large or shrunk >= SMALLEST or not defect):
         told += f"A first look at {most} or fewer, resized to {side}×{side}."
-        return {"size": side, "resize": "bilinear", "masks": "any", "most": most}, told
-    overlap = min(side // 2, ceil(2 * defect))
-    told += (
-        f"A first look at {most} or fewer, in patches of {side}×{side} that overlap by {overlap}: "
-        f"resized, a defect would be {shrunk:.1f} pixels wide."
-    )
-    return {"tile": (side, overlap), "free_patches": FREE_PATCHES, "most": most}, told
+        return {**options, "size": side, "resize": resize}, told
+    side, overlap = tile or (side, min(side // 2, ceil(2 * defect)))
+    told += f"A first look at {most} or fewer, in patches of {side}×{side}, {overlap} shared"
+    told += "." if tile else f": resized, a defect would be {shrunk:.1f} pixels wide."
+    return {**options, "tile": (side, overlap), "free_patches": FREE_PATCHES}, told
+
+
+def whole(
+    base: Run, size: int = 0, tile: Sequence[int] = (), *, resize: str = "bilinear", **options: Any
+) -> dict[str, Any]:
+    """Return the arguments of `from_folder` for a real try: the whole folder, as the preset has it.
+
+    Args: as those of `look`; size 0: the preset's.
+    """
+    if resize == "pad":
+        return {**options, "size": None}
+    if tile:
+        return {**options, "tile": tuple(tile)}
+    return {**options, "size": size or base.size, "resize": resize}
 
 
 def read(root: str | Path, **options: Any) -> tuple[TileSet, list[str]]:
