@@ -50,6 +50,24 @@ def class_list(text: str, place: str) -> list[str]:
     return names
 
 
+def plain_list(text: str, place: str) -> dict[int, str]:
+    """Read a list of names 0..K-1, a line each, numbered or not: number -> name."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    found = [NUMBERED.fullmatch(line) for line in lines]
+    if lines and all(found) and [int(match[1]) for match in found] == list(range(len(lines))):
+        return {int(match[1]): match[2].strip() for match in found}
+    if not lines:
+        raise DataError(f"{place}: names no class")
+    return dict(enumerate(lines))
+
+
+def written(names: list[str]) -> list[str]:
+    """The lines of a class list that `class_list` reads as these names."""
+    if class_list("\n".join(names), "") == names:
+        return names
+    return [f"{number}: {name}" for number, name in enumerate(names, start=1)]
+
+
 def _leading(lines: list[str]) -> list[str]:
     """The names without those of 0 and 255 before the first class."""
     start = 0

@@ -3,20 +3,31 @@
 import csv
 import io
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+import cv2
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-from dlilib.data.class_names import BORDER, checked, class_list, reserved
+from dlilib.data.class_names import BORDER, checked, class_list, plain_list, reserved, written
 from dlilib.data.files import DataError, Files, open_files, write_whole
 from dlilib.data.formats import coco, label_studio, labelme, voc, yolo
-from dlilib.data.formats.annotations import UNLISTED, WIDTH, Annotations, Notes, Options, Photograph
-from dlilib.data.images import image_size
-from dlilib.data.subsets import SUBSETS
+from dlilib.data.formats.annotations import (
+    UNLISTED,
+    WIDTH,
+    Annotations,
+    Notes,
+    Options,
+    Photograph,
+    counted,
+    tell_unread,
+)
+from dlilib.data.images import deep_values, image_size, read_image
+from dlilib.data.subsets import SUBSETS, folder_subset
 from dlilib.patches import check_patch, corners
 from dlilib.tiles import FREE, IGNORE, MOST_CLASSES, TileSet
 
@@ -105,9 +116,13 @@ def convert(
     patch = check_patch(tile) if tile else None
     out = Path(out)
     _check_out(out, root)
-    options = Options(strict, width, unlisted, _given_classes(classes))
+    options = _options(strict, width, unlisted, classes)
     files, notes = open_files(Path(root)), Notes(strict)
     found = SOURCES[source](files, root, options, notes)
+    tell_unread(files, root, notes)
+    for photograph in found.photographs:
+        photograph.split = photograph.split or folder_subset(photograph.path)
+        photograph.group = photograph.group or coco.original_name(photograph.path)
     # every mask is drawn before anything is written, so that an error leaves nothing behind
     drawn = _draw_all(found, options, notes, root)
     stems = _flat_names([image.photograph.path for image in drawn.images], root)
@@ -116,7 +131,7 @@ def convert(
         for name, label in _write(out, stem, image, drawn, patch):
             rows.append([name, image.photograph.group or stem, image.photograph.split])
             labels[label] += 1
-    write_whole(out / "classes.txt", _text(drawn.classes), sync=False)
+    write_whole(out / "classes.txt", _text(written(drawn.classes)), sync=False)
     _write_table(out, rows)
     tell(f"{out} { {name: labels[name] for name in (*drawn.classes, FREE)} }")
     for line in _report(found, drawn, notes, len(rows) if patch else 0):
@@ -154,7 +169,7 @@ def to_folder(tiles: TileSet, out: str | Path) -> Path:
     given = tiles.given or [""] * len(tiles)
     rows = zip(stems, map(str, tiles.groups.tolist()), given, strict=True)
     _write_table(out, list(rows))
-    write_whole(out / "classes.txt", _text(tiles.classes), sync=False)
+    write_whole(out / "classes.txt", _text(written(list(tiles.classes))), sync=False)
     return out
 
 
@@ -177,32 +192,53 @@ class _Drawn:
     lookup: np.ndarray  # uint8 (256,), class in `_class_order` -> class index
 
 
-def _given_classes(classes: str | Path | Sequence[str] | None) -> tuple[str, ...] | None:
+def _options(
+    strict: bool, width: int, unlisted: str, classes: str | Path | Sequence[str] | None
+) -> Options:
+    """What the user chose; classes: a file, or the names."""
     if classes is None:
-        return None
+        return Options(strict, width, unlisted)
     if isinstance(classes, str | Path):
-        path = Path(classes)
-        try:
-            text = path.read_text(encoding="utf-8-sig")
-        except UnicodeDecodeError:
-            raise DataError(f"{path}: not UTF-8 text") from None
-        return tuple(checked(class_list(text, str(path)), str(path)))
-    return tuple(checked(list(classes), "classes"))
+        place = str(classes)
+        text = _text_of(Path(classes))
+        numbered = plain_list(text, place)
+        named = class_list(text, place)
+    else:
+        place, numbered = "classes", dict(enumerate(classes))
+        named = class_list("\n".join(f"{k}: {name}" for k, name in _from_one(classes)), place)
+    named = tuple(checked(named, place))
+    return Options(strict, width, unlisted, named, tuple(numbered.values()))
+
+
+def _from_one(names: Sequence[str]) -> list[tuple[int, str]]:
+    """The names numbered from 1 on, those of background and ignored pixels in front as they are."""
+    start = 0
+    while start < len(names) and reserved(names[start]) is not None:
+        start += 1
+    return list(enumerate(names[start:], start=1))
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: not UTF-8 text") from None
+    except OSError as error:
+        raise DataError(f"{path}: a list of classes cannot be read ({error.strerror})") from None
 
 
 def _class_order(found: Annotations, options: Options, root: object) -> list[str]:
     """The names of the provisional class indices 1, 2, …"""
     labels = {region.label for each in found.photographs for region in each.regions}
-    used = [name for name in found.classes if name in labels and reserved(name) is None]
-    if options.classes is None:
-        order = used
-    else:
-        order = list(options.classes)
-        strange = [name for name in used if name not in order]
+    order = [name for name in found.classes if reserved(name) is None]
+    if options.classes is not None:
+        strange = [name for name in order if name in labels and name not in options.classes]
         if strange:
             raise DataError(
-                f"{root}: holds the class {strange[0]}; the given classes are {', '.join(order)}"
+                f"{root}: holds the class {strange[0]}; the given classes are "
+                f"{', '.join(options.classes)}"
             )
+        order = list(options.classes)
     if len(order) > MOST_CLASSES:
         raise DataError(
             f"{root}: its regions are of {len(order)} classes; a mask can hold {MOST_CLASSES}"
@@ -225,6 +261,10 @@ def _draw_all(found: Annotations, options: Options, notes: Notes, root: object) 
         raise DataError(f"{root}: nothing is left to convert: {reasons}")
     if options.classes is not None:
         in_use = list(range(1, len(order) + 1))
+    for value, name in enumerate(order, start=1):
+        if value not in in_use:
+            why = "without a region (--classes FILE keeps it in its place)"
+            notes.leave_out("class", why, name)
     lookup = np.arange(IGNORE + 1).astype(np.uint8)
     lookup[in_use] = np.arange(1, len(in_use) + 1)
     return _Drawn(images, [order[value - 1] for value in in_use], lookup)
@@ -240,39 +280,58 @@ def _draw(photograph: Photograph, order: list[str], notes: Notes, root: object) 
             # the regions would lie elsewhere
             raise DataError(
                 f"{place}: is {width}×{height} pixels, but was annotated when it had "
-                f"{photograph.size[1]}×{photograph.size[0]}: convert the photographs that were "
-                "annotated"
+                f"{photograph.size[1]}×{photograph.size[0]}: {_why_other_size(photograph, width)}"
             )
     except DataError as error:
         notes.slip("photograph", str(error).removeprefix(f"{place}: "), place)
         return None
-    mask, regions = np.zeros((height, width), np.uint8), 0
+    mask, drawn = np.zeros((height, width), np.uint8), []
     for region in photograph.regions:
         value = reserved(region.label)
         try:
             pixels = region.pixels(height, width)
             if not pixels.any():
-                raise DataError(f"{region.place}: covers no pixel")
+                raise DataError(
+                    f"{region.place}: covers no pixel: it is too small, or lies outside the "
+                    f"photograph's {width}×{height}"
+                )
         except DataError as error:
             why = str(error).removeprefix(region.place).removeprefix(": ")
             notes.slip("annotation", why, region.place)
             photograph.unread += 1
             continue
-        mask[pixels] = 1 + order.index(region.label) if value is None else value
-        regions += value is None
+        value = 1 + order.index(region.label) if value is None else value
+        mask[pixels] = value
+        drawn.append(value)
+    shows = set(np.unique(mask).tolist()) - {0, IGNORE}
+    regions = [value for value in drawn if value in range(1, IGNORE)]
+    for value in sorted(set(regions) - shows):
+        why = "wholly below regions that are drawn later"
+        notes.leave_out(f"region of {order[value - 1]}", why, place)
     if photograph.unread and not regions:
-        why = "whose annotations cannot be read: it is not defect-free"
+        why = "with annotations that cannot be read, so that it is not taken as defect-free"
         notes.leave_out("photograph", why, place)
         return None
-    shows = set(np.unique(mask).tolist()) - {0, IGNORE}
-    return _Image(photograph, _png(Image.fromarray(mask)), shows, regions)
+    return _Image(photograph, _png(Image.fromarray(mask)), shows, len(regions))
+
+
+def _why_other_size(photograph: Photograph, width: int) -> str:
+    if photograph.size[0] == width:  # turned by a quarter
+        return (
+            "the file carries the camera's turn, which the annotation program did not take; save "
+            "it turned and annotate that"
+        )
+    return "convert the photographs that were annotated"
 
 
 def _flat_names(paths: Sequence[str], root: str | Path) -> list[str]:
     """Stems in one folder: "a/b.png" becomes "a_b", and "b_png" where there is a "b.jpg" too."""
     folders = [PurePosixPath(path).parent for path in paths]
     top = os.path.commonpath(folders or [""])
-    flat = ["_".join(PurePosixPath(path).relative_to(top).parts) for path in paths]
+    flat = [
+        unicodedata.normalize("NFC", "_".join(PurePosixPath(path).relative_to(top).parts))
+        for path in paths
+    ]
     plain = [PurePosixPath(name).stem for name in flat]
     counts = Counter(stem.casefold() for stem in plain)  # some disks tell no A from an a
     stems = []
@@ -298,16 +357,25 @@ def _write(
         write_whole(out / "masks" / f"{stem}.png", _png(_paletted(mask)), sync=False)
         return [(stem, _label(mask, drawn.classes))]
     written = []
-    whole = ImageOps.exif_transpose(Image.open(io.BytesIO(content)))
+    whole = _pixels_of(content, image.photograph.path)
     size, overlap = patch
     for top, left in corners(*mask.shape, size, overlap).tolist():
         name = f"{stem}_{top}_{left}"
         part = mask[top : top + size, left : left + size]
-        box = (left, top, left + part.shape[1], top + part.shape[0])
-        write_whole(out / "images" / f"{name}.png", _png(whole.crop(box)), sync=False)
+        pixels = whole[top : top + part.shape[0], left : left + part.shape[1]]
+        encoded = cv2.imencode(".png", pixels)[1].tobytes()
+        write_whole(out / "images" / f"{name}.png", encoded, sync=False)
         write_whole(out / "masks" / f"{name}.png", _png(_paletted(part)), sync=False)
         written.append((name, _label(part, drawn.classes)))
     return written
+
+
+def _pixels_of(content: bytes, path: str) -> np.ndarray:
+    """A photograph's pixels in OpenCV's order of colours, of 8 or 16 bits as it has them."""
+    files = {path: lambda: content}
+    deep = deep_values(files, path)
+    pixels = read_image(files, path) if deep is None else deep
+    return pixels if pixels.ndim == 2 else pixels[..., ::-1]
 
 
 def _label(mask: np.ndarray, classes: Sequence[str]) -> str:
@@ -331,16 +399,14 @@ def _write_table(out: Path, rows: Sequence[Sequence[str]]) -> None:
 def _report(found: Annotations, drawn: _Drawn, notes: Notes, patches: int) -> list[str]:
     """What the user of a conversion must know; the last line counts."""
     lines = list(notes.remarks)
-    groups = {image.photograph.group for image in drawn.images} - {""}
-    if groups:
-        many = sum(bool(image.photograph.group) for image in drawn.images)
-        lines.append(f"{many} photographs are copies of {len(groups)} originals (tiles.csv)")
+    named = [image.photograph.group for image in drawn.images if image.photograph.group]
+    if len(set(named)) < len(named):
+        originals = counted(len(set(named)), "original")
+        lines.append(f"{counted(len(named), 'photograph')} of {originals}, told by tiles.csv")
     splits = Counter(image.photograph.split for image in drawn.images)
     if len(splits.keys() - {""}) > 1:
-        said = ", ".join(
-            f"{name or 'none'} {splits[name]}" for name in (*SUBSETS, "") if splits[name]
-        )
-        lines.append(f'the split as given: {said} (tiles.csv; split="given" takes it)')
+        parts = (f"{name or 'none'} {splits[name]}" for name in (*SUBSETS, "") if splits[name])
+        lines.append(f'the split as given: {", ".join(parts)} (tiles.csv; split="given" takes it)')
     if patches:
         lines.append(f"cut into {patches} patches; those of one photograph are one group")
     photographs = len(drawn.images)
@@ -348,8 +414,9 @@ def _report(found: Annotations, drawn: _Drawn, notes: Notes, patches: int) -> li
     regions = sum(image.regions for image in drawn.images)
     left_out = "; ".join(notes.left_out) or "nothing"
     lines.append(
-        f"read {found.files} annotation files; drew {regions} regions on {photographs - free} of "
-        f"{photographs} photographs, {free} are defect-free; left out: {left_out}"
+        f"read {counted(found.files, 'annotation file')}; drew {counted(regions, 'region')} on "
+        f"{photographs - free} of {counted(photographs, 'photograph')}, {free} without a defect; "
+        f"left out: {left_out}"
     )
     return lines
 

@@ -61,6 +61,8 @@ def _in_zip(root: Path) -> Files:
     try:
         archive = zipfile.ZipFile(root)
     except (zipfile.BadZipFile, NotImplementedError) as error:
+        if root.suffix.lower() != ".zip":
+            raise DataError(f"{root}: neither a folder nor a zip; name the folder of it") from None
         raise DataError(f"{root}: not a readable zip (truncated?): {error}") from None
     readers: Files = {}
     for entry in archive.infolist():
@@ -74,7 +76,9 @@ def _in_zip(root: Path) -> Files:
                 f"{root}: entry {name!r} unpacks to {entry.file_size} bytes, over {LARGEST}"
             )
         readers[name] = partial(archive.read, name)
-    return {name: read for name, read in readers.items() if not name.endswith("/")}
+    # some programs on Windows write \\ into their zips
+    paths = {name.replace("\\", "/"): read for name, read in readers.items()}
+    return {path: read for path, read in paths.items() if not path.endswith("/")}
 
 
 def _leaves(name: str) -> bool:

@@ -2,6 +2,7 @@
 
 import csv
 import re
+import unicodedata
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -458,7 +459,8 @@ def _table(files: Files, root: str | Path, layout: Layout, names: Sequence[str])
     listed: dict[str, str] = {}
     subsets: dict[str, str] = {}
     for row in rows:
-        image, tile, word = row["image"], row["tile"], (row.get("split") or "").strip()
+        image = unicodedata.normalize("NFC", row["image"])
+        tile, word = row["tile"], (row.get("split") or "").strip()
         if not tile or listed.setdefault(image, tile) != tile:
             raise DataError(f"{place}: image {image!r} needs one tile, got {tile!r}")
         if word and not subset_named(word):

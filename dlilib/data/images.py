@@ -18,8 +18,13 @@ from dlilib.tiles import IGNORE
 RESIZES = ("nearest", "bilinear")
 MASK_RESIZES = ("nearest", "any")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+OTHER_PICTURES = (  # photographs that are not read: they must not be lost without a word
+    *(".heic", ".heif", ".avif", ".gif", ".jp2", ".jxl", ".raw", ".dng", ".cr2", ".nef", ".arw"),
+    *(".pgm", ".ppm", ".npy", ".svg", ".jfif"),
+)
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")  # formats that keep every value
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
+READ_MODES = ("1", "L", "LA", "P", "RGB", "RGBA")  # Pillow's names of pixel formats
 LOSSY = ("JPEG", "WEBP")
 UNDECODABLE = (
     OSError,
@@ -48,7 +53,7 @@ def read_image(files: Files, path: str, levels: tuple[int, int] | None = None) -
     if deep is not None:
         return _grey_if_grey(_scaled(deep, *levels))
     image = _decode(files, path, "image")
-    if image.mode not in ("1", "L", "LA", "P", "RGB", "RGBA"):
+    if image.mode not in READ_MODES:
         raise DataError(f"{path}: pixel format {image.mode} is not 8-bit grey or RGB")
     return _grey_if_grey(
         np.asarray(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"))
@@ -127,8 +132,10 @@ def palette_colours(files: Files, path: str) -> dict[int, tuple[int, int, int]]:
 
 
 def image_size(content: bytes, path: str) -> tuple[int, int]:
-    """Height and width of an image of any pixel format, decoded to see that it is whole."""
-    image, _ = _opened(content, path, "image", whole=True)
+    """Height and width of an image of 8 or 16 bits, decoded to see that it is whole."""
+    image, stored = _opened(content, path, "image", whole=True)
+    if image.mode not in READ_MODES and not (_is_deep(stored) or image.mode.startswith("I")):
+        raise DataError(f"{path}: pixel format {image.mode} is not 8-bit grey or RGB")
     return image.height, image.width
 
 
@@ -139,7 +146,8 @@ def _opened(
     try:
         image = Image.open(io.BytesIO(content), formats=FORMATS)
         stored = str(image.tile[0][3]) if image.tile else ""
-        frames = getattr(image, "n_frames", 1)
+        # a phone's JPEG may hold a second picture, for depth or a smaller one
+        frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
         if whole:
             image.load()
             ImageOps.exif_transpose(image, in_place=True)

@@ -9,16 +9,12 @@ from pathlib import Path, PurePosixPath
 
 from dlilib.data.class_names import CLASS_LISTS, LABEL_MAP, read_class_list, reserved
 from dlilib.data.files import DataError, Files, open_files
-from dlilib.data.images import IMAGE_SUFFIXES, MASK_SUFFIXES
+from dlilib.data.images import IMAGE_SUFFIXES, MASK_SUFFIXES, OTHER_PICTURES
 from dlilib.data.subsets import subset_named
 
 TABLE = "tiles.csv"
 MASKS = ("masks", "annotations", "labels", "ground_truth")  # folders of masks, the first one there
 CONTENTS = {"images", *MASKS, TABLE, LABEL_MAP, *CLASS_LISTS}  # at the top of a folder
-OTHER_PICTURES = (  # photographs that are not read: they must not be lost without a word
-    *(".heic", ".heif", ".avif", ".gif", ".jp2", ".jxl", ".raw", ".dng", ".cr2", ".nef", ".arw"),
-    *(".pgm", ".ppm", ".npy", ".svg", ".jfif"),
-)
 
 
 @dataclass(frozen=True)

@@ -48,13 +48,15 @@ class IndexMasks:
                 f"{', '.join(self.classes)}. Masks of grey levels for one class go into a folder "
                 "masks/<class>/"
             )
-        self._check_palette(path)
-        check_edges(mask, path, self.classes)
+        colours = palette_colours(self.files, path)
+        self._check_palette(path, colours)
+        if not colours:  # a palette's indices are never blended
+            check_edges(mask, path, self.classes)
         return mask
 
-    def _check_palette(self, path: str) -> None:
+    def _check_palette(self, path: str, colours: Mapping[int, Colour]) -> None:
         """Raise DataError where one index has two colours, or one colour two indices."""
-        for index, colour in palette_colours(self.files, path).items():
+        for index, colour in colours.items():
             if index in (0, IGNORE):
                 continue
             known, where = self._colours.setdefault(index, (colour, path))

@@ -25,7 +25,13 @@ pytestmark = pytest.mark.skipif(
 # case, program ("" where from_folder reads it), images by class, pixels by class, words of a line
 RIGHT = [
     ("01/in", "labelme", {"dent": 1, "Free": 2}, {"dent": 756}, ""),
-    ("02/a", "labelme", {"dent": 1, "Free": 1}, {"dent": 899}, "3 pictures, in a folder that an"),
+    (
+        "02/a",
+        "labelme",
+        {"dent": 1, "Free": 1},
+        {"dent": 899},
+        "3 pictures, in a folder of masks or of an export",
+    ),
     ("02/b", "labelme", {"dent": 2, "Free": 1}, {"dent": 1798}, "a mask or another version"),
     ("03/mask", "labelme", {"pit": 1, "Free": 1}, {"pit": 126}, ""),
     ("03/linestrip", "labelme", {"scratch": 1, "Free": 1}, {}, "10 pixels wide (--width)"),
@@ -41,7 +47,13 @@ RIGHT = [
         {"dent": 280, "pit": 280, "scratch": 280},
         "train 4, val 3, test 1",
     ),
-    ("06/whole/valid", "coco", {"dent": 1, "scratch": 1, "Free": 1}, {}, "1 class, without an"),
+    (
+        "06/whole/valid",
+        "coco",
+        {"dent": 1, "scratch": 1, "Free": 1},
+        {},
+        "1 class, without a region",
+    ),
     ("06/twice", "coco", {"dent": 1, "scratch": 1, "Free": 1}, {"dent": 140, "scratch": 140}, ""),
     ("06/boxes", "coco", {"dent": 1, "Free": 1}, {"dent": 140}, "1 annotation, a box without"),
     ("06/short", "coco", {"dent": 1, "pit": 1, "Free": 1}, {"dent": 140, "pit": 140}, "1 annot"),

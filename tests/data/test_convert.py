@@ -99,7 +99,10 @@ def test_coco_polygons_are_drawn_with_the_classes_in_use_by_id(coco, tmp_path):
 def test_command_converts_and_counts(coco, tmp_path):
     result = CliRunner().invoke(app, ["convert", "coco", str(coco), str(tmp_path / "out")])
     assert result.exit_code == 0 and "{'dent': 1, 'burr': 0, 'Free': 1}" in result.output
-    assert "drew 2 regions on 1 of 2 photographs, 1 are defect-free" in result.output
+    assert (
+        "drew 2 regions on 1 of 2 photographs, 1 without a defect; left out: 1 class"
+        in result.output
+    )
 
 
 def broken(change):
@@ -120,7 +123,7 @@ LABELME = {
     "a list": (lambda path: path.write_text("[1]"), r"a\.json: not as LabelMe writes it"),
     "a cuboid": (
         broken(lambda c: c["shapes"].append(shape("dent", [[1, 1]], "cuboid"))),
-        r"a\.json: a shape of dent is a cuboid; these are read: \['circle'",
+        r"a\.json: a shape of dent is of the kind cuboid; draw it as polygon, rectangle",
     ),
     "two corners": (
         broken(lambda c: c["shapes"].append(shape("x", [[1, 1], [2, 2]]))),
@@ -128,7 +131,7 @@ LABELME = {
     ),
     "no numbers": (
         broken(lambda c: c["shapes"].append(shape("x", [["a", 1]] * 3))),
-        r"a\.json: not as LabelMe .*'a'",
+        r"a\.json: not as LabelMe writes it: a value is of another kind",
     ),
     "no image": (
         lambda path: path.rename(path.with_name("z.json")),
@@ -136,7 +139,7 @@ LABELME = {
     ),
     "outside": (
         broken(lambda c: c["shapes"].append(shape("x", [[50, 1], [60, 1], [60, 9]]))),
-        "x lies outside",
+        r"a\.json: covers no pixel: .* outside the photograph's 40×24",
     ),
     "Free": (
         broken(lambda c: c["shapes"].append(shape("Free", SQUARE))),
@@ -206,7 +209,7 @@ COCO = {
     ),
     "words": (
         broken(lambda c: c["annotations"][0].update(segmentation=[["a"] * 6])),
-        "annotation 1: a polygon of fewer than 3 points, or not of numbers",
+        "annotation 1: a polygon whose points are no pairs of numbers",
     ),
     "another list": (
         lambda path: path.with_name("x.json").write_text("{}"),
@@ -214,7 +217,7 @@ COCO = {
     ),
     "half a list": (
         lambda path: path.with_name("x.json").write_text('{"images": []}'),
-        r"x\.json: not as COCO writes it: 'categories' is missing",
+        r"x\.json: not as COCO writes it: it lists no categories; export instances",
     ),
 }
 

@@ -6,6 +6,7 @@ import io
 import json
 import zipfile
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -97,7 +98,7 @@ def test_pictures_of_masks_beside_photographs_are_left_out(tmp_path):
     labelme(tmp_path / "in/a.json", [dent()], imagePath="a.jpg")
     tiles, told = read("labelme", tmp_path / "in", tmp_path)
     assert tiles.names == ("a", "b") and tiles.counts() == {"dent": 1, "Free": 1}
-    assert "2 pictures, in a folder that an export wrote" in told
+    assert "2 pictures, in a folder of masks or of an export" in told
 
 
 def test_a_broken_json_leaves_its_photograph_out(tmp_path):
@@ -106,7 +107,10 @@ def test_a_broken_json_leaves_its_photograph_out(tmp_path):
         labelme(tmp_path / f"in/{name}.json", [dent()])
     (tmp_path / "in/b.json").write_text('{"shapes": [')
     tiles, told = read("labelme", tmp_path / "in", tmp_path)
-    assert tiles.counts() == {"dent": 1, "Free": 0} and "1 photograph, whose annotations" in told
+    assert (
+        tiles.counts() == {"dent": 1, "Free": 0}
+        and "1 photograph, with annotations that cannot be read" in told
+    )
     with pytest.raises(DataError, match=r"b\.json: not as LabelMe writes it"):
         read("labelme", tmp_path / "in", tmp_path / "strict", strict=True)
 
@@ -178,7 +182,7 @@ def test_run_lengths_of_both_kinds(tmp_path, packed):
     [
         ({"size": [HEIGHT, WIDTH], "counts": [10, 20]}, "do not add up"),
         ({"size": [HEIGHT, WIDTH], "counts": "zzzzzzzz"}, "do not add up"),
-        ({"size": [WIDTH, HEIGHT], "counts": [960]}, "the photograph has 40×24"),
+        ({"size": [WIDTH, HEIGHT], "counts": [960]}, "the photograph has 24 × 40"),
         ([], "a box without an outline"),
         ([[1, 1, 5, 5]], "fewer than 3 points"),
     ],
@@ -187,7 +191,11 @@ def test_what_cannot_be_drawn_is_counted_and_its_image_is_not_defect_free(tmp_pa
     photograph(tmp_path / "in/a.png"), photograph(tmp_path / "in/b.png", 1)
     coco(tmp_path / "in/c.json", [(0, 1, FLAT), (1, 1, coded)])
     tiles, told = read("coco", tmp_path / "in", tmp_path)
-    assert tiles.names == ("a",) and why in told and "1 photograph, whose annotations" in told
+    assert (
+        tiles.names == ("a",)
+        and why in told
+        and "1 photograph, with annotations that cannot be read" in told
+    )
     with pytest.raises(DataError, match=why):
         read("coco", tmp_path / "in", tmp_path / "strict", strict=True)
 
@@ -214,7 +222,7 @@ def test_augmented_copies_are_one_group(tmp_path):
     tiles, told = read("coco", tmp_path / "in", tmp_path)
     groups = dict(zip(tiles.names, tiles.groups.tolist(), strict=True))
     assert groups["part_jpg.rf.0a"] == groups["part_jpg.rf.0b"] != groups["other_jpg.rf.0c"]
-    assert "copies of 2 originals" in told
+    assert "3 photographs of 2 originals" in told
 
 
 def test_given_classes_fix_the_order_and_keep_the_unused(tmp_path):
@@ -233,7 +241,10 @@ def test_unlisted_photographs_are_left_out_or_defect_free(tmp_path):
     coco(tmp_path / "in/c.json", [(0, 1, FLAT)], ["a.png"])
     assert len(read("coco", tmp_path / "in", tmp_path)[0]) == 1
     tiles, told = read("coco", tmp_path / "in", tmp_path / "free", unlisted="free")
-    assert tiles.counts() == {"dent": 1, "Free": 2} and "are taken as defect-free" in told
+    assert (
+        tiles.counts() == {"dent": 1, "Free": 2}
+        and "2 photographs in no JSON file taken as defect-free" in told
+    )
 
 
 # YOLO
@@ -505,3 +516,222 @@ def test_an_export_is_read_from_a_zip_with_a_folder_at_its_top(tmp_path):
         for path in (tmp_path / "in").iterdir():
             archive.write(path, f"export/{path.name}")
     assert len(read("coco", tmp_path / "export.zip", tmp_path)[0]) == 1
+
+
+# What else owners of such files met
+
+
+def test_a_photograph_whose_json_lies_elsewhere_and_is_broken_is_not_defect_free(tmp_path):
+    for k, name in enumerate(("p1", "p2")):
+        photograph(tmp_path / f"in/images/{name}.jpg", k)
+        labelme(tmp_path / f"in/labels/{name}.json", [dent()], imagePath=f"..\\images\\{name}.bmp")
+    (tmp_path / "in/labels/p2.json").write_text('{"shapes": [')
+    tiles, told = read("labelme", tmp_path / "in", tmp_path)
+    assert tiles.names == ("p1",) and "cut off, or no JSON" in told
+
+
+def test_files_of_old_versions_name_no_kind_of_shape(tmp_path):
+    photograph(tmp_path / "in/a.png")
+    labelme(tmp_path / "in/a.json", [dent(shape_type=None)])
+    content = json.loads((tmp_path / "in/a.json").read_text())
+    del content["shapes"][0]["shape_type"]
+    (tmp_path / "in/a.json").write_text(json.dumps(content))
+    assert int(read("labelme", tmp_path / "in", tmp_path)[0].masks.sum()) == 81
+
+
+@pytest.mark.parametrize(
+    "name", ["a_mask_1.png", "mask_a.png", "masks/a.png", "a_overlay2.png", "b_mask.png"]
+)
+@pytest.mark.parametrize("source", ["labelme", "coco", "yolo"])
+def test_pictures_of_masks_are_no_photographs(tmp_path, source, name):
+    for k, path in enumerate(("a.png", "b.png", name)):
+        photograph(tmp_path / "in" / path, k)
+    annotate(source, tmp_path / "in")
+    options = {"unlisted": "free"} if source == "coco" else {}
+    tiles, told = read(source, tmp_path / "in", tmp_path, **options)
+    assert tiles.counts() == {"dent": 1, "Free": 1} and "1 picture, " in told
+
+
+def annotate(source, root):
+    """Mark a dent on a.png, in the format of a program."""
+    if source == "labelme":
+        labelme(root / "a.json", [dent()])
+    elif source == "coco":
+        coco(root / "c.json", [(0, 1, FLAT)], ["a.png"], [(1, "dent")])
+    else:
+        shares = " ".join(str(x / (WIDTH, HEIGHT)[k % 2]) for k, x in enumerate(FLAT[0]))
+        (root / "a.txt").write_text(f"0 {shares}\n")
+        (root / "data.yaml").write_text("names: [dent]\n")
+
+
+@pytest.mark.parametrize("source", ["labelme", "coco", "yolo"])
+def test_pictures_of_other_formats_are_counted(tmp_path, source):
+    photograph(tmp_path / "in/a.png")
+    annotate(source, tmp_path / "in")
+    (tmp_path / "in/b.heic").write_bytes(b"")
+    told = read(source, tmp_path / "in", tmp_path)[1]
+    assert "1 picture, of a format that is not read (.heic): save it as PNG or JPEG" in told
+
+
+@pytest.mark.parametrize("source", ["labelme", "coco", "yolo"])
+def test_folders_split_and_augmented_copies_group(tmp_path, source):
+    for k, name in enumerate(("train/x.rf.0a.png", "val/x.rf.0b.png", "val/y.png")):
+        photograph(tmp_path / "in" / name, k)
+    photograph(tmp_path / "in/train/a.png", 7)
+    annotate(source, tmp_path / "in/train")
+    options = {"unlisted": "free"} if source == "coco" else {}
+    tiles, _ = read(source, tmp_path / "in", tmp_path, **options)
+    assert tiles.given == ("train", "train", "val", "val")
+    assert len(set(tiles.groups.tolist())) == 3
+
+
+@pytest.mark.parametrize(
+    ("listed", "path"),
+    [
+        ("https://x.io/part%201.png", "part 1.png"),
+        ("/data/local-files/?d=parts/part.png", "part.png"),
+        ("0a1b2c3d-part.png", "part.png"),
+        ("C:\\Users\\test\\part.png", "train/part.png"),
+        ("part.png", "Part.PNG"),
+    ],
+)
+def test_names_of_other_computers_are_found(tmp_path, listed, path):
+    photograph(tmp_path / "in" / path)
+    coco(tmp_path / "in/c.json", [(0, 1, FLAT)], [listed])
+    assert read("coco", tmp_path / "in", tmp_path)[0].counts()["dent"] == 1
+
+
+def test_ids_and_sizes_may_be_text_and_unknown(tmp_path):
+    photograph(tmp_path / "in/a.png")
+    coco(tmp_path / "in/c.json", [(0, 1, FLAT)], ["a.png"])
+    content = json.loads((tmp_path / "in/c.json").read_text())
+    content["images"][0].update(id="0", height=0, width="")
+    content["annotations"][0].update(category_id="1", image_id=0.0)
+    (tmp_path / "in/c.json").write_text(json.dumps(content))
+    assert read("coco", tmp_path / "in", tmp_path)[0].counts()["dent"] == 1
+
+
+@pytest.mark.parametrize("segmentation", [FLAT[0], [SQUARE], [[str(x) for x in FLAT[0]]]])
+def test_polygons_may_be_one_list_pairs_or_text(tmp_path, segmentation):
+    photograph(tmp_path / "in/a.png")
+    coco(tmp_path / "in/c.json", [(0, 1, segmentation)], ["a.png"])
+    assert int(read("coco", tmp_path / "in", tmp_path)[0].masks.sum()) == 64
+
+
+def test_a_sliver_beside_a_good_polygon_is_left_out_alone(tmp_path):
+    photograph(tmp_path / "in/a.png")
+    coco(tmp_path / "in/c.json", [(0, 1, [*FLAT, [1, 1, 2, 2]])], ["a.png"])
+    tiles, told = read("coco", tmp_path / "in", tmp_path)
+    assert int(tiles.masks.sum()) == 64 and "1 part of an annotation" in told
+
+
+def test_json_files_of_other_programs_are_counted(tmp_path):
+    photograph(tmp_path / "in/a.png")
+    coco(tmp_path / "in/c.json", [(0, 1, FLAT)], ["a.png"])
+    (tmp_path / "in/captions.json").write_text('{"images": [], "annotations": []}')
+    (tmp_path / "in/log.json").write_text("{}\n{}")
+    told = read("coco", tmp_path / "in", tmp_path)[1]
+    assert "it lists no categories" in told and "cut off, or no JSON" in told
+
+
+def test_photographs_are_not_taken_as_defect_free_where_one_was_not_found(tmp_path):
+    photograph(tmp_path / "in/a.png"), photograph(tmp_path / "in/b.png", 1)
+    coco(tmp_path / "in/c.json", [(0, 1, FLAT), (1, 1, FLAT)], ["a.png", "renamed.png"])
+    with pytest.raises(DataError, match=r"b\.png: cannot be taken as defect-free"):
+        read("coco", tmp_path / "in", tmp_path, unlisted="free")
+
+
+@pytest.mark.parametrize("value", [1e300, 3e8])
+@pytest.mark.parametrize("source", ["labelme", "coco"])
+def test_a_point_far_away_is_no_crash(tmp_path, source, value):
+    photograph(tmp_path / "in/a.png"), photograph(tmp_path / "in/b.png", 1)
+    points = [[value, 1], [9, 1], [9, 9]]
+    if source == "coco":
+        coco(tmp_path / "in/c.json", [(0, 1, [points]), (1, 1, FLAT)])
+    else:
+        labelme(tmp_path / "in/a.json", [dent(points=points)])
+        labelme(tmp_path / "in/b.json", [dent()])
+    assert read(source, tmp_path / "in", tmp_path)[0].names == ("b",)
+
+
+def test_a_region_below_another_is_told(tmp_path):
+    photograph(tmp_path / "in/a.png")
+    labelme(tmp_path / "in/a.json", [dent(label="pit", points=[[6, 6], [8, 6], [8, 8]]), dent()])
+    told = read("labelme", tmp_path / "in", tmp_path)[1]
+    assert "1 region of pit, wholly below regions that are drawn later" in told
+    assert "1 class, without a region" in told
+
+
+def test_a_ring_between_two_classes_is_no_soft_edge(tmp_path):
+    photograph(tmp_path / "in/a.png")
+    inner = [[5, 5], [11, 5], [11, 11], [5, 11]]
+    labelme(tmp_path / "in/a.json", [dent(), dent(label="pit", points=inner)])
+    tiles, _ = read("labelme", tmp_path / "in", tmp_path)
+    assert [int((tiles.masks == c).sum()) for c in (1, 2)] == [32, 49]
+
+
+def test_photographs_in_cmyk_are_left_out_of_patches_too(tmp_path):
+    photograph(tmp_path / "in/a.png")
+    Image.new("CMYK", (WIDTH, HEIGHT)).save(tmp_path / "in/b.jpg")
+    labelme(tmp_path / "in/a.json", [dent()])
+    tiles, told = read("labelme", tmp_path / "in", tmp_path, tile=(16, 0))
+    assert "1 photograph, pixel format CMYK" in told and len(set(tiles.groups.tolist())) == 1
+
+
+def test_patches_of_16_bit_photographs_keep_their_values(tmp_path):
+    deep = np.random.default_rng(0).integers(0, 2**16, (32, 32, 3)).astype(np.uint16)
+    (tmp_path / "in").mkdir()
+    cv2.imwrite(str(tmp_path / "in/a.png"), deep)
+    labelme(tmp_path / "in/a.json", [dent()], imageHeight=32, imageWidth=32)
+    convert("labelme", tmp_path / "in", tmp_path / "out", tile=(16, 0))
+    part = cv2.imread(str(tmp_path / "out/images/a_16_0.png"), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_array_equal(part, deep[16:, :16])
+
+
+def test_names_with_numbers_and_accents_survive(tmp_path):
+    photograph(tmp_path / "in/train/u\u0308.png"), photograph(tmp_path / "in/val/b.png", 1)
+    categories = [(1, "2: pit"), (2, "1: dent")]
+    images = ["train/\u00fc.png", "val/b.png"]
+    coco(tmp_path / "in/c.json", [(0, 1, FLAT), (1, 2, FLAT)], images, categories)
+    tiles, _ = read("coco", tmp_path / "in", tmp_path)
+    assert tiles.classes == ("2: pit", "1: dent") and tiles.given == ("train", "val")
+
+
+def test_yolo_labels_are_found_by_other_spellings(tmp_path):
+    shares = " ".join(str(x / (WIDTH, HEIGHT)[k % 2]) for k, x in enumerate(FLAT[0]))
+    names = (("u\u0308.png", "\u00fc.txt"), ("P2.JPG", "p2.txt"), ("c.png", "c.png.txt"))
+    (tmp_path / "in/Labels").mkdir(parents=True)
+    for k, (image, label) in enumerate(names):
+        photograph(tmp_path / "in/Images/train" / image, k)
+        (tmp_path / "in/Labels" / label).write_text(f"0.0 {shares}\n")
+    (tmp_path / "in/data.yaml").write_text("names: {'0': dent, '3': pit}\n")
+    tiles, told = read("yolo", tmp_path / "in", tmp_path)
+    assert tiles.counts() == {"dent": 3, "Free": 0} and "1 class, without a region" in told
+
+
+def test_yolo_classes_are_ordered_by_name_or_named_by_number(tmp_path):
+    photograph(tmp_path / "in/a.png")
+    annotate("yolo", tmp_path / "in")
+    (tmp_path / "in/data.yaml").write_text("names: [dent, pit]\n")
+    tiles, _ = read("yolo", tmp_path / "in", tmp_path, classes=["pit", "dent"])
+    assert tiles.classes == ("pit", "dent") and tiles.labels.tolist() == [2]
+    (tmp_path / "in/data.yaml").unlink()
+    (tmp_path / "in/a.txt").write_text((tmp_path / "in/a.txt").read_text().replace("0 ", "1 ", 1))
+    (tmp_path / "names").write_text("background\ndent\n")
+    tiles, _ = read("yolo", tmp_path / "in", tmp_path / "b", classes=tmp_path / "names")
+    assert tiles.classes == ("dent",) and tiles.labels.tolist() == [1]
+
+
+def test_yolo_lists_of_photographs_are_a_split(tmp_path):
+    for k, name in enumerate("ab"):
+        photograph(tmp_path / f"in/{name}.png", k)
+    annotate("yolo", tmp_path / "in")
+    (tmp_path / "in/train.txt").write_text("./data/a.png\n")
+    (tmp_path / "in/val.txt").write_text("./data/b.png\n")
+    assert read("yolo", tmp_path / "in", tmp_path)[0].given == ("train", "val")
+
+
+def test_a_list_of_classes_that_is_not_there_is_named(tmp_path):
+    photograph(tmp_path / "in/a.png")
+    with pytest.raises(DataError, match=r"names\.txt: a list of classes cannot be read"):
+        convert("coco", tmp_path / "in", tmp_path / "out", classes=tmp_path / "names.txt")

@@ -1,19 +1,34 @@
 """What every annotation program's reader gives: photographs, regions, and what was left out."""
 
+import json
+import re
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import numpy as np
 
-from dlilib.data.files import DataError, Files
-from dlilib.data.images import IMAGE_SUFFIXES
-from dlilib.data.subsets import folder_subset, subset_of
+from dlilib.data.files import DataError, Files, digest, read_text
+from dlilib.data.images import IMAGE_SUFFIXES, OTHER_PICTURES
+from dlilib.data.subsets import folder_subset, subset_named, subset_of
 
 UNLISTED = ("leave out", "free")
 WIDTH = 10  # pixels, of lines and points: what labelme draws itself
+FARTHEST = 10**6  # a coordinate beyond is no pixel's, and would take a drawing program for ever
+UPLOADED = re.compile(r"[0-9a-f]{8}-(.+)")  # how Label Studio calls an uploaded photograph
+# Words that programs put into the names of pictures, or of their folders, that show a mask.
+OF_MASKS = {
+    *("mask", "masks", "label", "labels", "seg", "segs", "segmentation", "gt", "groundtruth"),
+    *("ground", "truth", "viz", "vis", "visualization", "overlay", "overlays", "color", "colour"),
+    *("pred", "preds", "prediction", "predictions", "annotated", "annotation", "annotations"),
+    *("instance", "instances", "segmentationclass", "segmentationobject", "segmentationclasspng"),
+    *("segmentationclassvisualization", "segmentationobjectpng", "preview", "previews"),
+    *("thumb", "thumbs", "thumbnail", "thumbnails", "runs"),
+}
 
 
 @dataclass(frozen=True)
@@ -62,6 +77,7 @@ class Options:
     width: int = WIDTH  # pixels, of lines and points
     unlisted: str = "leave out"  # or "free": photographs that no annotation file lists
     classes: tuple[str, ...] | None = None  # names of the classes 1..K; None: as the export says
+    numbered: tuple[str, ...] = ()  # the same list as it was given, background and all
 
 
 class Notes:
@@ -92,20 +108,19 @@ class Notes:
         """One text for each kind of thing that was left out, with its number."""
         texts = []
         for (what, why), places in self._left_out.items():
-            many = "s" if len(places) > 1 else ""
-            first = "first: " if many else ""
-            texts.append(f"{len(places)} {what}{many}, {why} ({first}{places[0]})")
+            first = "first: " if len(places) > 1 else ""
+            texts.append(f"{counted(len(places), what)}, {why} ({first}{places[0]})")
         return texts
 
 
 class Pictures:
     """The pictures among the files, found by the names that annotation files have for them."""
 
-    def __init__(self, files: Files) -> None:
-        self._by_name: dict[str, list[str]] = {}
+    def __init__(self, files: Iterable[str]) -> None:
+        self._by_stem: dict[str, list[str]] = {}
         for path in sorted(files):
             if path.lower().endswith(IMAGE_SUFFIXES):
-                self._by_name.setdefault(_plain(PurePosixPath(path).name), []).append(path)
+                self._by_stem.setdefault(plain(PurePosixPath(path).stem), []).append(path)
 
     def find(self, name: str, beside: str) -> str | None:
         """The picture that an annotation file means.
@@ -120,68 +135,286 @@ class Pictures:
         Raises:
             DataError: There are several and none fits better.
         """
-        wanted = PurePosixPath(name.replace("\\", "/"))
-        candidates = self._by_name.get(_plain(wanted.name), [])
-        if len(candidates) > 1:
-            exact = [path for path in candidates if _normal(path).endswith(_normal(wanted.name))]
-            candidates = exact or candidates
-        said = subset_of(str(wanted.parent))
-        fitting = [path for path in candidates if not said or folder_subset(path) in ("", said)]
+        for wanted in _readings(name):
+            suffix = wanted.suffix.lower()
+            same = [
+                p for p in self._named(wanted.stem) if PurePosixPath(p).suffix.lower() == suffix
+            ]
+            found = self._best(same, wanted, beside)
+            if found is not None:
+                return found
+        return None
+
+    def find_stem(self, name: str, beside: str) -> str | None:
+        """The picture of that name whatever its suffix; else as `find`."""
+        for wanted in _readings(name):
+            stem = wanted.stem if wanted.suffix.lower() in KNOWN_SUFFIXES else wanted.name
+            found = self._best(self._named(stem), wanted.with_name(stem), beside)
+            if found is not None:
+                return found
+        return None
+
+    def _named(self, stem: str) -> list[str]:
+        return self._by_stem.get(plain(stem), [])
+
+    def _best(self, paths: list[str], wanted: PurePosixPath, beside: str) -> str | None:
+        said = "" if wanted.is_absolute() else subset_named(wanted.parent.name)
+        fitting = [path for path in paths if not said or folder_subset(path) in ("", said)]
         if len(fitting) < 2:
             return fitting[0] if fitting else None
         scores = [_likeness(path, wanted, beside) for path in fitting]
         best = [path for path, score in zip(fitting, scores, strict=True) if score == max(scores)]
         if len(best) > 1:
             raise DataError(
-                f"{beside}: calls a photograph {name!r}; {best[0]} and {best[1]} could be meant: "
-                "rename one, or convert the folders one by one"
+                f"{beside}: calls a photograph {str(wanted)!r}; {best[0]} and {best[1]} could be "
+                "meant: move what is no photograph elsewhere, or convert the folders one by one"
             )
         return best[0]
 
 
-def _normal(text: str) -> str:
-    return unicodedata.normalize("NFC", text)  # systems differ in how they store an ü
+KNOWN_SUFFIXES = (*IMAGE_SUFFIXES, *OTHER_PICTURES, ".txt", ".json")
 
 
-def _plain(name: str) -> str:
-    return _normal(name).casefold()
+def plain(name: str) -> str:
+    """A name as all systems and programs agree on it."""
+    return unicodedata.normalize("NFC", name).casefold()  # systems differ in how they store an ü
 
 
-def _likeness(path: str, wanted: PurePosixPath, beside: str) -> tuple[int, int, int]:
-    """How well a path fits: parts that it ends with, its subset, parts shared with the file."""
-    ends = _shared(PurePosixPath(path).parts[::-1], wanted.parts[::-1])
+def _readings(name: str) -> list[PurePosixPath]:
+    """What a name of a picture may mean: as it is, as a URL, without an upload's prefix."""
+    address = urlsplit(name)
+    said = parse_qs(address.query).get("d", [unquote(address.path)])[0]
+    found = []
+    for text in (name, said):
+        path = PurePosixPath(re.sub("^[A-Za-z]:", "", text.replace("\\", "/")))
+        uploaded = UPLOADED.fullmatch(path.name)
+        found += [path, path.with_name(uploaded[1])] if uploaded else [path]
+    return [path for path in dict.fromkeys(found) if path.name]
+
+
+def _likeness(path: str, wanted: PurePosixPath, beside: str) -> tuple[int, ...]:
+    """How well a path fits, compared number by number."""
+    found, near = PurePosixPath(path), PurePosixPath(beside)
+    exact = plain(str(found.with_suffix(""))) == plain(str((near.parent / wanted).with_suffix("")))
+    ends = _shared(found.parent.parts[::-1], wanted.parent.parts[::-1])
     subset = subset_of(beside)
     fits = bool(subset) and folder_subset(path) == subset
-    return ends, fits, _shared(PurePosixPath(path).parts, PurePosixPath(beside).parts)
+    is_photograph = not shows_mask(found.parent.name)
+    return exact, ends, is_photograph, fits, _shared(found.parts, near.parts)
 
 
 def _shared(first: tuple[str, ...], second: tuple[str, ...]) -> int:
     """How many parts are alike from the start on."""
     count = 0
     for one, other in zip(first, second, strict=False):
-        if _plain(one) != _plain(other):
+        if plain(one) != plain(other):
             break
         count += 1
     return count
 
 
+def shows_mask(name: str) -> bool:
+    """Whether a folder's name says that its pictures are of masks."""
+    words = re.split(r"[ _.-]+", name.casefold())
+    return any(word.rstrip("0123456789") in OF_MASKS for word in words)
+
+
+def _without_mask_words(stem: str) -> str:
+    """The photograph's stem in that of a picture of its mask, "p1" of "p1_mask_2"; else ""."""
+    parts = re.split(r"([ _.-]+)", plain(stem))
+    words = parts[::2]
+    marks = [k for k, word in enumerate(words) if word.rstrip("0123456789") in OF_MASKS]
+    if not marks or len(marks) == len(words):
+        return ""
+    start = 0
+    while start in marks:
+        start += 1
+    end = next((k for k in marks if k > start), len(words))
+    return "".join(parts[2 * start : 2 * end - 1])
+
+
+def unannotated(
+    files: Files, found: dict[str, Photograph], root: object, notes: Notes
+) -> list[str]:
+    """The photographs without an annotation; pictures of masks and copies are left out.
+
+    Args:
+        files: All files.
+        found: The annotated photographs by their path.
+        root: For messages.
+        notes: Told what is left out.
+
+    Returns:
+        Paths, sorted.
+
+    Raises:
+        DataError: It cannot be told which of two pictures of one name is the photograph.
+    """
+    paths = [p for p in sorted(files) if p.lower().endswith(IMAGE_SUFFIXES) and p not in found]
+    homes = {str(PurePosixPath(path).parent) for path in found}
+    stems = {plain(_stem(path)) for path in [*paths, *found]}
+    annotated = {plain(_stem(path)) for path in found}
+    by_stem: dict[str, list[str]] = {}
+    for path in paths:
+        why = ""
+        if _is_exported(files, path, homes):
+            why = "in a folder of masks or of an export"
+        elif plain(_stem(path)) in annotated or _is_mask_of_another(path, stems):
+            why = "a mask or another version of a photograph"
+        if why:
+            notes.leave_out("picture", why, f"{root}/{path}")
+        else:
+            by_stem.setdefault(plain(_stem(path)), []).append(path)
+    suffixes = {PurePosixPath(path).suffix.lower() for path in found}
+    kept = [_the_photograph(paths, suffixes, root, notes) for paths in by_stem.values()]
+    return _without_copies(files, kept, found, root, notes)
+
+
+def _stem(path: str) -> str:
+    return PurePosixPath(path).with_suffix("").as_posix()
+
+
+# What labelme_export_json and labelme2voc write beside their pictures.
+EXPORTED = ("img.png", "label.png", "label_viz.png", "label_names.txt")
+EXPORT_LISTS = ("class_names.txt", "annotations.json")
+
+
+def _is_exported(files: Files, path: str, homes: set[str]) -> bool:
+    """Whether a picture lies in a folder of masks or of an export, with no annotated one."""
+    folder = PurePosixPath(path).parent
+    if sum((folder / name).as_posix() in files for name in EXPORTED) > 1:
+        return True
+    if str(folder) in homes:
+        return False
+    if any(shows_mask(name) for name in folder.parts):
+        return True
+    return folder.name == "JPEGImages" and any(
+        (folder.parent / name).as_posix() in files for name in EXPORT_LISTS
+    )
+
+
+def _is_mask_of_another(path: str, stems: set[str]) -> bool:
+    """Whether a picture is called as another one with "mask" or the like before or after it."""
+    folder, _, name = _stem(path).rpartition("/")
+    base = _without_mask_words(name)
+    return bool(base) and (f"{plain(folder)}/{base}" if folder else base) in stems
+
+
+def _the_photograph(paths: list[str], suffixes: set[str], root: object, notes: Notes) -> str:
+    """The photograph among pictures of one name."""
+    if len(paths) == 1:
+        return paths[0]
+    likely = [path for path in paths if PurePosixPath(path).suffix.lower() in suffixes]
+    if len(likely) != 1:
+        raise DataError(
+            f"{root}/{paths[0]}: and {paths[1]} have one name and no annotation: which is the "
+            "photograph? Move the other one elsewhere"
+        )
+    for path in paths:
+        if path not in likely:
+            why = "a mask or another version of a photograph"
+            notes.leave_out("picture", why, f"{root}/{path}")
+    return likely[0]
+
+
+def _without_copies(
+    files: Files, paths: list[str], found: dict[str, Photograph], root: object, notes: Notes
+) -> list[str]:
+    """The photographs that are no copy of one with annotations, which would be defect-free."""
+    if not paths:
+        return []
+    annotated = [photograph for photograph in found.values() if photograph.is_annotated]
+    contents = {digest(photograph.read()) for photograph in annotated}
+    kept = []
+    for path in paths:
+        if digest(files[path]()) in contents:
+            notes.leave_out("picture", "a copy of an annotated photograph", f"{root}/{path}")
+        else:
+            kept.append(path)
+    return kept
+
+
+def tell_unread(files: Files, root: object, notes: Notes) -> None:
+    """Count the pictures of formats that are not read."""
+    for path in sorted(files):
+        suffix = PurePosixPath(path).suffix.lower()
+        if suffix in OTHER_PICTURES:
+            why = f"of a format that is not read ({suffix}): save it as PNG or JPEG"
+            notes.leave_out("picture", why, f"{root}/{path}")
+
+
+class OddValueError(ValueError):
+    """A value in an annotation file is not what its program writes; the message says what."""
+
+
 def class_name(label: object) -> str:
-    """The name of a class; TypeError unless it fits on a line of classes.txt."""
+    """The name of a class; OddValueError unless it fits on a line of classes.txt."""
     if not isinstance(label, str | int) or not str(label).isprintable() or not str(label).strip():
-        raise TypeError(f"the label {label!r} is no name")
+        raise OddValueError(f"the label {label!r} is no name")
     return str(label).strip()
+
+
+def side(value: object) -> int | None:
+    """A height or width as programs write it, also as text; None where they do not know it."""
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return int(number) if 0 < number < 10**6 else None
+
+
+def read_json(files: Files, root: object, path: str) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        DataError: It is none.
+    """
+    text = read_text(files, root, path)
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise DataError(f"{root}/{path}: too deeply nested for an annotation file") from None
+    except ValueError:
+        raise DataError(f"{root}/{path}: cut off, or no JSON") from None
+
+
+def whose(content: object) -> str:
+    """Which program's file a JSON's content is, and the way on; "" where that is not known."""
+    if isinstance(content, dict):
+        if isinstance(content.get("shapes"), list):
+            return "it is LabelMe's: dli convert labelme"
+        if "_via_img_metadata" in content or "_via_settings" in content:
+            return "it is VIA's project: export its annotations as COCO"
+        if {"images", "annotations"} <= content.keys():
+            return "it is COCO's: dli convert coco"
+        if {"items", "categories"} <= content.keys():
+            return "it is datumaro's own: export as COCO"
+    if (
+        isinstance(content, list)
+        and content
+        and isinstance(content[0], dict)
+        and "id" in content[0]
+    ):
+        return "it looks like Label Studio's: dli convert label-studio"
+    return ""
 
 
 @contextmanager
 def expected(source: str, place: str) -> Iterator[None]:
     """Convert parsing errors into DataError."""
+    start = f"{place}: not as {source} writes it"
     try:
         yield
     except DataError:
         raise
+    except OddValueError as error:
+        raise DataError(f"{start}: {error}") from None
     except KeyError as error:
-        raise DataError(f"{place}: not as {source} writes it: {error} is missing") from None
-    except RecursionError:
-        raise DataError(f"{place}: not as {source} writes it: too deeply nested") from None
-    except (AttributeError, IndexError, TypeError, ValueError, OverflowError) as error:
-        raise DataError(f"{place}: not as {source} writes it: {error}") from None
+        raise DataError(f"{start}: {error} is missing") from None
+    except (AttributeError, IndexError, TypeError, ValueError, OverflowError, RecursionError):
+        raise DataError(f"{start}: a value is of another kind than there should be") from None
+
+
+def counted(number: int, what: str) -> str:
+    """A number and what there is of it, "1 photograph" or "2 photographs"."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"

@@ -1,7 +1,5 @@
 """COCO: JSON files that list photographs, categories and annotations; filled by pycocotools."""
 
-import json
-import math
 import re
 import warnings
 from collections.abc import Sequence
@@ -12,23 +10,30 @@ from typing import Any
 import numpy as np
 
 from dlilib.data.class_names import reserved
-from dlilib.data.files import DataError, Files, read_text
+from dlilib.data.files import DataError, Files
 from dlilib.data.formats.annotations import (
+    FARTHEST,
     Annotations,
     Notes,
+    OddValueError,
     Options,
     Photograph,
     Pictures,
     Region,
     class_name,
+    counted,
     expected,
+    read_json,
+    side,
+    unannotated,
+    whose,
 )
-from dlilib.data.images import IMAGE_SUFFIXES
 from dlilib.data.subsets import folder_subset, subset_of
 from dlilib.extras import require
 
 SHARE = 1.01  # where nearly all coordinates lie below, they are shares of the width and height
 NEARLY_ALL = 0.95
+BOX = "a box without an outline: export polygons or masks, not boxes alone"
 # Roboflow calls an augmented copy of "part.jpg" "part_jpg.rf.<letters and digits>.jpg".
 ROBOFLOW = re.compile(r"(?:.*/)?(.+)\.rf\.\w+\.\w+")
 
@@ -54,55 +59,90 @@ def read(files: Files, root: object, options: Options, notes: Notes) -> Annotati
         raise DataError(f"{root}: holds no JSON file; COCO's lists the photographs")
     listings = [found for path in paths if (found := _listing(files, root, path, notes))]
     if not listings:
-        raise DataError(f"{root}/{paths[0]}: not as COCO writes it: it lists no images")
+        raise DataError(f"{root}: nothing is left to convert: {'; '.join(notes.left_out)}")
     pictures = Pictures(files)
     found: dict[str, Photograph] = {}
+    missing = len(listings) < len(paths)  # whether a photograph may have an annotation unseen
     for listing in listings:
-        _read_listing(listing, files, pictures, found, notes)
-    _add_unlisted(files, root, found, options, notes)
-    return Annotations(list(found.values()), _classes(listings, notes), len(listings))
+        missing |= _read_listing(listing, files, pictures, found, notes)
+    _add_unlisted(files, root, found, options, notes, missing=missing)
+    return Annotations(list(found.values()), _classes(listings), len(listings))
 
 
 def _listing(files: Files, root: object, path: str, notes: Notes) -> _Listing | None:
-    """What a JSON file lists; None: it is another program's."""
+    """What a JSON file lists; None: it cannot be read, or is no list of annotated regions."""
     place = f"{root}/{path}"
-    with expected("COCO", place):
-        content = json.loads(read_text(files, root, path))
-        if not isinstance(content, dict) or not content.keys() & {"images", "annotations"}:
-            notes.slip("JSON file", "not as COCO writes it: it lists no images", place)
-            return None
-        lists = {}
-        for key in ("categories", "images", "annotations"):
-            lists[key] = content[key]
-            if not isinstance(lists[key], list):
-                raise TypeError(f"{key} is no list")
-        names: dict[Any, str] = {}
-        for category in lists["categories"]:
-            name = class_name(category["name"])
-            if not isinstance(category["id"], int):
-                raise TypeError(f"the category id {category['id']!r} is no whole number")
-            if names.setdefault(category["id"], name) != name:
-                raise DataError(
-                    f"{place}: the category id {category['id']} is there twice, as "
-                    f"{names[category['id']]} and as {name}"
-                )
-        parents = {category.get("supercategory") for category in lists["categories"]}
-        listing = _Listing(path, place, lists["images"], lists["annotations"], names, parents)
-        tops = [top for item in listing.annotations if (top := _top(item)) is not None]
-        listing.normalised = bool(tops) and np.quantile(tops, NEARLY_ALL) <= SHARE
-        listing.used = {item.get("category_id") for item in listing.annotations}
+    try:
+        with expected("COCO", place):
+            content = read_json(files, root, path)
+            _check_lists(content)
+            names: dict[Any, str] = {}
+            for category in content["categories"]:
+                name, number = class_name(category["name"]), _id(category["id"])
+                if names.setdefault(number, name) != name:
+                    raise OddValueError(
+                        f"the category id {number} is there twice, as {names[number]} and as {name}"
+                    )
+            parents = {
+                category.get("supercategory")
+                for category in content["categories"]
+                if category.get("supercategory") != category["name"]
+            }
+            items = content["annotations"]
+            listing = _Listing(path, place, content["images"], items, names, parents)
+            tops = [top for item in items if (top := _top(item)) is not None]
+            listing.normalised = bool(tops) and np.quantile(tops, NEARLY_ALL) <= SHARE
+            listing.used = {_id(item.get("category_id", "")) for item in items}
+    except DataError as error:
+        notes.slip("JSON file", str(error).removeprefix(f"{place}: "), place)
+        return None
     return listing
+
+
+def _check_lists(content: Any) -> None:
+    """Raise OddValueError unless a JSON's content lists images, categories and annotations."""
+    for key in ("images", "categories", "annotations"):
+        if not isinstance(content, dict) or not isinstance(content.get(key), list):
+            other = whose(content)
+            hint = other or "export instances (polygons or masks) with their images and categories"
+            raise OddValueError(f"it lists no {key}; {hint}")
+        if not all(isinstance(item, dict) for item in content[key]):
+            raise OddValueError(f"its {key} are no objects")
+
+
+def _id(value: Any) -> int | str:
+    """An id as a number where it is one, also as text or with a decimal point."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, str) and value.strip().lstrip("-").isdigit():
+        return int(value)
+    if not isinstance(value, int | str):
+        raise OddValueError(f"the id {value!r} is neither a number nor a name")
+    return value
 
 
 def _top(item: dict[str, Any]) -> float | None:
     """The largest coordinate of an annotation's polygons."""
-    polygons = item.get("segmentation")
-    numbers = []
-    if isinstance(polygons, list):
-        for flat in polygons:
-            numbers += flat if isinstance(flat, list) else []
-    numbers = [x for x in numbers if isinstance(x, int | float) and math.isfinite(x)]
-    return max(numbers) if numbers else None
+    try:
+        parts = _parts(item.get("segmentation"))
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return max((float(part.max()) for part in parts if part.size), default=None)
+
+
+def _parts(segmentation: Any) -> list[np.ndarray]:
+    """The polygons (P, 2) of an annotation: lists of x, y, x, y, … or of pairs, or one list."""
+    if not isinstance(segmentation, list):
+        return []
+    if segmentation and not isinstance(segmentation[0], list):
+        segmentation = [segmentation]
+    parts = []
+    for flat in segmentation:
+        numbers = np.array(flat, float).ravel()
+        if len(numbers) % 2 or not np.isfinite(numbers).all():
+            raise ValueError("a polygon of an odd number of values, or of no numbers")
+        parts.append(numbers.reshape(-1, 2))
+    return parts
 
 
 def _read_listing(
@@ -111,28 +151,42 @@ def _read_listing(
     pictures: Pictures,
     found: dict[str, Photograph],
     notes: Notes,
-) -> None:
+) -> bool:
+    """Add a file's photographs and annotations; whether some could not be found."""
     by_id: dict[Any, Photograph | None] = {}
-    with expected("COCO", listing.place):
-        for image in listing.images:
-            if image["id"] in by_id:
-                raise DataError(
-                    f"{listing.place}: the image id {image['id']} is there twice: which "
-                    "photograph do its annotations belong to?"
-                )
-            by_id[image["id"]] = _photograph(image, listing, files, pictures, found, notes)
+    for image in listing.images:
+        try:
+            with expected("COCO", listing.place):
+                number = _id(image["id"])
+                if number in by_id:
+                    raise OddValueError(
+                        f"the image id {number} is there twice: which photograph do its "
+                        "annotations belong to?"
+                    )
+        except DataError as error:
+            if "twice" in str(error):
+                raise
+            why = str(error).removeprefix(f"{listing.place}: ")
+            notes.slip("image entry", why, listing.place)
+            continue
+        by_id[number] = _photograph(image, listing, files, pictures, found, notes)
+    missing = None in by_id.values()
     if listing.normalised:
         notes.remark(
             f"{listing.place}: its coordinates are shares of width and height: scaled to pixels"
         )
     for item in listing.annotations:
-        with expected("COCO", listing.place):
-            owner = item["image_id"]
+        place = f"{listing.place}, annotation {item.get('id')}"
+        try:
+            owner = _id(item.get("image_id"))
+        except OddValueError:
+            owner = None
         if owner not in by_id:
-            why = f"of an image that {listing.path} does not list"
-            notes.slip("annotation", why, f"{listing.place}, annotation {item.get('id')}")
+            notes.slip("annotation", f"of an image that {listing.path} does not list", place)
+            missing = True
         elif by_id[owner] is not None:
             _add(by_id[owner], item, listing, notes)
+    return missing
 
 
 def _photograph(
@@ -144,14 +198,14 @@ def _photograph(
     notes: Notes,
 ) -> Photograph | None:
     """The photograph of an image's entry, one for all files that list it; None: not there."""
-    name = str(image["file_name"])
+    name = str(image.get("file_name"))
     path = pictures.find(name, listing.path)
     if path is None:
         why = f"listed in {listing.path}, but not there"
         notes.slip("photograph", why, f"{listing.place}, {name}")
         return None
-    height, width = image.get("height"), image.get("width")
-    size = None if height is None or width is None else (int(height), int(width))
+    height, width = side(image.get("height")), side(image.get("width"))
+    size = (height, width) if height and width else None
     photograph = found.setdefault(path, Photograph(path, files[path], size=size))
     if size and photograph.size and size != photograph.size:
         raise DataError(
@@ -186,46 +240,46 @@ def _add(photograph: Photograph, item: dict[str, Any], listing: _Listing, notes:
     place = f"{listing.place}, annotation {item.get('id')}"
     try:
         with expected("COCO", place):
-            category = item["category_id"]
+            category = _id(item["category_id"])
             if category not in listing.names:
                 raise DataError(
                     f"{place}: is of category {category}, which the file's categories do not list"
                 )
-            draw = _outline(item.get("segmentation"), listing.normalised, place)
+            draw = _outline(item.get("segmentation"), listing.normalised, place, notes)
             photograph.regions.append(Region(listing.names[category], draw, place))
     except DataError as error:
         notes.slip("annotation", str(error).removeprefix(f"{place}: "), place)
         photograph.unread += 1
 
 
-def _outline(segmentation: Any, normalised: bool, place: str) -> partial:
+def _outline(segmentation: Any, normalised: bool, place: str, notes: Notes) -> partial:
     """What draws an annotation's polygons or run lengths."""
     if isinstance(segmentation, dict):
         return partial(_run_lengths, segmentation, place)
     if not segmentation:
-        raise DataError(
-            f"{place}: a box without an outline: export polygons or masks, not boxes alone"
-        )
-    for flat in segmentation:
-        numbers = isinstance(flat, list) and all(isinstance(x, int | float) for x in flat)
-        if not numbers or len(flat) < 6 or len(flat) % 2 or not np.isfinite(flat).all():
-            raise DataError(f"{place}: a polygon of fewer than 3 points, or not of numbers")
-    return partial(_polygons, segmentation, normalised, place)
+        raise DataError(f"{place}: {BOX}")
+    try:
+        parts = _parts(segmentation)
+    except (TypeError, ValueError, OverflowError):
+        raise DataError(f"{place}: a polygon whose points are no pairs of numbers") from None
+    good = [part for part in parts if len(part) > 2]
+    if not good:
+        raise DataError(f"{place}: a polygon of fewer than 3 points")
+    if len(good) < len(parts):
+        notes.leave_out("part of an annotation", "a polygon of fewer than 3 points", place)
+    return partial(_polygons, good, normalised, place)
 
 
 def _polygons(
-    polygons: list[list[float]], normalised: bool, place: str, height: int, width: int
+    polygons: list[np.ndarray], normalised: bool, place: str, height: int, width: int
 ) -> np.ndarray:
-    points = [np.array(flat, float).reshape(-1, 2) for flat in polygons]
-    if normalised:
-        points = [share * (width, height) for share in points]
-    return fill(points, height, width, place)
+    scale = (width, height) if normalised else (1, 1)
+    return fill([points * scale for points in polygons], height, width, place)
 
 
 def fill(polygons: Sequence[np.ndarray], height: int, width: int, place: str) -> np.ndarray:
     """Fill polygons (P, 2), x and y in pixels, as pycocotools does: bool (height, width)."""
-    every = np.concatenate(polygons)
-    if every.max(axis=0).min() < 0 or (every.min(axis=0) >= (width, height)).any():
+    if max(abs(points).max() for points in polygons) > FARTHEST:
         raise DataError(f"{place}: a polygon outside the photograph's {width}×{height} pixels")
     runs = require("pycocotools.mask", "formats")
     coded = runs.frPyObjects([points.ravel().tolist() for points in polygons], height, width)
@@ -244,16 +298,16 @@ def _run_lengths(coded: dict[str, Any], place: str, height: int, width: int) -> 
     """Decode run lengths, of either kind; bool (height, width)."""
     runs = require("pycocotools.mask", "formats")
     with expected("COCO", place):
-        size = [int(side) for side in coded["size"]]
+        size = [side(length) for length in coded["size"]]
         counts = coded["counts"]
         packed = isinstance(counts, str)
         lengths = _unpacked(counts) if packed else [int(count) for count in counts]
     if size != [height, width]:
         raise DataError(
-            f"{place}: run lengths of {size[-1]}×{size[0]} pixels, the photograph has "
-            f"{width}×{height}"
+            f"{place}: run lengths of {' × '.join(map(str, size))} pixels (height first), the "
+            f"photograph has {height} × {width}"
         )
-    if sum(lengths) != height * width or min(lengths) < 0:
+    if sum(lengths) != height * width or min(lengths, default=0) < 0:
         raise DataError(f"{place}: run lengths that do not add up to {width}×{height} pixels")
     whole = {"size": size, "counts": counts if packed else lengths}
     return _decoded(whole if packed else runs.frPyObjects(whole, height, width))
@@ -276,34 +330,45 @@ def _unpacked(counts: str) -> list[int]:
 
 
 def _add_unlisted(
-    files: Files, root: object, found: dict[str, Photograph], options: Options, notes: Notes
+    files: Files,
+    root: object,
+    found: dict[str, Photograph],
+    options: Options,
+    notes: Notes,
+    *,
+    missing: bool,
 ) -> None:
-    for path in sorted(files):
-        if not path.lower().endswith(IMAGE_SUFFIXES) or path in found:
-            continue
-        if options.unlisted == "free":
-            split = folder_subset(path)
-            group = original_name(path)
-            found[path] = Photograph(path, files[path], split=split, group=group)
-            notes.remark("photographs that no JSON file lists are taken as defect-free")
-        else:
+    """Add the photographs that no file lists, if wanted; missing: some may have annotations."""
+    paths = unannotated(files, found, root, notes)
+    if options.unlisted != "free":
+        for path in paths:
             why = "listed in no JSON file (--unlisted free takes such as defect-free)"
             notes.leave_out("photograph", why, f"{root}/{path}")
+        return
+    if paths and missing:
+        raise DataError(
+            f"{root}/{paths[0]}: cannot be taken as defect-free, since some JSON file or listed "
+            f"photograph was not found and may be its own: {'; '.join(notes.left_out)}"
+        )
+    for path in paths:
+        found[path] = Photograph(path, files[path])
+    if paths:
+        notes.remark(f"{counted(len(paths), 'photograph')} in no JSON file taken as defect-free")
 
 
-def _classes(listings: Sequence[_Listing], notes: Notes) -> list[str]:
-    """One class list for all files: the names in use by their lowest id."""
-    ids: dict[str, Any] = {}
-    unused: set[str] = set()
+def _classes(listings: Sequence[_Listing]) -> list[str]:
+    """One class list for all files, by their lowest id; those in use first take a name's id."""
+    used: dict[str, tuple[str, Any]] = {}
+    listed: dict[str, tuple[str, Any]] = {}
     parents = set().union(*(listing.parents for listing in listings))
     for listing in listings:
         for number, name in listing.names.items():
-            if number in listing.used and reserved(name) is None:
-                ids[name] = min(number, ids.get(name, number))
-            else:
-                unused.add(name)
-    for name in sorted(unused - ids.keys()):
-        if name not in parents and reserved(name) is None:
-            why = "without an annotation (--classes FILE keeps it in its place)"
-            notes.leave_out("class", why, name)
-    return sorted(ids, key=lambda name: (ids[name], name))
+            if reserved(name) is not None:
+                continue
+            rank = (type(number).__name__, number)
+            into = used if number in listing.used else listed
+            into[name] = min(rank, into.get(name, rank))
+    for name, rank in listed.items():
+        if name not in used and name not in parents:  # a root is no class
+            used[name] = rank
+    return sorted(used, key=lambda name: (used[name], name))

@@ -6,20 +6,24 @@ from typing import Any
 
 import numpy as np
 
-from dlilib.data.class_names import BACKGROUND
+from dlilib.data.class_names import plain_list, reserved
 from dlilib.data.files import DataError, Files, read_text
 from dlilib.data.formats.annotations import (
     Annotations,
     Notes,
+    OddValueError,
     Options,
     Photograph,
+    Pictures,
     Region,
     class_name,
     expected,
+    plain,
+    unannotated,
 )
-from dlilib.data.formats.coco import fill, original_name
+from dlilib.data.formats.coco import BOX, fill
 from dlilib.data.images import IMAGE_SUFFIXES
-from dlilib.data.subsets import folder_subset
+from dlilib.data.subsets import SUBSETS, WORDS, subset_named
 from dlilib.extras import require
 
 LISTS = ("classes.txt", "obj.names", "labels.txt")  # of names 0..K-1, where there is no data.yaml
@@ -27,84 +31,126 @@ LISTS = ("classes.txt", "obj.names", "labels.txt")  # of names 0..K-1, where the
 
 def read(files: Files, root: object, options: Options, notes: Notes) -> Annotations:
     """Read images/…, labels/… and data.yaml, as Ultralytics, Roboflow and CVAT write them."""
-    names = options.classes or _names(files, root)
-    labels = {path: path for path in files if path.lower().endswith(".txt")}
-    photographs = []
-    used = set()
-    for path in sorted(files):
-        if not path.lower().endswith(IMAGE_SUFFIXES):
+    table = _table(files, root)
+    names = _names(files, root, options, table)
+    pictures = Pictures(files)
+    found: dict[str, Photograph] = {}
+    for path in sorted(path for path in files if _is_label_file(path)):
+        image = _image_of(pictures, path)
+        if image is None:
+            if "labels" in map(plain, PurePosixPath(path).parts[:-1]):
+                notes.slip("label file", "without a photograph of its name", f"{root}/{path}")
             continue
-        photograph = Photograph(
-            path, files[path], split=folder_subset(path), group=original_name(path)
-        )
-        photographs.append(photograph)
-        listed = next((label for label in _label_files(path) if label in labels), None)
-        if listed is not None:
-            used.add(listed)
-            _read_lines(files, root, listed, names, photograph, notes)
-    if not used:
+        if image in found:
+            raise DataError(f"{root}/{path}: is of {image}, as another label file is")
+        found[image] = Photograph(image, files[image])
+        _read_lines(files, root, path, names, found[image], notes)
+    if not found:
         raise DataError(
-            f"{root}: has no label file labels/<name>.txt for any of its {len(photographs)} "
-            "photographs images/<name>"
+            f"{root}: has no label file labels/<name>.txt of a photograph images/<name>.jpg"
         )
-    for path in sorted(set(labels) - used):
-        *folders, name = PurePosixPath(path).parts
-        if "labels" in folders and name not in LISTS:
-            notes.slip("label file", "without a photograph of that name", f"{root}/{path}")
-    classes = [name for name in names if name.casefold() not in BACKGROUND]
-    return Annotations(photographs, classes, len(used))
+    used = len(found)
+    for path in unannotated(files, found, root, notes):
+        found[path] = Photograph(path, files[path])
+    _add_splits(files, root, found, table)
+    classes = [name for name in names.values() if reserved(name) is None]
+    return Annotations(list(found.values()), classes, used)
 
 
-def _label_files(path: str) -> list[str]:
-    """Where the label file of a photograph may lie: labels/ for its last images/, or beside it."""
-    parts = list(PurePosixPath(path).with_suffix(".txt").parts)
-    beside = "/".join(parts)
-    for k in range(len(parts) - 2, -1, -1):
-        if parts[k] == "images":
-            return ["/".join([*parts[:k], "labels", *parts[k + 1 :]]), beside]
-    return [beside]
+def _is_label_file(path: str) -> bool:
+    name = PurePosixPath(path).name
+    return path.lower().endswith(".txt") and name not in LISTS and not _is_split(path)
 
 
-def _names(files: Files, root: object) -> tuple[str, ...]:
-    """The names of the classes 0..K-1."""
-    tables = sorted(path for path in files if path.lower().endswith((".yaml", ".yml")))
-    for path in tables:
-        found = _names_in_yaml(files, root, path)
-        if found:
-            return found
+def _is_split(path: str) -> bool:
+    """Whether a text file lists the photographs of a subset, as train.txt does."""
+    name = PurePosixPath(path)
+    return name.suffix.lower() == ".txt" and bool(subset_named(name.stem)) and len(name.parts) < 3
+
+
+def _image_of(pictures: Pictures, path: str) -> str | None:
+    """The photograph of a label file: that of its name, in images/ for labels/."""
+    parts = [
+        "images" if plain(part) == "labels" else part for part in PurePosixPath(path).parts[:-1]
+    ]
+    name = PurePosixPath(path).name[: -len(".txt")]
+    return pictures.find_stem(name, "/".join([*parts, name]))
+
+
+def _table(files: Files, root: object) -> dict[str, Any]:
+    """What the data set's YAML file says, that nearest the top; nothing where there is none."""
+    tables = [path for path in files if path.lower().endswith((".yaml", ".yml"))]
+    contents = []
+    for path in sorted(tables, key=lambda path: (path.count("/"), path)):
+        if contents and path.count("/") > contents[0][0].count("/"):
+            break
+        yaml = require("yaml", "formats")
+        try:
+            content = yaml.safe_load(read_text(files, root, path))
+        except yaml.YAMLError:
+            raise DataError(f"{root}/{path}: not readable as YAML") from None
+        if isinstance(content, dict) and content.get("names"):
+            contents.append((path, content))
+    if len(contents) > 1 and any(c["names"] != contents[0][1]["names"] for _, c in contents):
+        raise DataError(
+            f"{root}/{contents[0][0]}: and {contents[1][0]} name different classes: remove one"
+        )
+    return {**contents[0][1], "place": f"{root}/{contents[0][0]}"} if contents else {}
+
+
+def _names(files: Files, root: object, options: Options, table: dict[str, Any]) -> dict[int, str]:
+    """The names of the classes by their numbers."""
+    if table:
+        with expected("YOLO", table["place"]):
+            return _names_in(table["names"])
     lists = sorted(path for path in files if PurePosixPath(path).name in LISTS)
-    if not lists:
-        raise DataError(
-            f"{root}: no data.yaml (nor {', '.join(LISTS)}) names the classes; name them by "
-            "--classes FILE, a line each, the class of number 0 first"
-        )
-    lines = read_text(files, root, lists[0]).splitlines()
-    return tuple(line.strip() for line in lines if line.strip())
+    if lists:
+        return plain_list(read_text(files, root, lists[0]), f"{root}/{lists[0]}")
+    if options.numbered:
+        return dict(enumerate(options.numbered))
+    raise DataError(
+        f"{root}: no data.yaml (nor {', '.join(LISTS)}) names the classes; name them by "
+        "--classes FILE, a line each, the class of number 0 first"
+    )
 
 
-def _names_in_yaml(files: Files, root: object, path: str) -> tuple[str, ...] | None:
-    yaml = require("yaml", "formats")
-    place = f"{root}/{path}"
-    try:
-        content = yaml.safe_load(read_text(files, root, path))
-    except yaml.YAMLError as error:
-        raise DataError(f"{place}: not readable as YAML: {error}") from None
-    names: Any = content.get("names") if isinstance(content, dict) else None
-    if not names:
-        return None
-    with expected("YOLO", place):
-        if isinstance(names, dict):
-            if sorted(names) != list(range(len(names))):
-                raise TypeError(f"names are numbered {list(names)}, not 0, 1, 2 and so on")
-            names = [names[number] for number in range(len(names))]
-        return tuple(class_name(name) for name in names)
+def _names_in(names: Any) -> dict[int, str]:
+    if isinstance(names, list):
+        return {number: class_name(name) for number, name in enumerate(names)}
+    if not isinstance(names, dict):
+        raise OddValueError(f"names are {names!r}, neither a list nor numbered")
+    return {int(number): class_name(name) for number, name in names.items()}
+
+
+def _add_splits(
+    files: Files, root: object, found: dict[str, Photograph], table: dict[str, Any]
+) -> None:
+    """Take the split from train.txt and the like, or from the folders that data.yaml names."""
+    named = Pictures(found)
+    for path in sorted(path for path in files if _is_split(path)):
+        for line in read_text(files, root, path).splitlines():
+            listed = PurePosixPath(line.strip())
+            if listed.suffix.lower() in IMAGE_SUFFIXES:
+                image = named.find(line.strip(), path)
+                if image is not None:
+                    found[image].split = subset_named(PurePosixPath(path).stem)
+    for word in WORDS:
+        folder = table.get(word)
+        if not isinstance(folder, str) or folder.lower().endswith(".txt"):
+            continue
+        wanted = [part for part in PurePosixPath(folder).parts if part not in (".", "..", "/")]
+        for path, photograph in found.items():
+            parts = list(PurePosixPath(path).parts[:-1])
+            inside = any(parts[k : k + len(wanted)] == wanted for k in range(len(parts)))
+            if wanted and inside and photograph.split not in SUBSETS:
+                photograph.split = subset_named(word)
 
 
 def _read_lines(
     files: Files,
     root: object,
     path: str,
-    names: tuple[str, ...],
+    names: dict[int, str],
     photograph: Photograph,
     notes: Notes,
 ) -> None:
@@ -119,25 +165,26 @@ def _read_lines(
             photograph.unread += 1
 
 
-def _region(words: list[str], names: tuple[str, ...], place: str) -> Region:
+def _region(words: list[str], names: dict[int, str], place: str) -> Region:
     with expected("YOLO", place):
-        number, shares = int(words[0]), np.array(words[1:], float)
-    if not 0 <= number < len(names):
-        raise DataError(
-            f"{place}: is of class {number}; the names are those of 0..{len(names) - 1}"
-        )
+        number, shares = float(words[0]), np.array(words[1:], float)
+    if number not in names:
+        raise DataError(f"{place}: is of class {number:g}, which no name is given for: {names}")
     if len(shares) == 4:
+        raise DataError(f"{place}: {BOX}")
+    if len(shares) < 6:
+        raise DataError(f"{place}: a polygon of fewer than 3 points")
+    if len(shares) % 2:
         raise DataError(
-            f"{place}: a box without an outline: export polygons or masks, not boxes alone"
+            f"{place}: an odd number of coordinates (a confidence at the end? Export labels, not "
+            "predictions)"
         )
-    if len(shares) < 6 or len(shares) % 2 or not np.isfinite(shares).all():
-        raise DataError(f"{place}: a polygon of fewer than 3 points, or not of numbers")
-    if abs(shares).max() > 2:
+    far = shares[~(abs(shares) <= 2)]
+    if len(far):
         raise DataError(
-            f"{place}: has the coordinate {shares.max():g}; they are shares of width and height, "
-            "0 to 1"
+            f"{place}: has the coordinate {far[0]:g}; they are shares of width and height, 0 to 1"
         )
-    return Region(names[number], partial(_pixels, shares.reshape(-1, 2), place), place)
+    return Region(names[int(number)], partial(_pixels, shares.reshape(-1, 2), place), place)
 
 
 def _pixels(shares: np.ndarray, place: str, height: int, width: int) -> np.ndarray:
