@@ -4,6 +4,7 @@ import os
 import re
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -80,6 +81,8 @@ def data(
             raise typer.BadParameter("folder needs --root")
         options = {"masks": masks, "mask_suffix": mask_suffix}
         tiles = from_folder(root, size, tile=tile, value_range=value_range, **options)
+    elif (masks, mask_suffix, tile, value_range) != ("nearest", "", None, None):
+        raise typer.BadParameter("--masks, --mask-suffix, --tile and --range are of a folder")
     else:
         tiles = datasets.load(name.replace("magnetic-tiles", "magnetic_tiles"), root, size)
     print(f"{tiles.source}: {len(tiles)} images of {len(tiles.groups.unique())} parts")
@@ -333,8 +336,14 @@ def _in_words(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 2 * 3600 else f"{seconds / 3600:.1f} hours"
 
 
+def _show_warning(message: Warning | str, *where: object, **more: object) -> None:
+    """Show a warning as the command's own words, without the place in the code."""
+    print(f"dli: {message}", file=sys.stderr)
+
+
 def main() -> None:
     """Run the command; errors that the user can correct are one line, not a traceback."""
+    warnings.showwarning = _show_warning
     try:
         app()
     except SystemExit as end:

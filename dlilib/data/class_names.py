@@ -5,20 +5,29 @@ import re
 from dlilib.data.files import DataError, Files, read_text
 from dlilib.tiles import IGNORE, check_classes
 
-BACKGROUND = {"background", "_background_", "__background__"}
+BACKGROUND = {
+    *("background", "_background_", "__background__", "bg", "unlabeled", "unlabelled"),
+    *("good", "ok"),  # no defect either
+}
 IGNORED = {"ignore", "_ignore_", "__ignore__", "ignored"}
 # what a folder's class list may be called, the first one found is read
 CLASS_LISTS = ("classes.txt", "_classes.csv")
 LABEL_MAP = "labelmap.txt"  # CVAT's list of classes and their colours
 BORDER = (224, 224, 192)  # red, green and blue of what VOC's masks ignore
 NUMBERED = re.compile(r"(\d+)\s*[:,;]\s*(.+)")  # "1: dent"
+COUNTED = re.compile(r"(\d+)(?:\s*[=.)\-]\s*|\s+)(.+)")  # "1 dent", if the numbers are 0, 1, 2, …
+NAMED = re.compile(r"(.+?)\s*[:,;=]\s*(\d+)")  # "dent: 1"
+HEADS = re.compile(
+    r"(pixel value|index|id|value|number)\s*[,;\t]\s*(class|name|label).*|names:?", re.I
+)
+INVISIBLE = "\u200b\ufeff\u2060"
 
 Colour = tuple[int, int, int]
 
 
 def reserved(name: str) -> int | None:
     """The mask value that a name stands for: 0 background, 255 ignored, None for a class."""
-    word = name.strip().casefold()
+    word = name.strip().strip("\"'").casefold()
     if word in BACKGROUND:
         return 0
     return IGNORE if word in IGNORED else None
@@ -33,12 +42,10 @@ def class_list(text: str, place: str) -> list[str]:
     Raises:
         DataError: A line cannot be meant so; the message names it.
     """
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    if lines and re.fullmatch(r"pixel value\s*,\s*class", lines[0], re.IGNORECASE):
-        lines = lines[1:]  # the head of Roboflow's table
-    found = [NUMBERED.fullmatch(line) for line in lines]
-    if lines and all(found):
-        names = _numbered({int(match[1]): match[2].strip() for match in found}, len(lines), place)
+    lines = _lines(text)
+    numbered = _numbers(lines)
+    if numbered is not None:
+        names = _numbered(dict(numbered), len(lines), place)
     else:
         names = _leading(lines)
     for name in names:
@@ -50,14 +57,40 @@ def class_list(text: str, place: str) -> list[str]:
     return names
 
 
+def _lines(text: str) -> list[str]:
+    """The lines that name something, without what cannot be seen, comments and a table's head."""
+    lines = [line.strip().strip(INVISIBLE).strip() for line in text.splitlines()]
+    lines = [line for line in lines if line and not line.startswith("#")]
+    return lines[1:] if lines and HEADS.fullmatch(lines[0]) else lines
+
+
+def _numbers(lines: list[str]) -> list[tuple[int, str]] | None:
+    """Numbers and names where all lines are numbered, else None."""
+    found = [NUMBERED.fullmatch(line) for line in lines]
+    if lines and all(found):
+        return [(int(match[1]), match[2].strip()) for match in found]
+    for pattern, number, name in ((COUNTED, 1, 2), (NAMED, 2, 1)):
+        found = [pattern.fullmatch(line) for line in lines]
+        if lines and all(found):
+            numbers = [int(match[number]) for match in found]
+            if [n for n in numbers if n != IGNORE] in (
+                list(range(len(numbers))),
+                list(range(1, len(numbers) + 1)),
+                list(range(len(numbers) - 1)),
+                list(range(1, len(numbers))),
+            ):
+                return [(n, match[name].strip()) for n, match in zip(numbers, found, strict=True)]
+    return None
+
+
 def plain_list(text: str, place: str) -> dict[int, str]:
     """Read a list of names 0..K-1, a line each, numbered or not: number -> name."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    found = [NUMBERED.fullmatch(line) for line in lines]
-    if lines and all(found) and [int(match[1]) for match in found] == list(range(len(lines))):
-        return {int(match[1]): match[2].strip() for match in found}
+    lines = _lines(text)
     if not lines:
         raise DataError(f"{place}: names no class")
+    numbered = _numbers(lines)
+    if numbered is not None and numbered[0][0] == 0:
+        return dict(numbered)
     return dict(enumerate(lines))
 
 
@@ -101,6 +134,22 @@ def read_class_list(files: Files, root: object, name: str) -> list[str]:
     """
     place = f"{root}/{name}"
     return checked(class_list(read_text(files, root, name), place), place)
+
+
+def find_class_list(files: Files, root: object) -> str | None:
+    """The path of the folder's class list, at its top or one for each of its folders.
+
+    Raises:
+        DataError: There are several that differ.
+    """
+    for name in CLASS_LISTS:
+        paths = [path for path in sorted(files) if path == name or path.endswith(f"/{name}")]
+        paths = [name] if name in paths else [path for path in paths if path.count("/") == 1]
+        if len({read_text(files, root, path) for path in paths}) > 1:
+            raise DataError(f"{root}/{paths[0]}: and {paths[1]} differ: which names the classes?")
+        if paths:
+            return paths[0]
+    return None
 
 
 def checked(names: list[str], place: str) -> list[str]:

@@ -27,7 +27,7 @@ from dlilib.data.formats.annotations import (
     tell_unread,
 )
 from dlilib.data.images import deep_values, image_size, read_image
-from dlilib.data.subsets import SUBSETS, folder_subset
+from dlilib.data.subsets import SUBSETS, folder_subset, original_name
 from dlilib.patches import check_patch, corners
 from dlilib.tiles import FREE, IGNORE, MOST_CLASSES, TileSet
 
@@ -122,7 +122,7 @@ def convert(
     tell_unread(files, root, notes)
     for photograph in found.photographs:
         photograph.split = photograph.split or folder_subset(photograph.path)
-        photograph.group = photograph.group or coco.original_name(photograph.path)
+        photograph.group = photograph.group or original_name(photograph.path)
     # every mask is drawn before anything is written, so that an error leaves nothing behind
     drawn = _draw_all(found, options, notes, root)
     stems = _flat_names([image.photograph.path for image in drawn.images], root)

@@ -42,18 +42,18 @@ def open_files(root: Path) -> Files:
 
 def _in_folder(root: Path) -> Files:
     top = root.resolve()
-    paths = []
-    seen = {top}  # folders, for links may lead round in circles
-    for folder, folders, names in os.walk(root, followlinks=True):
-        entries = [Path(folder) / name for name in (*folders, *names)]
-        for path in entries:
-            # Path.resolve raises on a loop
-            if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(top):
+    paths: list[Path] = []
+    todo = [(root, (top,))]  # folders, each with where it really lies and those above it
+    while todo:
+        folder, above = todo.pop()
+        for path in folder.iterdir():
+            real = Path(os.path.realpath(path))  # Path.resolve raises on a loop
+            if path.is_symlink() and not real.is_relative_to(top):
                 raise DataError(f"{path}: a link that leaves {root}")
-        new = {name: Path(os.path.realpath(Path(folder) / name)) for name in folders}
-        folders[:] = [name for name, real in new.items() if real not in seen]
-        seen |= set(new.values())
-        paths += [path for path in entries if not path.is_dir()]
+            if not path.is_dir():
+                paths.append(path)
+            elif real not in above:  # a link may lead round in circles
+                todo.append((path, (*above, real)))
     return {path.relative_to(root).as_posix(): path.read_bytes for path in sorted(paths)}
 
 
@@ -62,7 +62,7 @@ def _in_zip(root: Path) -> Files:
         archive = zipfile.ZipFile(root)
     except (zipfile.BadZipFile, NotImplementedError) as error:
         if root.suffix.lower() != ".zip":
-            raise DataError(f"{root}: neither a folder nor a zip; name the folder of it") from None
+            raise DataError(f"{root}: not a readable zip, nor a folder: name its folder") from None
         raise DataError(f"{root}: not a readable zip (truncated?): {error}") from None
     readers: Files = {}
     for entry in archive.infolist():
@@ -104,7 +104,7 @@ def read_text(files: Files, root: str | Path, name: str) -> str:
     try:
         return files[name]().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DataError(f"{root}/{name}: not UTF-8 text: {error}") from None
+        raise DataError(f"{root}/{name}: not UTF-8 text (byte {error.start})") from None
 
 
 def digest(content: bytes) -> str:

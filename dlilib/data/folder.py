@@ -14,11 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dlilib.checks import is_count
 from dlilib.data.class_names import (
-    CLASS_LISTS,
     LABEL_MAP,
     checked,
     classes_of,
+    find_class_list,
     read_class_list,
     read_label_map,
 )
@@ -36,7 +37,7 @@ from dlilib.data.images import (
 )
 from dlilib.data.layout import TABLE, Layout, class_folders, find_layout, open_folder
 from dlilib.data.mask_files import ClassFolders, ColourMasks, IndexMasks
-from dlilib.data.subsets import SUBSETS, subset_named
+from dlilib.data.subsets import SUBSETS, original_name, subset_named
 from dlilib.patches import check_patch, corners
 from dlilib.tiles import IGNORE, TileSet, defective, labels_of
 
@@ -119,8 +120,10 @@ def from_folder(
         >>> tiles.counts()
     """
     patch = _check_arguments(size, resize, masks, tile, free_patches, value_range)
-    if most is not None and most < 1:
+    if most is not None and not is_count(most):
         raise ValueError(f"most must be a number of images, got {most!r}")
+    if not isinstance(mask_suffix, str):
+        raise ValueError(f"mask_suffix must be a text, got {mask_suffix!r}")
     files = open_folder(root)
     layout = find_layout(files, root, mask_suffix)
     names = tuple(sorted(layout.images))
@@ -144,7 +147,8 @@ def from_folder(
         found = _Found(images, marks, sizes, names, np.arange(len(names)))
     _check_ignored(found, [reader.paths(name) for name in names], root)
     used = [path for name in names for path in (layout.images[name], *reader.paths(name))]
-    used += [path for path in (*CLASS_LISTS, TABLE, LABEL_MAP) if path in files]
+    lists = (find_class_list(files, root), TABLE, LABEL_MAP)
+    used += [path for path in lists if path in files]
     hashes = {path: digest(files[path]()) for path in used}
     parts = _with_twins(table.parts, [hashes[layout.images[name]] for name in names])
     tiles = TileSet(
@@ -245,11 +249,13 @@ def _check_arguments(
     """Check what `from_folder` was given; return the patches' side and overlap."""
     if size is not None:
         check_size(size, resize, masks)
-    if free_patches is not None and (tile is None or free_patches < 0):
+    natural = isinstance(free_patches, int) and free_patches >= 0
+    if free_patches is not None and (tile is None or not natural):
         raise ValueError(f"free_patches must be 0 or more, with tile, got {free_patches!r}")
     if value_range is not None:
-        low, high = value_range
-        if not 0 <= low < high < 2**16:
+        pair = isinstance(value_range, tuple | list) and len(value_range) == 2
+        whole = pair and all(isinstance(value, int) for value in value_range)
+        if not whole or not 0 <= value_range[0] < value_range[1] < 2**16:
             raise ValueError(f"value_range must be (low, high) in 0..65535, got {value_range!r}")
     return None if tile is None else check_patch(tile)
 
@@ -263,7 +269,7 @@ def _mask_reader(
     files: Files, root: str | Path, layout: Layout, given: Sequence[str] | None
 ) -> tuple[list[str], IndexMasks | ClassFolders | ColourMasks]:
     """The classes 1..K, and what reads the masks."""
-    listed = next((name for name in CLASS_LISTS if name in files), None)
+    listed = find_class_list(files, root)
     classes = read_class_list(files, root, listed) if listed else None
     if given is not None:
         if classes not in (None, list(given)):
@@ -389,6 +395,8 @@ def _cut(
         for top, left in found.tolist()
     ]
     of = np.repeat(np.arange(len(names)), [len(found) for found in places])
+    if not patches:
+        raise DataError(f"{layout.images[names[0]]}: no patch of any image is left")
     return _Found(images, masks, torch.tensor(sizes, device="cpu"), tuple(patches), of)
 
 
@@ -448,19 +456,23 @@ def _table(files: Files, root: str | Path, layout: Layout, names: Sequence[str])
     """Read tiles.csv, or take each image for its own part."""
     folders = [layout.subsets[name] for name in names]
     if TABLE not in files:
-        return _Table(np.arange(len(names)), folders)
+        originals = [original_name(layout.images[name]) or f"{name}/" for name in names]
+        _, first, parts = np.unique(originals, return_index=True, return_inverse=True)
+        return _Table(first.argsort().argsort()[parts], folders)  # numbered as they come
     place = f"{root}/{TABLE}"
     try:
-        rows = list(csv.DictReader(read_text(files, root, TABLE).splitlines()))
+        table = csv.reader(read_text(files, root, TABLE).splitlines())
+        head = [word.strip().casefold() for word in next(table, [])]
+        rows = [dict(zip_longest(head, row)) for row in table if row]
     except csv.Error as error:
         raise DataError(f"{place}: not a table ({error})") from None
     if not rows or not {"image", "tile"} <= rows[0].keys():
-        raise DataError(f"{place}: needs the columns image,tile")
+        raise DataError(f"{place}: needs the columns image,tile, has {','.join(head)!r}")
     listed: dict[str, str] = {}
     subsets: dict[str, str] = {}
     for row in rows:
-        image = unicodedata.normalize("NFC", row["image"])
-        tile, word = row["tile"], (row.get("split") or "").strip()
+        image = unicodedata.normalize("NFC", row["image"] or "")
+        tile, word = (row["tile"] or "").strip(), (row.get("split") or "").strip()
         if not tile or listed.setdefault(image, tile) != tile:
             raise DataError(f"{place}: image {image!r} needs one tile, got {tile!r}")
         if word and not subset_named(word):

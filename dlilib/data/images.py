@@ -20,7 +20,7 @@ MASK_RESIZES = ("nearest", "any")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 OTHER_PICTURES = (  # photographs that are not read: they must not be lost without a word
     *(".heic", ".heif", ".avif", ".gif", ".jp2", ".jxl", ".raw", ".dng", ".cr2", ".nef", ".arw"),
-    *(".pgm", ".ppm", ".npy", ".svg", ".jfif"),
+    *(".pgm", ".ppm", ".npy", ".svg", ".jfif", ".jpe", ".tga", ".psd", ".exr"),
 )
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")  # formats that keep every value
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
@@ -80,15 +80,39 @@ def deep_values(files: Files, path: str) -> np.ndarray | None:
     found = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     if found is None or found.dtype != np.uint16:
         raise DataError(f"{path}: pixel format {image.mode} is not 8-bit or 16-bit grey or RGB")
+    found = TURNS.get(_orientation(image), np.asarray)(found)
     return found if found.ndim == 2 else found[..., 2::-1]  # OpenCV's order is blue, green, red
 
 
-def read_mask(files: Files, path: str, like: np.ndarray) -> np.ndarray:
+def _orientation(image: Image.Image) -> int:
+    """How a camera was held, 1..8."""
+    return image.getexif().get(ExifTags.Base.Orientation, 1)
+
+
+def _swapped(pixels: np.ndarray) -> np.ndarray:
+    return pixels.swapaxes(0, 1)
+
+
+# Orientation -> what shows an image upright.
+TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    2: lambda pixels: pixels[:, ::-1],
+    3: lambda pixels: pixels[::-1, ::-1],
+    4: lambda pixels: pixels[::-1],
+    5: _swapped,
+    6: lambda pixels: np.rot90(pixels, -1),
+    7: lambda pixels: _swapped(pixels)[::-1, ::-1],
+    8: np.rot90,
+}
+
+
+def read_mask(
+    files: Files, path: str, like: np.ndarray, *, one_channel: bool = False
+) -> np.ndarray:
     """Decode a mask of the size of the image `like`: uint8 (H, W), the values as stored.
 
-    Those of a palette image are its indices.
+    Those of a palette image are its indices. one_channel: refuse grey ones that are stored as RGB.
     """
-    pixels = mask_values(files, path)
+    pixels = mask_values(files, path, one_channel=one_channel)
     check_same_size(pixels, path, like)
     return pixels
 
@@ -102,11 +126,13 @@ def check_same_size(mask: np.ndarray, path: str, like: np.ndarray) -> None:
         )
 
 
-def mask_values(files: Files, path: str) -> np.ndarray:
+def mask_values(files: Files, path: str, *, one_channel: bool = False) -> np.ndarray:
     """Decode a mask: uint8 (H, W), the values as stored, a palette image's indices."""
     mask = _decode(files, path, "mask")
     channels = np.asarray(mask)
-    if mask.mode == "RGB" and (channels == channels[..., :1]).all():  # grey, as BMPs often are
+    if (
+        mask.mode == "RGB" and not one_channel and (channels == channels[..., :1]).all()
+    ):  # grey, as BMPs often are
         return np.ascontiguousarray(channels[..., 0])
     if mask.mode not in ("1", "L", "P"):
         raise DataError(
@@ -234,7 +260,8 @@ def image_sides(files: Files, path: str) -> tuple[int, int]:
     """Height and width of an image, as `read_image` gives it, by its header alone."""
     try:
         image = Image.open(io.BytesIO(files[path]()), formats=FORMATS)
-        turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+        # Pillow turns TIFFs by itself
+        turned = image.format != "TIFF" and _orientation(image) >= 5
     except UNDECODABLE as error:
         raise DataError(f"{path}: unreadable image: {str(error).partition(' <')[0]}") from None
     return image.size if turned else image.size[::-1]

@@ -7,10 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from dlilib.data.class_names import CLASS_LISTS, LABEL_MAP, read_class_list, reserved
+from dlilib.data.class_names import (
+    CLASS_LISTS,
+    LABEL_MAP,
+    find_class_list,
+    read_class_list,
+    reserved,
+)
 from dlilib.data.files import DataError, Files, open_files
 from dlilib.data.images import IMAGE_SUFFIXES, MASK_SUFFIXES, OTHER_PICTURES
-from dlilib.data.subsets import subset_named
+from dlilib.data.subsets import folder_subset, subset_named
 
 TABLE = "tiles.csv"
 MASKS = ("masks", "annotations", "labels", "ground_truth")  # folders of masks, the first one there
@@ -62,7 +68,8 @@ def find_layout(files: Files, root: str | Path, mask_suffix: str) -> Layout:
         subset = place.images.replace("images/", "")
         for stem, path in images.items():
             name = subset + stem if counts[stem] > 1 else stem  # one stem in several subsets
-            found.images[name], found.subsets[name] = path, place.subset
+            found.images[name] = path
+            found.subsets[name] = place.subset or folder_subset(path.removeprefix(place.images))
         for (folder, stem), path in masks.items():
             if stem not in images:
                 raise DataError(f"{root}/{path}: no image of that name in {place.images or root}")
@@ -96,9 +103,16 @@ def _places(files: Files, root: str | Path, mask_suffix: str) -> list[_Place]:
     apart = []
     for name in split:
         found = [masks for masks in MASKS if _has(folders, f"{name}/images/", f"{name}/{masks}/")]
-        if found:
-            apart.append(_Place(f"{name}/images/", f"{name}/{found[0]}/", subset_named(name)))
-    if apart:
+        if found or _has(folders, f"{name}/images/"):  # where no image has a defect, no mask is
+            masks = found[0] if found else "masks"
+            apart.append(_Place(f"{name}/images/", f"{name}/{masks}/", subset_named(name)))
+    if any(_has(folders, place.masks) for place in apart):
+        others = {folder.partition("/")[0] for folder in folders} - set(split)
+        if others:
+            raise DataError(
+                f"{root}/{min(others)}: lies beside {', '.join(split)}, which split the images: "
+                "move it elsewhere, or call it train, val or test"
+            )
         return apart
     if mask_suffix and split:
         return [_Place(f"{name}/", f"{name}/", subset_named(name)) for name in split]
@@ -121,7 +135,8 @@ def _within(files: Files, root: str | Path, masks: str) -> list[_Place]:
     """images/ and masks/, or their folders train, val and test; masks: what that is called."""
     names = [_folders_below(files, "images"), _folders_below(files, masks)]
     subsets = sorted(name for name in set().union(*names) if subset_named(name))
-    if subsets and all(set(subsets) <= found for found in names):
+    inside = {name for name in names[1] if subset_named(name)}
+    if inside and inside <= names[0]:
         loose = [p for p in files if p.count("/") == 1 and p.startswith(("images/", f"{masks}/"))]
         strange = sorted(set().union(*names) - set(subsets)) or sorted(loose)
         if strange:
@@ -142,7 +157,7 @@ def _within(files: Files, root: str | Path, masks: str) -> list[_Place]:
 
 def _check_mirrored(files: Files, root: str | Path, masks: str, mirrored: set[str]) -> None:
     """Raise DataError where folders of masks may be classes, or places as those of the images."""
-    listed = next((name for name in CLASS_LISTS if name in files), None)
+    listed = find_class_list(files, root)
     if not mirrored or (listed and mirrored <= set(read_class_list(files, root, listed))):
         return
     which = min(mirrored)
@@ -169,7 +184,7 @@ def _by_stem(
         # systems differ in how they store an ü
         stem = unicodedata.normalize("NFC", PurePosixPath(path).stem)
         is_mask = path.startswith(place.masks) and (not together or _ends(stem, mask_suffix))
-        if not path.lower().endswith(IMAGE_SUFFIXES):
+        if not path.lower().endswith((*IMAGE_SUFFIXES, *(OTHER_PICTURES if is_mask else ()))):
             continue
         if is_mask:
             _add_mask(masks, path, stem, place, mask_suffix, root)

@@ -92,7 +92,7 @@ def magnetic_tiles(
 
     def read(pair: _Pair) -> tuple[np.ndarray, np.ndarray]:
         image = read_image(files, pair.image)
-        mask = read_mask(files, pair.mask, like=image)
+        mask = read_mask(files, pair.mask, like=image, one_channel=True)
         if pair.folder == "Free" and mask.max() > threshold:
             raise DataError(f"{pair.mask}: marks a defect, but lies in MT_Free")
         thumbnails[pair.image] = _thumbnail(image)

@@ -17,6 +17,7 @@ from dlilib.data.images import (
 from dlilib.tiles import IGNORE
 
 WHITE = 255
+MOST_INSTANCES = 12  # grey levels of one mask that may number instances, where they touch nowhere
 SEAM = 5  # side of the neighbourhood, pixels, in which a soft edge meets both its neighbours
 MOST = 0.9  # of an outline, that a soft edge covers at least
 
@@ -40,7 +41,7 @@ class IndexMasks:
         path = self.found[name]
         mask = read_mask(self.files, path, like=like)
         if self.is_white:
-            return (mask > WHITE // 2).astype(np.uint8)
+            return marked(mask).astype(np.uint8)
         top = int(np.where(mask == IGNORE, 0, mask).max())
         if top > len(self.classes):
             raise DataError(
@@ -57,15 +58,17 @@ class IndexMasks:
     def _check_palette(self, path: str, colours: Mapping[int, Colour]) -> None:
         """Raise DataError where one index has two colours, or one colour two indices."""
         for index, colour in colours.items():
-            if index in (0, IGNORE):
+            if index == IGNORE:
                 continue
             known, where = self._colours.setdefault(index, (colour, path))
             value, there = self._indices.setdefault(colour, (index, path))
             other = ""
             if known != colour:
                 other = f"that of {where} as {known}"
-            elif value != index and there != path and any(colour):
+            elif value != index and there != path and colours.get(0) != colour:
                 other = f"that of {there} class {value}"
+            if colour == (0, 0, 0) and index and any(colours.get(0, (1, 1, 1))):
+                other = "black, which is no background there"
             if other:
                 raise DataError(
                     f"{path}: its palette shows class {index} as {colour}, {other}: some programs "
@@ -130,20 +133,47 @@ class ColourMasks:
 
 
 def is_white(files: Files, paths: Sequence[str]) -> bool:
-    """Whether masks of one class mark it by 255, with or without soft edges, and not by 1."""
+    """Whether masks of one class mark it by white, with or without soft edges, and not by 1.
+
+    Raises:
+        DataError: Some masks mark it by 1 and others by 255.
+    """
     counts = np.zeros(IGNORE + 1, np.int64)
+    by_one, by_white = "", ""
     for path in paths:
-        counts += np.bincount(mask_values(files, path).ravel(), minlength=IGNORE + 1)
-    return bool(counts[WHITE]) and (not counts[1] or bool(counts[2:WHITE].any()))
+        found = np.bincount(mask_values(files, path).ravel(), minlength=IGNORE + 1)
+        counts += found
+        values = set(np.flatnonzero(found[1:]) + 1)
+        by_one = path if values == {1} else by_one
+        by_white = path if values == {WHITE} else by_white
+    levels = np.count_nonzero(counts[2:WHITE])
+    soft = levels > MOST_INSTANCES or bool(levels and counts[WHITE // 2 :].any())
+    if by_one and by_white and not soft:
+        raise DataError(
+            f"{by_one}: marks its defect by 1, {by_white} by 255, which is ignored beside 1: save "
+            "them alike, or put them into a folder of their class, masks/<class>/"
+        )
+    return soft or (bool(counts[WHITE]) and not counts[1])
 
 
 def marked(mask: np.ndarray) -> np.ndarray:
-    """What a mask of one class marks, bool: all above 0, of soft edges the brighter half."""
+    """What a mask of one class marks, bool: all above 0, of soft edges the brighter half.
+
+    Many grey levels are soft edges; a few are the numbers of instances.
+    """
+    levels = np.count_nonzero(np.bincount(mask.ravel(), minlength=IGNORE + 1)[1:])
+    return mask > mask.max() // 2 if levels > MOST_INSTANCES or _has_soft_edge(mask) else mask > 0
+
+
+def _has_soft_edge(mask: np.ndarray) -> bool:
+    """Whether each pixel between 0 and the top lies beside a brighter and a darker one."""
     top = int(mask.max())
-    soft = (mask > 0) & (mask < top)
-    if top > WHITE // 2 and 0 < soft.sum() < (mask == top).sum():
-        return mask > top // 2
-    return mask > 0
+    between = (mask > 0) & (mask < top)
+    if top <= WHITE // 2 or not between.any():
+        return False
+    near = np.ones((3, 3), np.uint8)
+    edge = (cv2.dilate(mask, near) > mask) & (cv2.erode(mask, near) < mask)
+    return bool(edge[between].all())
 
 
 def colour_values(classes: Sequence[str], colours: Mapping[str, Colour]) -> dict[Colour, int]:

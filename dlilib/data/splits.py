@@ -113,6 +113,13 @@ def _as_given(
     for use, images in sides.items():
         if not len(images):
             raise ValueError(f"no image is given to {use}; there are {sorted(set(tiles.given))}")
+    groups = np.asarray(tiles.groups)
+    both = np.isin(groups[np.concatenate([val, test])], groups[train]).sum()
+    if both:
+        warnings.warn(
+            f"{both} images that are given to validation or test show a part that also trains",
+            stacklevel=3,
+        )
     if not free_in_val:
         val = val[labels[val] > 0]
     if fraction < 1:

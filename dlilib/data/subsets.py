@@ -1,4 +1,4 @@
-"""Training, validation and test images as folders and files name them."""
+"""What names of folders and files say: training, validation or test images, and originals."""
 
 import re
 from pathlib import PurePosixPath
@@ -13,6 +13,8 @@ WORDS = {
     "test": "test",
     "testing": "test",
 }
+# Roboflow calls an augmented copy of "part.jpg" "part_jpg.rf.<letters and digits>.jpg".
+ROBOFLOW = re.compile(r"(?:.*/)?(.+)\.rf\.\w+\.\w+")
 SUBSETS = ("train", "val", "test")
 
 
@@ -35,3 +37,9 @@ def subset_of(path: str) -> str:
 def folder_subset(path: str) -> str:
     """The subset that the folders of a file say, else ""."""
     return subset_of(str(PurePosixPath(path).parent))
+
+
+def original_name(path: str) -> str:
+    """The photograph that a file is an augmented copy of, as Roboflow calls it; else ""."""
+    match = ROBOFLOW.fullmatch(path)
+    return match[1] if match else ""

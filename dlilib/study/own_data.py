@@ -120,7 +120,9 @@ def thinned(tiles: TileSet, most: int = MOST_READ) -> TileSet:
     if len(tiles) <= most:
         return tiles
     order = np.random.default_rng(0).permutation(len(tiles))
-    by_label = [order[tiles.labels[order] == label].tolist() for label in range(tiles.num_classes + 1)]
+    by_label = [
+        order[tiles.labels[order] == label].tolist() for label in range(tiles.num_classes + 1)
+    ]
     free, *kinds = by_label
     marked = [k for row in zip_longest(*kinds) for k in row if k is not None]
     marked = marked[: max(most - most // 2, most - len(free))]

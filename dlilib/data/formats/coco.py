@@ -1,6 +1,5 @@
 """COCO: JSON files that list photographs, categories and annotations; filled by pycocotools."""
 
-import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -28,14 +27,12 @@ from dlilib.data.formats.annotations import (
     unannotated,
     whose,
 )
-from dlilib.data.subsets import folder_subset, subset_of
+from dlilib.data.subsets import folder_subset, original_name, subset_of
 from dlilib.extras import require
 
 SHARE = 1.01  # where nearly all coordinates lie below, they are shares of the width and height
 NEARLY_ALL = 0.95
 BOX = "a box without an outline: export polygons or masks, not boxes alone"
-# Roboflow calls an augmented copy of "part.jpg" "part_jpg.rf.<letters and digits>.jpg".
-ROBOFLOW = re.compile(r"(?:.*/)?(.+)\.rf\.\w+\.\w+")
 
 
 @dataclass
@@ -212,7 +209,9 @@ def _photograph(
             f"{listing.place}: says {name} is {_by(size)} pixels, another entry "
             f"{_by(photograph.size)}"
         )
-    photograph.group = original_name(name, image.get("extra"))
+    extra = image.get("extra")
+    said = extra.get("name") if isinstance(extra, dict) else None  # Roboflow's original
+    photograph.group = said if isinstance(said, str) else original_name(name)
     split = subset_of(listing.path) or folder_subset(path)
     if split and photograph.split and split != photograph.split:
         raise DataError(
@@ -225,14 +224,6 @@ def _photograph(
 
 def _by(size: tuple[int, int]) -> str:
     return f"{size[1]}×{size[0]}"
-
-
-def original_name(name: str, extra: Any = None) -> str:
-    """The photograph that a file is an augmented copy of, as Roboflow says it; else ""."""
-    if isinstance(extra, dict) and isinstance(extra.get("name"), str):
-        return extra["name"]
-    match = ROBOFLOW.fullmatch(name)
-    return match[1] if match else ""
 
 
 def _add(photograph: Photograph, item: dict[str, Any], listing: _Listing, notes: Notes) -> None:

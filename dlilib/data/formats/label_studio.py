@@ -20,30 +20,43 @@ from dlilib.data.formats.annotations import (
     Region,
     class_name,
     expected,
+    plain,
 )
 from dlilib.data.images import IMAGE_SUFFIXES, mask_values
 from dlilib.data.mask_files import marked
 from dlilib.data.subsets import folder_subset
 
-STROKE = re.compile(r"task-(\d+)-annotation-(\d+)-by-.*?-tag-(.+)-(\d+)\.png", re.IGNORECASE)
+# The label follows the user and the name of the labelling control, "tag" unless it was changed.
+STROKE = re.compile(r"task-(\d+)-annotation-(\d+)-by-(.+)-(\d+)\.png", re.IGNORECASE)
+CONTROL = "tag"
 UPLOADED = re.compile(r"(?<![^/])[0-9a-f]{8}-")  # what an upload's name begins with
-OUTLINES = ("brushlabels", "polygonlabels", "rectanglelabels", "ellipselabels")
+# Keys of a result that say that something was marked, and its names.
+OUTLINES = (
+    *("brushlabels", "polygonlabels", "rectanglelabels", "ellipselabels", "keypointlabels"),
+    "labels",
+)
+MARKS = ("brush", "polygon", "rectangle", "ellipse", "keypoint", "labels")
 
 
 def read(files: Files, root: object, options: Options, notes: Notes) -> Annotations:
     """Read task-….png files, the photographs, and the project's JSON export."""
+    tasks = _tasks(files, root)
+    controls = {CONTROL} | {
+        result.get("from_name") for _, item, _ in tasks for result in _all(item)
+    }
     strokes: dict[int, list[tuple[int, int, str, str]]] = defaultdict(list)
     for path in sorted(files):
         found = STROKE.fullmatch(PurePosixPath(path).name)
         if found:
-            task, annotation, label, number = found.groups()
-            strokes[int(task)].append((int(annotation), int(number), class_name(label), path))
+            task, annotation, rest, number = found.groups()
+            label = _label_in(rest, controls, f"{root}/{path}")
+            strokes[int(task)].append((int(annotation), int(number), label, path))
     pictures = Pictures({path: files[path] for path in files if not _is_stroke(path)})
     found: dict[str, Photograph | None] = {}  # None: nobody has annotated it
-    tasks = _tasks(files, root)
     for task, item, place in tasks:
         path = _photograph(item, place, pictures, notes)
-        drawn = sorted(strokes.pop(task, []))
+        cancelled = {a.get("id") for a in item.get("annotations") or [] if a.get("was_cancelled")}
+        drawn = [stroke for stroke in sorted(strokes.pop(task, [])) if stroke[0] not in cancelled]
         if path is None:
             continue
         if path in found:
@@ -66,7 +79,8 @@ def read(files: Files, root: object, options: Options, notes: Notes) -> Annotati
     _tell_unlisted(files, found, root, notes)
     photographs = [photograph for photograph in found.values() if photograph]
     labels = {region.label for photograph in photographs for region in photograph.regions}
-    return Annotations(photographs, sorted(labels), len(tasks))
+    used = len({place.rpartition(",")[0] for _, _, place in tasks})
+    return Annotations(photographs, sorted(labels), used)
 
 
 def _is_stroke(path: str) -> bool:
@@ -89,6 +103,34 @@ def _tasks(files: Files, root: object) -> list[tuple[int, dict[str, Any], str]]:
             for item in content if isinstance(content, list) else [content]:
                 tasks.append((int(item["id"]), item, f"{place}, task {item['id']}"))
     return tasks
+
+
+def _label_in(rest: str, controls: set[str], place: str) -> str:
+    """The label in "user-control-label"; the user's name may hold a "-" too."""
+    for control in sorted(filter(None, controls), key=len, reverse=True):
+        _, found, label = rest.partition(f"-{control}-")
+        if found:
+            with expected("Label Studio", place):
+                return class_name(label)
+    raise DataError(
+        f"{place}: of none of the controls {', '.join(sorted(filter(None, controls)))} that the "
+        "JSON export names"
+    )
+
+
+def _all(item: dict[str, Any]) -> list[dict[str, Any]]:
+    """The results of a task's finished annotations, in both kinds of JSON."""
+    found = []
+    for annotation in _annotations(item):
+        lists = [annotation.get("result")]
+        if "result" not in annotation:  # the short kind has a list for each control
+            lists = [
+                [{"from_name": name, "value": mark, "type": ""} for mark in marks]
+                for name, marks in annotation.items()
+                if isinstance(marks, list)
+            ]
+        found += [result for results in lists for result in results or []]
+    return [result for result in found if isinstance(result, dict)]
 
 
 def _annotations(item: dict[str, Any]) -> list[dict[str, Any]]:
@@ -121,18 +163,25 @@ def _file_name(value: str) -> str:
 
 def _check_strokes(photograph: Photograph, item: dict[str, Any], place: str, notes: Notes) -> None:
     """Count the labels that the JSON has and no PNG shows, and several annotators."""
-    finished = _annotations(item)
-    drawn = {region.label for region in photograph.regions}
-    for annotation in finished:
-        for result in annotation.get("result") or []:
-            with expected("Label Studio", place):
-                value = result.get("value") or {}
-                labels = [name for key in OUTLINES for name in value.get(key) or []]
-            for label in set(labels) - drawn:
-                why = f"of {label}, for which there is no PNG: export the brush labels as PNG"
-                notes.slip("annotation", why, place)
-                photograph.unread += 1
-    if len(finished) > 1:
+    names = {plain(region.label).replace("/", "-") for region in photograph.regions}
+    marks = []
+    for result in _all(item):
+        value = result.get("value")
+        value = value if isinstance(value, dict) else {}
+        labels = [str(name) for key in OUTLINES for name in value.get(key) or []]
+        if labels or str(result.get("type", "")).startswith(MARKS):
+            marks.append(labels)
+    for labels in marks:
+        missing = [label for label in labels if plain(label).replace("/", "-") not in names]
+        if missing or not names:
+            what = missing[0] if missing else "an unnamed mark"
+            why = f"of {what}, for which there is no PNG: export the brush labels as PNG"
+            notes.slip("annotation", why, place)
+            photograph.unread += 1
+    short = len(marks) - len(photograph.regions)
+    if names and short > 0 and not photograph.unread:
+        notes.remark(f"{place}: {short} of {len(marks)} marks have no PNG of their own")
+    if len(_annotations(item)) > 1:
         notes.remark("tasks with several annotations: all of them are drawn, one over the other")
 
 

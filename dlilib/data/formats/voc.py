@@ -23,10 +23,9 @@ from dlilib.data.formats.annotations import (
     Pictures,
     Region,
 )
-from dlilib.data.formats.coco import original_name
 from dlilib.data.images import IMAGE_SUFFIXES, MASK_SUFFIXES, mask_values, palette_colours
 from dlilib.data.mask_files import by_colour, check_edges, colour_values
-from dlilib.data.subsets import folder_subset
+from dlilib.data.subsets import folder_subset, subset_named
 from dlilib.tiles import IGNORE
 
 FOLDERS = ("SegmentationClass", "SegmentationClassPNG", "masks")  # of masks; the first one there
@@ -52,19 +51,21 @@ def read(files: Files, root: object, options: Options, notes: Notes) -> Annotati
     masks = _masks(files, folder)
     classes, colours = _classes(files, root, options, masks)
     photographs: dict[str, Photograph] = {}
+    listed = _listed_subsets(files, root)
     images = [path for path in sorted(files) if _is_photograph(path, folder)]
     pictures = Pictures({path: files[path] for path in images})
     for path in masks:
         names = [f"{PurePosixPath(path).stem}{suffix}" for suffix in IMAGE_SUFFIXES]
-        image = next((hit for name in names if (hit := pictures.find(name, path))), None)
+        # folders below those of masks are the same below those of photographs
+        below = ["JPEGImages" if part == folder else part for part in PurePosixPath(path).parts]
+        image = next((hit for name in names if (hit := pictures.find(name, "/".join(below)))), None)
         if image is None:
             notes.slip("mask", "without a photograph of its name", f"{root}/{path}")
             continue
         if image in photographs:
             raise DataError(f"{root}/{path}: is of {image}, as another mask is")
-        photographs[image] = Photograph(
-            image, files[image], split=folder_subset(image), group=original_name(image)
-        )
+        split = listed.get(PurePosixPath(path).stem, "") or folder_subset(image)
+        photographs[image] = Photograph(image, files[image], split=split)
         read_values = partial(_values, files, path, classes, colours)
         _add_regions(photographs[image], read_values, classes, f"{root}/{path}", notes)
     for path in images:
@@ -95,6 +96,12 @@ def _classes(
     maps = [path for path in sorted(files) if PurePosixPath(path).name == LABEL_MAP]
     if maps:
         colours = read_label_map(files, root, maps[0])
+        for other in maps[1:]:
+            if read_label_map(files, root, other) != colours:
+                raise DataError(
+                    f"{root}/{other}: names other colours than {maps[0]}: convert the exports one "
+                    "by one"
+                )
         return classes_of(colours), colours
     lists = [path for path in sorted(files) if PurePosixPath(path).name in LISTS]
     if lists:
@@ -102,13 +109,30 @@ def _classes(
         return class_list(read_text(files, root, lists[0]), place), {}
     if options.classes:
         return list(options.classes), {}
-    own = _palette_of_voc(len(VOC))
-    if all(own.get(k) == c for k, c in palette_colours(files, masks[0]).items() if k != IGNORE):
+    if all(_is_of_voc(files, path) for path in masks):
         return list(VOC), {}
     raise DataError(
         f"{root}: no {LABEL_MAP} (nor {', '.join(LISTS)}) names the classes; name them by "
         "--classes FILE, a line each, the class of value 1 first"
     )
+
+
+def _is_of_voc(files: Files, path: str) -> bool:
+    """Whether a mask has Pascal VOC's palette."""
+    own = _palette_of_voc(len(VOC))
+    colours = palette_colours(files, path)
+    return bool(colours) and all(own.get(k) == colour for k, colour in colours.items())
+
+
+def _listed_subsets(files: Files, root: object) -> dict[str, str]:
+    """Stem -> subset, as ImageSets/…/train.txt and the like list them."""
+    found = {}
+    for path in sorted(files):
+        name = PurePosixPath(path)
+        if "ImageSets" in name.parts and name.suffix == ".txt" and subset_named(name.stem):
+            for line in read_text(files, root, path).split():
+                found[PurePosixPath(line).stem] = subset_named(name.stem)
+    return found
 
 
 def _palette_of_voc(count: int) -> dict[int, Colour]:
