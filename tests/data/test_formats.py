@@ -735,3 +735,156 @@ def test_a_list_of_classes_that_is_not_there_is_named(tmp_path):
     photograph(tmp_path / "in/a.png")
     with pytest.raises(DataError, match=r"names\.txt: a list of classes cannot be read"):
         convert("coco", tmp_path / "in", tmp_path / "out", classes=tmp_path / "names.txt")
+
+
+# What else owners of folders of masks met
+
+
+def test_a_linked_folder_inside_is_read_and_a_circle_is_not_followed(tmp_path):
+    root = folder(tmp_path, {"masks/dent/a.png": square(), "masks/pit/b.png": square()})
+    (root / "masks/dent").rename(root / "a_store")
+    (root / "masks/dent").symlink_to(root / "a_store")
+    (root / "images/again").symlink_to(root / "images")
+    assert from_folder(root, size=None).counts() == {"dent": 1, "pit": 1, "Free": 0}
+
+
+def smoothed(mask, factor):
+    """A mask shrunk smoothly, as resizing programs do."""
+    sides = (mask.shape[1] // factor, mask.shape[0] // factor)
+    return np.asarray(Image.fromarray(mask).resize(sides, Image.Resampling.BILINEAR))
+
+
+def test_of_soft_edges_the_brighter_half_is_marked_also_of_thin_defects(tmp_path):
+    large = np.zeros((2 * HEIGHT, 2 * WIDTH), np.uint8)
+    cv2.line(large, (10, 6), (60, 40), 255, 3)
+    soft = smoothed(large, 2)
+    root = folder(tmp_path, {"masks/scratch/a.png": soft})
+    found = int((from_folder(root, size=None).masks == 1).sum())
+    assert found == int((soft > soft.max() // 2).sum()) < int((soft > 0).sum())
+
+
+def test_instances_of_a_class_are_all_marked(tmp_path):
+    mask = square(85)
+    mask[12:20, 2:10], mask[2:10, 20:28] = 170, 255
+    tiles = from_folder(folder(tmp_path, {"masks/dent/a.png": mask}), size=None)
+    assert int((tiles.masks == 1).sum()) == 3 * 64
+
+
+def test_one_and_white_side_by_side_are_refused(tmp_path):
+    root = folder(tmp_path, {"masks/a.png": square(1), "masks/b.png": square(255)}, "dent\n")
+    with pytest.raises(DataError, match=r"a\.png: marks its defect by 1, masks/b\.png by 255"):
+        from_folder(root, size=None)
+
+
+@pytest.mark.parametrize(
+    "palettes",
+    [[(255, 255, 255, 0, 0, 0)], [(0, 0, 0, 255, 0, 0), (255, 0, 0, 0, 0, 0)]],
+)
+def test_palettes_whose_background_is_no_background_are_refused(tmp_path, palettes):
+    masks = {}
+    for k, palette in enumerate(palettes):
+        image = Image.fromarray(square())
+        image.putpalette(palette)
+        masks[f"masks/{k}.png"] = image
+    with pytest.raises(DataError, match=r"its palette shows class \d as"):
+        from_folder(folder(tmp_path, masks, "dent\n"), size=None)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "0 background\n1 pit\n2 dent",
+        "background: 0\npit: 1\ndent: 2",
+        "id,name\n1,pit\n2,dent",
+        "# ours\npit\ndent",
+        '"background"\npit\ndent',
+        "0. bg\n1. pit\n2. dent",
+    ],
+)
+def test_class_lists_of_other_spellings(text):
+    assert class_list(text, "classes.txt") == ["pit", "dent"]
+
+
+def test_a_class_list_in_each_subset_names_the_classes(tmp_path):
+    for k, subset in enumerate(("train", "valid")):
+        photograph(tmp_path / f"in/{subset}/{k}.jpg", k)
+        Image.fromarray(square(k + 1)).save(tmp_path / f"in/{subset}/{k}_mask.png")
+        (tmp_path / f"in/{subset}/_classes.csv").write_text(
+            "Pixel Value, Class\n0, background\n1, pit\n2, dent\n"
+        )
+    tiles = from_folder(tmp_path / "in", size=None, mask_suffix="_mask")
+    assert tiles.counts() == {"pit": 1, "dent": 1, "Free": 0} and tiles.given == ("train", "val")
+
+
+def test_a_subset_without_masks_of_a_class_is_defect_free(tmp_path):
+    root = folder(tmp_path, {"train/masks/dent/a.png": square()})
+    (root / "images").rename(root / "train/images")
+    photograph(root / "val/images/b.png", 1)
+    tiles = from_folder(root, size=None)
+    assert tiles.counts() == {"dent": 1, "Free": 1} and tiles.given == ("train", "val")
+
+
+def test_a_part_on_both_sides_of_a_given_split_is_told(tmp_path):
+    root = folder(tmp_path, {f"masks/{s}/{s}.png": square() for s in ("train", "val")}, "dent\n")
+    (root / "images/val/val.png").write_bytes((root / "images/train/train.png").read_bytes())
+    with pytest.warns(UserWarning, match="1 images that are given to validation or test"):
+        split(from_folder(root, size=None), "given")
+
+
+def test_augmented_copies_of_a_folder_are_one_group(tmp_path):
+    names = ("x_jpg.rf.0a", "x_jpg.rf.0b", "y_jpg.rf.0c")
+    root = folder(tmp_path, {f"masks/{name}.png": square() for name in names}, "dent\n")
+    assert from_folder(root, size=None).groups.tolist() == [0, 0, 1]
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+@pytest.mark.parametrize("depth", [np.uint8, np.uint16])
+def test_photographs_held_upright_are_turned(tmp_path, suffix, depth):
+    root = folder(tmp_path, {"masks/a.png": np.ascontiguousarray(square().T)}, "dent\n")
+    pixels = np.random.default_rng(0).integers(0, 200, (HEIGHT, WIDTH)).astype(depth)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn it clockwise to show it
+    (root / "images/a.png").unlink()
+    Image.fromarray(pixels).save(root / f"images/a.{suffix}", exif=exif)
+    tiles = from_folder(root, size=None, value_range=(0, 255))
+    np.testing.assert_array_equal(tiles.images[0, 0, :WIDTH, :HEIGHT], np.rot90(pixels, -1))
+
+
+def test_label_studio_marks_without_a_png_are_no_defect_free_photograph(tmp_path):
+    for k, name in enumerate("abc"):
+        photograph(tmp_path / f"in/{name}.png", k)
+    Image.fromarray(square(255)).save(tmp_path / "in/task-1-annotation-3-by-me-brush-pit-0.png")
+    Image.fromarray(square(255)).save(tmp_path / "in/task-3-annotation-9-by-me-brush-pit-0.png")
+    mark = {"type": "brushlabels", "from_name": "brush", "value": {"brushlabels": ["pit"]}}
+    done = {"id": 4, "result": []}
+    tasks = [
+        {"id": 1, "data": {"image": "a.png"}, "annotations": [{"id": 3, "result": [mark]}]},
+        {"id": 2, "data": {"image": "b.png"}, "annotations": [{"id": 5, "result": [mark]}]},
+        {
+            "id": 3,
+            "data": {"image": "c.png"},
+            "annotations": [{"id": 9, "was_cancelled": True, "result": [mark]}, done],
+        },
+    ]
+    (tmp_path / "in/p.json").write_text(json.dumps(tasks))
+    tiles, told = read("label-studio", tmp_path / "in", tmp_path)
+    assert tiles.names == ("a", "c") and tiles.labels.tolist() == [1, 0]
+    assert "of pit, for which there is no PNG" in told
+
+
+def test_grey_masks_of_no_known_names_are_not_called_aeroplanes(tmp_path):
+    photograph(tmp_path / "in/JPEGImages/a.png")
+    (tmp_path / "in/SegmentationClass").mkdir()
+    Image.fromarray(square()).save(tmp_path / "in/SegmentationClass/a.png")
+    with pytest.raises(DataError, match="names the classes; name them by --classes"):
+        convert("voc", tmp_path / "in", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("free_patches", 1.5), ("most", 2.5), ("mask_suffix", None), ("value_range", (1.5, 300))],
+)
+def test_options_of_other_kinds_are_named(tmp_path, option, value):
+    root = folder(tmp_path, {"masks/a.png": square()}, "dent\n")
+    with pytest.raises(ValueError, match=f"{option} must be "):
+        from_folder(root, **{option: value})
