@@ -80,8 +80,8 @@ def deep_values(files: Files, path: str) -> np.ndarray | None:
     found = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     if found is None or found.dtype != np.uint16:
         raise DataError(f"{path}: pixel format {image.mode} is not 8-bit or 16-bit grey or RGB")
-    held = _orientation(Image.open(io.BytesIO(content), formats=FORMATS))  # as it is first read
-    found = TURNS.get(held, np.asarray)(found)
+    if image.format != "TIFF":  # OpenCV turns those by itself
+        found = TURNS.get(_orientation(image), np.asarray)(found)
     return found if found.ndim == 2 else found[..., 2::-1]  # OpenCV's order is blue, green, red
 
 
