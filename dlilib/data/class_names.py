@@ -44,10 +44,22 @@ def class_list(text: str, place: str) -> list[str]:
     """
     lines = _lines(text)
     numbered = _numbers(lines)
-    if numbered is not None:
-        names = _numbered(dict(numbered), len(lines), place)
-    else:
-        names = _leading(lines)
+    if numbered is None:
+        return without_reserved(lines, place)
+    return _unreserved(_numbered(dict(numbered), len(lines), place), place)
+
+
+def without_reserved(names: list[str], place: str) -> list[str]:
+    """Return the names, but for those of 0 and 255 before the first class.
+
+    Raises:
+        DataError: Such a name stands among the classes.
+    """
+    return _unreserved(_leading(names), place)
+
+
+def _unreserved(names: list[str], place: str) -> list[str]:
+    """Return the names of the classes 1..K; DataError if one stands for 0 or 255."""
     for name in names:
         if reserved(name) is not None:
             raise DataError(

@@ -13,7 +13,15 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from dlilib.data.class_names import BORDER, checked, class_list, plain_list, reserved, written
+from dlilib.data.class_names import (
+    BORDER,
+    checked,
+    class_list,
+    plain_list,
+    reserved,
+    without_reserved,
+    written,
+)
 from dlilib.data.files import DataError, Files, open_files, write_whole
 from dlilib.data.formats import coco, label_studio, labelme, voc, yolo
 from dlilib.data.formats.annotations import (
@@ -205,17 +213,9 @@ def _options(
         named = class_list(text, place)
     else:
         place, numbered = "classes", dict(enumerate(classes))
-        named = class_list("\n".join(f"{k}: {name}" for k, name in _from_one(classes)), place)
+        named = without_reserved(list(classes), place)
     named = tuple(checked(named, place))
     return Options(strict, width, unlisted, named, tuple(numbered.values()))
-
-
-def _from_one(names: Sequence[str]) -> list[tuple[int, str]]:
-    """The names numbered from 1 on, those of background and ignored pixels in front as they are."""
-    start = 0
-    while start < len(names) and reserved(names[start]) is not None:
-        start += 1
-    return list(enumerate(names[start:], start=1))
 
 
 def _text_of(path: Path) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -41,6 +42,7 @@ from dlilib.data.subsets import SUBSETS, original_name, subset_named
 from dlilib.patches import check_patch, corners
 from dlilib.tiles import IGNORE, TileSet, defective, labels_of
 
+Item = TypeVar("Item")
 ONLY_CLASS = "defect"  # what black and white masks without a class list show
 LOOKED_AT = 4  # times the number of images that are wanted
 DEEP = (".png", ".tif", ".tiff")  # formats that may hold 16 bits a value
@@ -335,10 +337,18 @@ def _chosen(
         mask = reader.read(name, _without_pixels(sides))
         label = int(labels_of(torch.from_numpy(mask)[None], num_classes)[0])
         by_label[label].append(name)
-    free = by_label.pop(0)
-    kinds = [name for row in zip_longest(*by_label.values()) for name in row if name is not None]
-    marked = kinds[: max(most - most // 2, most - len(free))]
-    return tuple(sorted(marked + free[: most - len(marked)]))
+    return tuple(sorted(half_marked(list(by_label.values()), most)))
+
+
+def half_marked(by_label: Sequence[Sequence[Item]], most: int) -> list[Item]:
+    """Choose at most so many of what is listed by label, the defect-free ones first.
+
+    Half of them have a defect where there are so many, each class alike.
+    """
+    free, *kinds = map(list, by_label)
+    in_turn = [item for row in zip_longest(*kinds) for item in row if item is not None]
+    marked = in_turn[: max(most - most // 2, most - len(free))]
+    return marked + free[: most - len(marked)]
 
 
 def _levels(files: Files, paths: Sequence[str]) -> tuple[int, int] | None:

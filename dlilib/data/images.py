@@ -114,13 +114,13 @@ def read_mask(
     Those of a palette image are its indices. one_channel: refuse grey ones that are stored as RGB.
     """
     pixels = mask_values(files, path, one_channel=one_channel)
-    check_same_size(pixels, path, like)
+    check_same_size(pixels, path, like.shape[:2])
     return pixels
 
 
-def check_same_size(mask: np.ndarray, path: str, like: np.ndarray) -> None:
-    """Raise DataError unless a mask (H, W) is of the size of its image."""
-    height, width = like.shape[:2]
+def check_same_size(mask: np.ndarray, path: str, sides: tuple[int, int]) -> None:
+    """Raise DataError unless a mask (H, W) is of the height and width of its image."""
+    height, width = sides
     if mask.shape != (height, width):
         raise DataError(
             f"{path}: mask is {mask.shape[1]}×{mask.shape[0]}, its image {width}×{height} pixels"
@@ -150,9 +150,9 @@ def mask_colours(files: Files, path: str) -> np.ndarray:
 
 def palette_colours(files: Files, path: str) -> dict[int, tuple[int, int, int]]:
     """The colours of a palette image's indices that are in use; nothing for another image."""
-    image = _decode(files, path, "mask")
-    if image.mode != "P":
+    if _opened(files[path](), path, "mask")[0].mode != "P":  # by its header: the others are many
         return {}
+    image = _decode(files, path, "mask")
     indices, first = np.unique(np.asarray(image), return_index=True)
     colours = np.asarray(image.convert("RGB")).reshape(-1, 3)[first].tolist()
     return {int(k): tuple(colour) for k, colour in zip(indices, colours, strict=True)}

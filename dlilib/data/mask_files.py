@@ -128,7 +128,7 @@ class ColourMasks:
         """The mask of an image, class indices (H, W)."""
         path = self.found[name]
         mask = by_colour(self.files, path, self.values)
-        check_same_size(mask, path, like)
+        check_same_size(mask, path, like.shape[:2])
         return mask
 
 

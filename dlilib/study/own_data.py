@@ -3,7 +3,6 @@
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import zip_longest
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 import torch
 
 from dlilib import models
-from dlilib.data.folder import from_folder, measure_sizes
+from dlilib.data.folder import from_folder, half_marked, measure_sizes
 from dlilib.data.splits import split
 from dlilib.tiles import IGNORE, TileSet
 from dlilib.training.run import Run
@@ -120,13 +119,9 @@ def thinned(tiles: TileSet, most: int = MOST_READ) -> TileSet:
     if len(tiles) <= most:
         return tiles
     order = np.random.default_rng(0).permutation(len(tiles))
-    by_label = [
-        order[tiles.labels[order] == label].tolist() for label in range(tiles.num_classes + 1)
-    ]
-    free, *kinds = by_label
-    marked = [k for row in zip_longest(*kinds) for k in row if k is not None]
-    marked = marked[: max(most - most // 2, most - len(free))]
-    return tiles.subset(sorted(marked + free[: most - len(marked)]))
+    labels = range(tiles.num_classes + 1)
+    by_label = [order[tiles.labels[order] == label].tolist() for label in labels]
+    return tiles.subset(sorted(half_marked(by_label, most)))
 
 
 def divide(tiles: TileSet, seed: int) -> tuple[np.ndarray, np.ndarray, str, int]:

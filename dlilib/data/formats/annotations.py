@@ -180,12 +180,16 @@ def plain(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()  # systems differ in how they store an ü
 
 
+def address_path(name: str) -> str:
+    """The path in a URL, also one such as /data/local-files/?d=parts/a.jpg."""
+    address = urlsplit(name)
+    return parse_qs(address.query).get("d", [unquote(address.path)])[0]
+
+
 def _readings(name: str) -> list[PurePosixPath]:
     """What a name of a picture may mean: as it is, as a URL, without an upload's prefix."""
-    address = urlsplit(name)
-    said = parse_qs(address.query).get("d", [unquote(address.path)])[0]
     found = []
-    for text in (name, said):
+    for text in (name, address_path(name)):
         path = PurePosixPath(re.sub("^[A-Za-z]:", "", text.replace("\\", "/")))
         uploaded = UPLOADED.fullmatch(path.name)
         found += [path, path.with_name(uploaded[1])] if uploaded else [path]

@@ -1,16 +1,14 @@
 """Label Studio's brush export: a PNG a stroke, and the JSON that says which photograph it is of."""
 
-import json
 import re
 from collections import defaultdict
 from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
 
 import numpy as np
 
-from dlilib.data.files import DataError, Files, read_text
+from dlilib.data.files import DataError, Files
 from dlilib.data.formats.annotations import (
     Annotations,
     Notes,
@@ -18,18 +16,19 @@ from dlilib.data.formats.annotations import (
     Photograph,
     Pictures,
     Region,
+    address_path,
     class_name,
     expected,
     plain,
+    read_json,
 )
-from dlilib.data.images import IMAGE_SUFFIXES, mask_values
+from dlilib.data.images import IMAGE_SUFFIXES, check_same_size, mask_values
 from dlilib.data.mask_files import marked
 from dlilib.data.subsets import folder_subset
 
 # The label follows the user and the name of the labelling control, "tag" unless it was changed.
 STROKE = re.compile(r"task-(\d+)-annotation-(\d+)-by-(.+)-(\d+)\.png", re.IGNORECASE)
 CONTROL = "tag"
-UPLOADED = re.compile(r"(?<![^/])[0-9a-f]{8}-")  # what an upload's name begins with
 # Keys of a result that say that something was marked, and its names.
 OUTLINES = (
     *("brushlabels", "polygonlabels", "rectanglelabels", "ellipselabels", "keypointlabels"),
@@ -99,7 +98,7 @@ def _tasks(files: Files, root: object) -> list[tuple[int, dict[str, Any], str]]:
     for path in paths:
         place = f"{root}/{path}"
         with expected("Label Studio", place):
-            content = json.loads(read_text(files, root, path))
+            content = read_json(files, root, path)
             for item in content if isinstance(content, list) else [content]:
                 tasks.append((int(item["id"]), item, f"{place}, task {item['id']}"))
     return tasks
@@ -145,20 +144,15 @@ def _photograph(item: dict[str, Any], place: str, pictures: Pictures, notes: Not
     """The path of a task's photograph; None where it is not there."""
     with expected("Label Studio", place):
         values = [v for v in (item.get("data") or item).values() if isinstance(v, str)]
-        names = [name for name in map(_file_name, values) if name.lower().endswith(IMAGE_SUFFIXES)]
+        names = [
+            name for name in map(address_path, values) if name.lower().endswith(IMAGE_SUFFIXES)
+        ]
     if len(names) != 1:
         raise DataError(f"{place}: names {len(names)} photographs, not one: {names}")
-    path = pictures.find(names[0], place) or pictures.find(UPLOADED.sub("", names[0]), place)
+    path = pictures.find(names[0], place)
     if path is None:
         notes.slip("photograph", "named by a task, but not there", f"{place}, {names[0]}")
     return path
-
-
-def _file_name(value: str) -> str:
-    """The path in a task's URL, such as /data/local-files/?d=parts/a.jpg."""
-    parts = urlsplit(value)
-    named = parse_qs(parts.query).get("d")
-    return named[0] if named else unquote(parts.path)
 
 
 def _check_strokes(photograph: Photograph, item: dict[str, Any], place: str, notes: Notes) -> None:
@@ -187,11 +181,7 @@ def _check_strokes(photograph: Photograph, item: dict[str, Any], place: str, not
 
 def _pixels(files: Files, path: str, height: int, width: int) -> np.ndarray:
     mask = mask_values(files, path)
-    if mask.shape != (height, width):
-        raise DataError(
-            f"{path}: mask is {mask.shape[1]}×{mask.shape[0]}, its photograph {width}×{height} "
-            "pixels"
-        )
+    check_same_size(mask, path, (height, width))
     return marked(mask)
 
 

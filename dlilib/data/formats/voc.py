@@ -23,7 +23,13 @@ from dlilib.data.formats.annotations import (
     Pictures,
     Region,
 )
-from dlilib.data.images import IMAGE_SUFFIXES, MASK_SUFFIXES, mask_values, palette_colours
+from dlilib.data.images import (
+    IMAGE_SUFFIXES,
+    MASK_SUFFIXES,
+    check_same_size,
+    mask_values,
+    palette_colours,
+)
 from dlilib.data.mask_files import by_colour, check_edges, colour_values
 from dlilib.data.subsets import folder_subset, subset_named
 from dlilib.tiles import IGNORE
@@ -183,9 +189,5 @@ def _add_regions(
 
 def _of_value(read_values: partial, value: int, place: str, height: int, width: int) -> np.ndarray:
     mask = read_values()
-    if mask.shape != (height, width):
-        raise DataError(
-            f"{place}: mask is {mask.shape[1]}×{mask.shape[0]}, its photograph {width}×{height} "
-            "pixels"
-        )
+    check_same_size(mask, place, (height, width))
     return mask == value
