@@ -361,6 +361,7 @@ def test_class_lists_name_0_and_255_or_not(text, names):
     [
         ("0: scratch\n1: dent", "'scratch' as 0, which is the background"),
         ("scratch\nbackground\n", "'background' as class 2"),
+        ("1: background\n2: dent", "'background' as class 1"),
         ("1: scratch\n3: dent", r"its numbers are \[1, 3\]"),
     ],
 )
