@@ -88,7 +88,7 @@ def test_lite_grid_is_as_large_as_planned():
             lambda r: r.shots > 0,
         )
     ]
-    assert sizes == [50, 20, 20, 50, 20, 80] and len(runs) == sum(sizes)
+    assert sizes == [30, 12, 12, 30, 12, 48] and len(runs) == sum(sizes)
 
 
 def test_paper_preset_is_the_papers_protocol():
