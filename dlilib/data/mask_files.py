@@ -62,17 +62,21 @@ class IndexMasks:
                 continue
             known, where = self._colours.setdefault(index, (colour, path))
             value, there = self._indices.setdefault(colour, (index, path))
-            other = ""
+            named, other = (path, index, colour), ""
+            # Files are read side by side: of two, the later one by name is told of.
             if known != colour:
-                other = f"that of {where} as {known}"
+                before, named = sorted([(where, index, known), named])
+                other = f"that of {before[0]} as {before[2]}"
             elif value != index and there != path and colours.get(0) != colour:
-                other = f"that of {there} class {value}"
+                before, named = sorted([(there, value, colour), named])
+                other = f"that of {before[0]} class {before[1]}"
             if colour == (0, 0, 0) and index and any(colours.get(0, (1, 1, 1))):
+                named = (path, index, colour)
                 other = "black, which is no background there"
             if other:
                 raise DataError(
-                    f"{path}: its palette shows class {index} as {colour}, {other}: some programs "
-                    "number the colours of each file anew. Save the masks in RGB, with a "
+                    f"{named[0]}: its palette shows class {named[1]} as {named[2]}, {other}: some "
+                    "programs number the colours of each file anew. Save the masks in RGB, with a "
                     "labelmap.txt that names the colours, or as indices without a palette"
                 )
 
