@@ -6,17 +6,23 @@ zero, which keeps float32 accurate and leaves what is not to change exactly as i
 """
 
 import math
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from dlilib import multigrid
 from dlilib.checks import check_option
 
-TOLERANCE = 1e-6  # of the mask-bounded solver: the residual's norm relative to the right-hand side
-MAX_ITERATIONS = 10_000
+FOLDED = 192  # pixels of an image's side, from where on its sine transforms are folded
+FULL = 0.75  # of a side, from where on a part of it is folded too
+TOGETHER = 2**18  # pixels that are solved for together on a CPU, so that its caches hold them
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,24 @@ class Box:
     def of(self, pixels: Tensor) -> Tensor:
         """The part of (..., H, W) in the box, as a view."""
         return pixels[..., self.top : self.bottom, self.left : self.right]
+
+    def within(self, other: "Box") -> "Box":
+        """This part of the other box, in the coordinates that the other's are given in."""
+        return Box(
+            other.top + self.top,
+            other.top + self.bottom,
+            other.left + self.left,
+            other.left + self.right,
+        )
+
+    def mirrored(self, sides: tuple[int, int], vertically: bool, horizontally: bool) -> "Box":
+        """The box in the mirrored image (height, width)."""
+        height, width = sides
+        rows = (height - self.bottom, height - self.top) if vertically else (self.top, self.bottom)
+        columns = (
+            (width - self.right, width - self.left) if horizontally else (self.left, self.right)
+        )
+        return Box(*rows, *columns)
 
     def without_ring(self) -> "Box":
         """The box without its outermost ring of pixels."""
@@ -84,8 +108,7 @@ def poisson_blend(
         region: "rectangle", as released: every pixel but the image's outermost ring is solved for,
             from forward differences, with the target's ring as Dirichlet data, so that pixels
             outside the mask change a little too. "mask": only the mask's pixels change (Pérez's
-            4-neighbour equations, solved by conjugate gradients to a relative residual of 1e-6 in
-            float64).
+            4-neighbour equations, solved in float64 to a relative residual of 1e-6).
 
     Returns:
         A new (B, C, H, W) tensor, not clipped. Gradients flow to target and donor.
@@ -120,62 +143,76 @@ def poisson_blend(
     boxes = surroundings(inside)
     at_once = len(target) // len(boxes)
     solved = torch.float64 if target.dtype == torch.float64 else torch.float32
-    for k, box in enumerate(boxes):
-        chunk = slice(k * at_once, (k + 1) * at_once)
-        # In float64 the gradients of float32 images are exact, so that rounding never decides
-        # between two of them.
-        exact = [box.of(x[chunk]).double() for x in (target, donor, inside)]
-        where, change = correction(
-            *exact, box, target.shape[2:], solved, guidance=guidance, region=region
-        )
+    rows = [slice(k * at_once, (k + 1) * at_once) for k in range(len(boxes))]
+    # In float64 the gradients of float32 images are exact, so that rounding never decides between
+    # two of them.
+    parts = (
+        Part(*[box.of(x[chunk]).double() for x in (target, donor, inside)], box)
+        for chunk, box in zip(rows, boxes, strict=True)
+    )
+    changes = corrections(parts, target.shape[2:], solved, guidance=guidance, region=region)
+    for chunk, (where, change) in zip(rows, changes, strict=True):
         where.of(blended[chunk]).add_(change)
     return blended
 
 
-def correction(
-    target: Tensor,
-    donor: Tensor,
-    inside: Tensor,
-    box: Box,
-    sides: torch.Size,
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Some images, or the same box of each: what a blend of them reads.
+
+    The dtype of all three holds sums and differences of their pixels exactly.
+    """
+
+    target: Tensor  # (B, C, h, w)
+    donor: Tensor  # (B, C, h, w)
+    inside: Tensor  # (B, 1, h, w), 0 or 1, without the image's ring
+    box: Box  # as `surroundings` gives it
+
+
+def corrections(
+    parts: Iterable[Part],
+    sides: tuple[int, int],
     dtype: torch.dtype,
     guidance: str,
     region: str,
-) -> tuple[Box, Tensor]:
+) -> Iterator[tuple[Box, Tensor]]:
     """Compute what blending changes.
 
     Args:
-        target: (B, C, h, w), cut out by `box`, in a dtype that holds sums and differences of pixels
-            exactly.
-        donor: As the target.
-        inside: (B, 1, h, w), 0 or 1 in the same dtype, without the image's ring.
-        box: As `surroundings` gives it.
-        sides: H and W of the whole image.
+        parts: Of images of one size.
+        sides: Height and width of the whole images.
         dtype: Of the solution.
         guidance: As in `poisson_blend`.
         region: As in `poisson_blend`.
 
-    Returns:
-        The box that may change, and the change of its pixels.
+    Yields:
+        For each part the box that may change, and the change (B, C, ...) of its pixels.
     """
     if min(sides) < 3:  # all ring
-        return Box(0, 0, 0, 0), target.new_zeros(*target.shape[:2], 0, 0, dtype=dtype)
-    with torch.autocast(target.device.type, enabled=False):
-        solve = REGIONS[region]
-        return solve(donor - target, donor + target, inside, box, sides, dtype, guidance)
+        for part in parts:
+            yield Box(0, 0, 0, 0), part.target.new_zeros(*part.target.shape[:2], 0, 0, dtype=dtype)
+        return
+    yield from REGIONS[region](parts, sides, dtype, guidance)
+
+
+def one_by_one(device: torch.device) -> bool:
+    """Whether images are computed one at a time, in the boxes that matter: on a CPU.
+
+    Its caches hold one image. A GPU computes all images at once, in whole, and is waited for by
+    nothing.
+    """
+    return device.type == "cpu"
 
 
 def surroundings(masks: Tensor) -> list[Box]:
-    """Find the pixels that matter for each chunk of a batch of masks (B, ..., H, W) bool.
+    """Find the pixels that matter for masks (B, ..., H, W) bool, by image or for all at once.
 
-    On a CPU, whose caches hold one image, the chunks are single images, and what matters is the box
-    around the mask, with the pixel before and the two after it: beyond, every right-hand side is 0.
-    A GPU would have to be waited for to know that, so there the batch is one chunk and all of it
-    matters.
+    What matters is the box around the mask, with the pixel before and the two after it: beyond,
+    every right-hand side is 0.
     """
     height, width = masks.shape[-2:]
     whole = Box(0, height, 0, width)
-    if masks.device.type != "cpu":
+    if not one_by_one(masks.device):
         return [whole]
     # the maximum of bytes is found ten times as fast as "any" of bool
     planes = masks.reshape(-1, height, width).view(torch.uint8)
@@ -248,36 +285,42 @@ def _excess(difference: Tensor, total: Tensor, inside: Tensor, axis: int, guidan
 
 
 def _rectangle(
-    difference: Tensor,
-    total: Tensor,
-    inside: Tensor,
-    box: Box,
-    sides: torch.Size,
-    dtype: torch.dtype,
-    guidance: str,
-) -> tuple[Box, Tensor]:
-    """Solve for every pixel but the image's outermost ring."""
-    divergence = _divergence(difference, total, inside, guidance).to(dtype)
-    whole = Box(0, sides[0], 0, sides[1]).without_ring()
-    return whole, _solve_dirichlet(divergence, box, sides[0] - 2, sides[1] - 2)
+    parts: Iterable[Part], sides: tuple[int, int], dtype: torch.dtype, guidance: str
+) -> Iterator[tuple[Box, Tensor]]:
+    """Solve for every pixel but the image's outermost ring, part by part."""
+    height, width = sides
+    whole = Box(0, height, 0, width).without_ring()
+    for part in parts:
+        with _without_autocast(part.target):
+            divergence = _divergence(part, guidance).to(dtype)
+            change = _solve_dirichlet(divergence, part.box, height - 2, width - 2)
+        yield whole, change
 
 
 def _mask(
-    difference: Tensor,
-    total: Tensor,
-    inside: Tensor,
-    box: Box,
-    sides: torch.Size,
-    dtype: torch.dtype,
-    guidance: str,
-) -> tuple[Box, Tensor]:
-    """Solve for the mask's pixels alone."""
-    change = _correct_mask(difference, total, inside, guidance)
-    return box.without_ring(), change.to(dtype)
+    parts: Iterable[Part], sides: tuple[int, int], dtype: torch.dtype, guidance: str
+) -> Iterator[tuple[Box, Tensor]]:
+    """Solve for the masks' pixels alone, those of like boxes together."""
+    systems, boxes = [], []
+    for part in parts:
+        with _without_autocast(part.target):
+            systems.append(_mask_system(part, guidance))
+        boxes.append(part.box.without_ring())
+    changes: dict[int, Tensor] = {}
+    for group in _alike([right.shape for right, _ in systems]):
+        with _without_autocast(systems[group[0]][0]):
+            changes |= zip(group, _solve_together([systems[k] for k in group]), strict=True)
+    for k, box in enumerate(boxes):
+        yield box, changes[k][..., 1:-1, 1:-1].to(dtype)
 
 
-def _divergence(difference: Tensor, total: Tensor, inside: Tensor, guidance: str) -> Tensor:
+def _without_autocast(like: Tensor) -> AbstractContextManager:
+    return torch.autocast(like.device.type, enabled=False)
+
+
+def _divergence(part: Part, guidance: str) -> Tensor:
     """Divergence of the excess away from the box's outermost ring: (B, C, h - 2, w - 2)."""
+    difference, total, inside = part.donor - part.target, part.donor + part.target, part.inside
     # Forward differences belong to the pixel that they start from, and so does the mask.
     down = _excess(
         difference[..., 1:-1], total[..., 1:-1], inside[..., :-1, 1:-1], -2, guidance
@@ -294,13 +337,76 @@ def _solve_dirichlet(divergence: Tensor, box: Box, height: int, width: int) -> T
     Its five-point Laplacian is `divergence` (B, C, h, w) in the part that begins where `box` does,
     and 0 elsewhere.
     """
-    h, w = divergence.shape[2:]
-    rows, columns, inverse = _sine_basis(height, width, divergence.dtype, divergence.device)
-    across = divergence.reshape(-1, w) @ columns[box.left : box.left + w]
-    across = across.view(-1, h, width)  # (B · C, h, width)
+    by = _by_halves if min(height, width) >= FOLDED else _by_products
+    planes = by(divergence.flatten(0, 1), box, height, width)
+    return planes.view(*divergence.shape[:2], height, width)
+
+
+def _by_products(planes: Tensor, box: Box, height: int, width: int) -> Tensor:
+    """The transforms as products with their matrices; planes (P, h, w)."""
+    h, w = planes.shape[1:]
+    rows, columns, inverse = _sine_basis(height, width, planes.dtype, planes.device)
+    across = planes.reshape(-1, w) @ columns[box.left : box.left + w]
+    across = across.view(-1, h, width)
     spectrum = _each(rows[:, box.top : box.top + h], across).mul_(inverse)
-    solution = _each(rows, spectrum).view(-1, width) @ columns
-    return solution.view(*divergence.shape[:2], height, width)
+    return (_each(rows, spectrum).view(-1, width) @ columns).view(-1, height, width)
+
+
+def _by_halves(planes: Tensor, box: Box, height: int, width: int) -> Tensor:
+    """The same with half the arithmetic, as every sine is even or odd about the middle.
+
+    Each of the four steps transposes the planes, so that what is folded are always rows, which lie
+    in one piece in memory.
+    """
+    rows, columns, inverse = _sine_halves(height, width, planes.dtype, planes.device)
+    spectrum = _folded(_folded(planes, rows, box.top), columns, box.left)
+    return _unfolded(_unfolded(spectrum * inverse, columns), rows)
+
+
+def _folded(planes: Tensor, sines: "_Sines", first: int) -> Tensor:
+    """The sine transform along the rows (P, h, w), which begin at `first`: (P, w, n)."""
+    n, h = len(sines.both), planes.shape[1]
+    if h < FULL * n:
+        return planes.mT @ sines.both[first : first + h]
+    planes = F.pad(planes, (0, 0, first, n - first - h))
+    half = n // 2
+    upper, lower = planes[:, :half], planes[:, n - half :].flip(1)
+    odd = torch.cat([upper + lower, planes[:, half : n - half]], dim=1)
+    return torch.cat([odd.mT @ sines.odd, (upper - lower).mT @ sines.even], dim=2)
+
+
+def _unfolded(planes: Tensor, sines: "_Sines") -> Tensor:
+    """The transform along the columns (P, w, n), the odd frequencies first: (P, n, w)."""
+    half = len(sines.even)
+    odd = sines.odd @ planes[..., : len(sines.odd)].mT
+    even = sines.even @ planes[..., len(sines.odd) :].mT
+    upper = odd[:, :half]
+    return torch.cat([upper + even, odd[:, half:], (upper - even).flip(1)], dim=1)
+
+
+class _Sines(NamedTuple):
+    """Orthonormal DST-I, from place to frequency; of the frequencies 1, 2, … the odd ones first."""
+
+    both: Tensor  # (n, n)
+    odd: Tensor  # (n - n // 2, n - n // 2), of the places up to the middle
+    even: Tensor  # (n // 2, n // 2)
+
+
+@lru_cache(maxsize=8)
+@torch.inference_mode(False)
+def _sine_halves(
+    height: int, width: int, dtype: torch.dtype, device: torch.device
+) -> tuple[_Sines, _Sines, Tensor]:
+    """Of rows and of columns, and 1 / eigenvalues (H, W) in their order."""
+    rows, columns, inverse = _sine_basis(height, width, dtype, device)
+    found = []
+    for matrix in (rows, columns):
+        n = len(matrix)
+        order = torch.cat([torch.arange(0, n, 2), torch.arange(1, n, 2)]).to(device)
+        inverse = inverse.mT[:, order]  # once for each axis
+        odd, even = matrix[: n - n // 2, ::2], matrix[: n // 2, 1::2]
+        found.append(_Sines(matrix[:, order], odd.contiguous(), even.contiguous()))
+    return (*found, inverse.contiguous())
 
 
 def _each(matrix: Tensor, planes: Tensor) -> Tensor:
@@ -324,8 +430,13 @@ def _sine_basis(
     return tuple(x.to(device, dtype) for x in (*matrices, inverse))
 
 
-def _correct_mask(difference: Tensor, total: Tensor, inside: Tensor, guidance: str) -> Tensor:
-    """Solve, for p inside: sum over the 4 neighbours q of d_p - d_q = excess_pq."""
+def _mask_system(part: Part, guidance: str) -> tuple[Tensor, Tensor]:
+    """For p inside: sum over the 4 neighbours q of d_p - d_q = excess_pq.
+
+    Returns:
+        The right-hand side and the mask, both float64 (B, C, h, w).
+    """
+    difference, total, inside = part.donor - part.target, part.donor + part.target, part.inside
     right = torch.zeros_like(difference, dtype=torch.float64)
     anywhere = inside.new_ones(())
     for axis in (2, 3):
@@ -334,66 +445,36 @@ def _correct_mask(difference: Tensor, total: Tensor, inside: Tensor, guidance: s
         last = right.shape[axis] - 1
         right.narrow(axis, 0, last).sub_(pull)
         right.narrow(axis, 1, last).add_(pull)  # a view of its own, for autograd
-    inside = inside.double()
-    return _MaskSolve.apply(right.mul_(inside), inside)[..., 1:-1, 1:-1]
+    inside = inside.double().expand_as(right)
+    return right.mul_(inside), inside
 
 
-class _MaskSolve(torch.autograd.Function):
-    """x of `_conjugate_gradients`; the system is symmetric, so its gradient solves it again."""
+def _alike(shapes: Sequence[torch.Size]) -> list[list[int]]:
+    """Group the positions of shapes (B, C, h, w) whose longer sides are alike, but not too many."""
+    groups: list[list[int]] = []
+    kind, pixels = None, 0
+    for k in sorted(range(len(shapes)), key=lambda k: max(shapes[k][2:])):
+        planes, side = shapes[k][0] * shapes[k][1], max(shapes[k][2:])
+        pixels += planes * side**2
+        if kind != side.bit_length() or pixels > TOGETHER:
+            groups.append([])
+            kind, pixels = side.bit_length(), planes * side**2
+        groups[-1].append(k)
+    return groups
 
-    @staticmethod
-    def forward(ctx, right: Tensor, inside: Tensor) -> Tensor:
-        ctx.save_for_backward(inside)
-        return _conjugate_gradients(right, inside)
 
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
-        (inside,) = ctx.saved_tensors
-        return _MaskSolve.apply(gradient * inside, inside), None
-
-
-def _conjugate_gradients(right: Tensor, inside: Tensor) -> Tensor:
-    """x, zero outside, with (4 x_p - sum of neighbours) = right_p inside.
-
-    Every (image, channel) has its own steps.
-    """
-    x, residual = torch.zeros_like(right), right.clone()
-    direction, energy = residual.clone(), _dot(right, right)
-    goal = TOLERANCE**2 * energy
-    for _ in range(MAX_ITERATIONS):
-        unfinished = energy > goal
-        if not unfinished.any():
-            return x
-        image = _laplacian(direction) * inside
-        step = torch.where(unfinished, energy / _dot(direction, image), 0)
-        x += step * direction
-        residual -= step * image
-        before, energy = energy, torch.where(unfinished, _dot(residual, residual), energy)
-        direction = residual + torch.where(unfinished, energy / before, 0) * direction
-    raise RuntimeError(
-        f"the mask-bounded solver did not reach {TOLERANCE} in {MAX_ITERATIONS} iterations"
+def _solve_together(systems: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
+    """Solve `_mask_system`s, each padded to the largest of them."""
+    shapes = [right.shape for right, _ in systems]
+    height, width = max(s[2] for s in shapes), max(s[3] for s in shapes)
+    right, inside = (
+        torch.cat(
+            [F.pad(x, (0, width - x.shape[3], 0, height - x.shape[2])).flatten(0, 1) for x in part]
+        )
+        for part in zip(*systems, strict=True)
     )
-
-
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return (a * b).sum(dim=(2, 3), keepdim=True)
-
-
-def _laplacian(x: Tensor) -> Tensor:
-    """4 x_p less its neighbours; what lies outside the image counts as 0."""
-    out = 4 * x
-    for axis in (2, 3):
-        out_before, out_after = _neighbours(out, axis)
-        x_before, x_after = _neighbours(x, axis)
-        out_before.sub_(x_after)
-        out_after.sub_(x_before)
-    return out
-
-
-def _neighbours(x: Tensor, axis: int) -> tuple[Tensor, Tensor]:
-    """Views of the pixels that have a next one along an axis, and of these next ones."""
-    last = x.shape[axis] - 1
-    return x.narrow(axis, 0, last), x.narrow(axis, 1, last)
+    planes = multigrid.solve(right, inside).split([s[0] * s[1] for s in shapes])
+    return [x[:, : s[2], : s[3]].view(s) for x, s in zip(planes, shapes, strict=True)]
 
 
 # Name -> what it does to the donor's gradients less the target's, along an axis.

@@ -1,17 +1,20 @@
 """A plan's pixels: warped donors, pasted or blended into a batch, and their labels."""
 
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from dlilib.augment import flip_, mirrors, reach, warp
+from dlilib.augment import mirrors, reach, warp
 from dlilib.balance import Plan
-from dlilib.blend import Box, correction, cut_paste, surroundings, without_ring
+from dlilib.blend import Box, Part, corrections, cut_paste, one_by_one, surroundings
 from dlilib.donors import Donors
 from dlilib.tiles import IGNORE
 
 LABELS = ("dilated", "tight")
-DONORS_AT_ONCE = 8  # on a CPU, so that its caches hold them
 FINE = 64  # steps within a grey level in which donors and targets are blended
 DILATION = 5  # pixels, side of the square that widens a Poisson mask, as released
 MARGIN = DILATION // 2 + 3  # pixels around a defect that its blend reads, and one for rounding
@@ -53,47 +56,47 @@ def inject(
     Returns:
         New images, masks and labels.
     """
-    before, labels = labels, labels.clone()
-    images, masks = images.detach().clone(), masks.clone()
-    blending = _Blending(images, masks, donors, region, guidance, label, clip, not empty_composites)
-    rows = plan.target.to(labels.device, non_blocking=True)
-    labels[rows] = plan.label.to(labels, non_blocking=True)
+    images, masks, labels = images.detach().clone(), masks.clone(), labels.clone()
+    blending = _Blending(
+        images, masks, labels, donors, region, guidance, label, clip, not empty_composites
+    )
     with torch.inference_mode():
-        # A class's warps are alike: sorted by class, few chunks need all the steps.
-        by_class = plan.at(plan.label.argsort(stable=True))
         for poisson in (False, True):
-            chosen = by_class.at(by_class.poisson == poisson)
-            for chunk in _chunks(chosen, images.device):
-                shown = blending.apply(chunk, poisson)
-                if shown is not None:
-                    rows = chunk.target.to(labels.device)
-                    labels[rows] = torch.where(shown.to(labels.device), labels[rows], before[rows])
+            blending.apply(plan.at(plan.poisson == poisson), poisson)
     return images, masks, labels
 
 
-def _chunks(plan: Plan, device: torch.device) -> list[Plan]:
-    """Split the plan into chunks that suit the device."""
-    if not len(plan):
-        return []
-    return plan.split(DONORS_AT_ONCE) if device.type == "cpu" else [plan]
+@dataclass(frozen=True, eq=False)
+class _Spot:
+    """Where images get their defects: on a CPU a box of one image, else all images in whole."""
+
+    row: Tensor  # int64 (m,), positions in the batch, on the CPU
+    target: Tensor  # the same on the images' device
+    label: Tensor  # (m,), classes, of the labels' dtype and on their device
+    box: Box
+    donors: Tensor  # (m, C, h, w), 64ths of a grey level
+    solid: Tensor  # bool (m, h, w), pixels to be pasted or blended
+    marked: Tensor  # bool (m, h, w), pixels to be labelled
+    shown: Tensor | None = None  # bool (m,), which images may change; None: all
 
 
 class _Blending:
-    """What a plan does to the pixels of a batch, in place."""
+    """What a plan does to a batch, in place."""
 
     def __init__(
         self,
         images: Tensor,
         masks: Tensor,
+        labels: Tensor,
         donors: Donors,
         region: str,
         guidance: str,
         label: str,
         clip: bool,
-        shown: bool,
+        only_shown: bool,
     ) -> None:
         # views of the same memory, without the ways of subclasses
-        self.images = images.as_subclass(Tensor)
+        self.images, self.labels = images.as_subclass(Tensor), labels.as_subclass(Tensor)
         marks = masks.as_subclass(Tensor)
         marks = marks.squeeze(1) if marks.ndim == 4 else marks
         self.binary = marks.dtype == torch.bool
@@ -101,176 +104,232 @@ class _Blending:
         self.masks = marks.view(torch.uint8) if self.binary else marks
         self.donors, self.region, self.guidance = donors, region, guidance
         self.label, self.clip = label, clip
-        self.only_shown = shown  # leave images as they are that would show nothing
+        self.only_shown = only_shown  # leave images as they are that would show nothing
+        self.sides, self.device = tuple(images.shape[2:]), images.device
         self.unit = FINE if images.dtype == torch.uint8 else FINE * 255  # 64ths of a grey level
         self.exact = torch.float64 if images.dtype == torch.float64 else torch.float32
 
-    def apply(self, plan: Plan, poisson: bool) -> Tensor | None:
-        """Inject a chunk; returns which of its images show their defect (M,), None for all."""
-        device = self.images.device
-        target = plan.target.to(device, non_blocking=True)
-        classes = plan.label.to(device, non_blocking=True).to(self.masks.dtype)
-        donors, tight = self._warped(plan)
-        ignored = self._ignored(target)
-        if ignored is not None:
-            tight &= ~ignored
-        solid = without_ring(dilate(tight)) if poisson else tight
-        if ignored is not None and poisson:
-            solid &= ~ignored
-        marked = solid if self.label == "dilated" else tight
-        shown = self._shown(solid, marked)
-        if shown is not None:
-            marked = marked & shown[:, None, None]
-        # one an image, or one for all
-        boxes = surroundings(solid if marked is solid else solid | marked)
-        at_once = len(plan) // len(boxes)
-        for k, box in enumerate(boxes):
-            rows = slice(k * at_once, (k + 1) * at_once)
-            if poisson:
-                kept = self._kept(ignored, shown, rows, solid.shape[1:])
-                self._blend(target[rows], donors[rows], solid[rows], box, kept)
-            else:
-                self._paste(target[rows], donors[rows], solid[rows], box)
-            self._mark(target[rows], marked[rows], classes[rows], box)
-        return shown
-
-    def _warped(self, plan: Plan) -> tuple[Tensor, Tensor]:
-        """Warped donors int16 (M, C, H, W) in 64ths of a grey level, masks (M, H, W) bool.
-
-        Rounded so that the rounding of some device does not decide between equal gradients.
-        """
-        device = self.images.device
-        position = self.donors.positions(plan.donor)
-        index = position.to(device, non_blocking=True)
-        images = self.donors.images.index_select(0, index)
-        inside = self.donors.masks.index_select(0, index)
-        flips, rest = mirrors(plan.maps)
-        if plan.place == "as is":
-            flip_(images, inside, flips)
+    def apply(self, plan: Plan, poisson: bool) -> None:
+        """Inject all of a plan, by Poisson or by cut-paste."""
+        if not len(plan):
+            return
+        spots = self._spots(plan, poisson)
+        if poisson:
+            self._blend(spots)
         else:
-            rest = torch.arange(len(plan), device="cpu")
-        fine, inside = self._moved(plan, position, images.to(torch.int16).mul_(FINE), inside, rest)
-        return fine.expand(-1, self.images.shape[1], -1, -1), inside
+            self._paste(spots)
 
-    def _moved(
-        self, plan: Plan, position: Tensor, fine: Tensor, inside: Tensor, rest: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Warp donors int16 (M, C, h, w) and their masks onto the batch's size.
-
-        rest: those that are to be warped, all of them where the sizes differ. The others stay; a
-        CPU leaves alone what no blend reads.
-        """
-        sides = tuple(self.images.shape[2:])
-        beyond = "mirrored" if plan.place == "as is" else "nearest"
-        same = fine.shape[2:] == sides
-        out = fine if same else fine.new_zeros(*fine.shape[:2], *sides)
-        marks = inside if same else inside.new_zeros(len(inside), *sides)
-        if out.device.type != "cpu":
-            rows = rest.to(out.device, non_blocking=True)
-            source = fine.index_select(0, rows).to(self.exact), inside.index_select(0, rows)
-            moved, shown = warp(*source, plan.maps[rest], sides=sides, beyond=beyond)
-            out.index_copy_(0, rows, moved.round_().to(torch.int16))
-            marks.index_copy_(0, rows, shown)
-            return out, marks
-        matters = self._matters(plan.at(rest), position[rest], beyond)
-        for k, (rows, columns) in zip(rest.tolist(), matters, strict=True):
-            moved, shown = warp(
-                fine[k : k + 1].to(self.exact),
-                inside[k : k + 1],
-                plan.maps[k : k + 1],
-                sides=sides,
-                beyond=beyond,
-                rows=rows,
-                columns=columns,
+    def _spots(self, plan: Plan, poisson: bool) -> Iterator[_Spot]:
+        """Warp the donors and find the pixels that they change."""
+        positions = self.donors.positions(plan.donor)
+        target = plan.target.to(self.device, non_blocking=True)
+        label = plan.label.to(self.labels, non_blocking=True)
+        warped = self._one_by_one if one_by_one(self.device) else self._together
+        for rows, box, donors, tight in warped(plan, positions):
+            ignored = self._ignored(target[rows], box)
+            if ignored is not None:
+                tight = tight & ~ignored
+            solid = self._widened(tight, box) if poisson else tight
+            if ignored is not None and poisson:
+                solid &= ~ignored
+            spot = _Spot(
+                plan.target[rows],
+                target[rows],
+                label[rows],
+                box,
+                donors.expand(-1, self.images.shape[1], -1, -1),
+                solid,
+                solid if self.label == "dilated" else tight,
             )
-            out[k, :, rows, columns] = moved[0].round_()
-            marks[k] = False
-            marks[k, rows, columns] = shown[0]
-        return out, marks
+            yield from self._those_shown(spot)
 
-    def _matters(self, plan: Plan, position: Tensor, beyond: str) -> list[tuple[slice, slice]]:
-        """Rows and columns of each image that show the warped defect, and what its blend needs."""
-        _, middle, half = (spot[position] for spot in self.donors.spots)
-        height, width = self.images.shape[2:]
+    def _one_by_one(
+        self, plan: Plan, positions: Tensor
+    ) -> Iterator[tuple[slice, Box, Tensor, Tensor]]:
+        """Warp donors in the box that shows their defect, and what a blend of it reads.
+
+        Yields:
+            The row of the plan; the box; the donor (1, C, h, w) in 64ths of a grey level, rounded
+            so that the rounding of some device does not decide between equal gradients; and its
+            mask, bool (1, h, w).
+        """
+        flips, rest = _mirrored(plan)
+        boxes = dict(zip(rest.tolist(), self._reached(plan.at(rest), positions[rest]), strict=True))
+        for k, (position, flip) in enumerate(zip(positions.tolist(), flips.tolist(), strict=True)):
+            if k in boxes:
+                box = boxes[k]
+                found = self._warped(position, plan.maps[k : k + 1], box, _beyond(plan))
+            else:
+                box, *found = self._mirrored(position, *flip)
+            yield slice(k, k + 1), box, *found
+
+    def _mirrored(
+        self, position: int, vertically: bool, horizontally: bool
+    ) -> tuple[Box, Tensor, Tensor]:
+        (pixels, marks), box = self.donors.crop(position), Box(*self.donors.box(position))
+        axes = [axis for axis, mirror in ((-2, vertically), (-1, horizontally)) if mirror]
+        if axes:
+            pixels, marks = pixels.flip(axes), marks.flip(axes)
+            box = box.mirrored(self.sides, vertically, horizontally)
+        return box, pixels.to(self.exact).mul_(FINE)[None], marks[None]
+
+    def _warped(self, position: int, maps: Tensor, box: Box, beyond: str) -> tuple[Tensor, Tensor]:
+        pixels, marks = self.donors.image(position)
+        moved, shown = warp(
+            pixels[None].to(self.exact).mul_(FINE),
+            marks[None],
+            maps,
+            sides=self.sides,
+            beyond=beyond,
+            rows=slice(box.top, box.bottom),
+            columns=slice(box.left, box.right),
+        )
+        return moved.round_(), shown
+
+    def _reached(self, plan: Plan, positions: Tensor) -> list[Box]:
+        """The box of each image that shows the warped defect, and what its blend needs."""
+        _, middle, half = (spot[positions] for spot in self.donors.spots)
         boxes = reach(
             plan.maps,
             middle,
             half,
             source=self.donors.sides,
-            target=(height, width),
-            beyond=beyond,
+            target=self.sides,
+            beyond=_beyond(plan),
         )
-        low = np.maximum(np.floor(boxes[:, :2] - MARGIN), 0).astype(int).tolist()
-        high = np.ceil(boxes[:, 2:] + MARGIN + 1).astype(int).tolist()
+        height, width = self.sides
+        low = np.maximum(np.floor(boxes[:, :2] - MARGIN), 0)
+        high = np.minimum(np.ceil(boxes[:, 2:] + MARGIN + 1), (width, height))
         return [
-            (slice(top, bottom), slice(left, right))
-            for (left, top), (right, bottom) in zip(low, high, strict=True)
+            Box(top, bottom, left, right)
+            for (left, top), (right, bottom) in zip(
+                low.astype(int).tolist(), high.astype(int).tolist(), strict=True
+            )
         ]
 
-    def _ignored(self, target: Tensor) -> Tensor | None:
-        """Which pixels of the images are ignored, bool (M, H, W); None if surely none is."""
-        return self.masks.index_select(0, target) == IGNORE if self.ignores else None
-
-    def _shown(self, solid: Tensor, marked: Tensor) -> Tensor | None:
-        """Which images are to show a defect (M,); None for all."""
-        if not self.only_shown:
-            return None
-        shown = _any(solid) if marked is solid else _any(solid) & _any(marked)
-        on_cpu = shown.device.type == "cpu"  # another device would have to be waited for
-        return None if on_cpu and shown.all() else shown
-
-    @staticmethod
-    def _kept(
-        ignored: Tensor | None, shown: Tensor | None, rows: slice, sides: torch.Size
-    ) -> Tensor | None:
-        """Pixels that no blend may change, bool (m, H, W); None: all may be."""
-        if shown is None:
-            return None if ignored is None else ignored[rows]
-        hidden = (~shown[rows, None, None]).expand(-1, *sides)
-        return hidden if ignored is None else ignored[rows] | hidden
-
-    def _paste(self, target: Tensor, donors: Tensor, inside: Tensor, box: Box) -> None:
-        pasted = box.of(donors).to(self.exact) / self.unit
-        if self.images.dtype == torch.uint8:
-            pasted = pasted.round()
-        part = box.of(self.images)
-        before = part.index_select(0, target)
-        pasted = pasted.to(self.images.dtype)
-        part.index_copy_(0, target, cut_paste(before, pasted, box.of(inside)))
-
-    def _blend(
-        self, target: Tensor, donors: Tensor, inside: Tensor, box: Box, kept: Tensor | None
-    ) -> None:
-        # Counted in 64ths of a level, sums and differences are exact in float32 too.
-        before = box.of(self.images).index_select(0, target).to(self.exact)
-        background = (before * self.unit).round_()
-        where, change = correction(
-            background,
-            box.of(donors).to(background),
-            box.of(inside[:, None]).to(background),
-            box,
-            self.images.shape[2:],
-            background.dtype,
-            guidance=self.guidance,
-            region=self.region,
+    def _together(
+        self, plan: Plan, positions: Tensor
+    ) -> Iterator[tuple[slice, Box, Tensor, Tensor]]:
+        """As `_one_by_one`, all rows at once, in whole images."""
+        flips, rest = _mirrored(plan)
+        pixels, inside = self.donors.images(positions, flips)
+        fine = pixels.to(self.exact).mul_(FINE)
+        rows = rest.to(self.device, non_blocking=True)
+        moved, shown = warp(
+            fine.index_select(0, rows),
+            inside.index_select(0, rows),
+            plan.maps[rest],
+            sides=self.sides,
+            beyond=_beyond(plan),
         )
+        moved.round_()
+        if plan.place == "as is":
+            moved, shown = fine.index_copy_(0, rows, moved), inside.index_copy_(0, rows, shown)
+        yield slice(0, len(plan)), Box(0, self.sides[0], 0, self.sides[1]), moved, shown
+
+    def _ignored(self, target: Tensor, box: Box) -> Tensor | None:
+        """Which pixels in a box of the images are ignored, bool; None if surely none is."""
+        return box.of(self.masks).index_select(0, target) == IGNORE if self.ignores else None
+
+    def _widened(self, tight: Tensor, box: Box) -> Tensor:
+        """Widen masks in a box; the outermost ring of the image stays clear."""
+        wide = dilate(tight)
+        if box.top == 0:
+            wide[:, :1] = False
+        if box.left == 0:
+            wide[:, :, :1] = False
+        if box.bottom == self.sides[0]:
+            wide[:, -1:] = False
+        if box.right == self.sides[1]:
+            wide[:, :, -1:] = False
+        return wide
+
+    def _those_shown(self, spot: _Spot) -> Iterator[_Spot]:
+        """The spot, or what of it is to be seen, where nothing else may change."""
+        if not self.only_shown:
+            yield spot
+            return
+        shown = _any(spot.solid)
+        if spot.marked is not spot.solid:
+            shown = shown & _any(spot.marked)
+        if not one_by_one(self.device):
+            yield replace(spot, marked=spot.marked & shown[:, None, None], shown=shown)
+        elif shown:
+            yield spot
+
+    def _paste(self, spots: Iterator[_Spot]) -> None:
+        for spot in spots:
+            pasted = spot.donors / self.unit
+            if self.images.dtype == torch.uint8:
+                pasted = pasted.round_()
+            part = spot.box.of(self.images)
+            before = part.index_select(0, spot.target)
+            pasted = cut_paste(before, pasted.to(before), spot.solid)
+            part.index_copy_(0, spot.target, pasted)
+            self._mark(spot)
+
+    def _blend(self, spots: Iterator[_Spot]) -> None:
+        waiting: deque[_Spot] = deque()
+
+        def parts() -> Iterator[Part]:
+            for spot in spots:
+                if one_by_one(self.device) and not _any(spot.solid):
+                    self._mark(spot)
+                    continue
+                waiting.append(spot)
+                (near,) = surroundings(spot.solid)  # one image, or all at once
+                box = near.within(spot.box)
+                before = box.of(self.images).index_select(0, spot.target).to(self.exact)
+                # Counted in 64ths of a level, sums and differences are exact in float32 too.
+                background = (before * self.unit).round_()
+                inside = near.of(spot.solid[:, None]).to(background)
+                yield Part(background, near.of(spot.donors), inside, box)
+
+        changes = corrections(parts(), self.sides, self.exact, self.guidance, self.region)
+        for where, change in changes:
+            spot = waiting.popleft()
+            self._add(spot, where, change)
+            self._mark(spot)
+
+    def _add(self, spot: _Spot, where: Box, change: Tensor) -> None:
         part = where.of(self.images)
-        old = part.index_select(0, target)
+        old = part.index_select(0, spot.target)
         composite = old + change.div_(self.unit)
         if self.images.dtype == torch.uint8:
             composite.round_().clamp_(0, 255)
         elif self.clip:
             composite.clamp_(0, 1)
         composite = composite.to(self.images.dtype)
+        kept = self._ignored(spot.target, where)
+        if spot.shown is not None:
+            hidden = ~spot.shown[:, None, None]
+            kept = hidden if kept is None else kept | hidden
         if kept is not None:
-            composite = torch.where(where.of(kept)[:, None], old, composite)
-        part.index_copy_(0, target, composite)
+            composite = torch.where(kept[:, None], old, composite)
+        part.index_copy_(0, spot.target, composite)
 
-    def _mark(self, target: Tensor, inside: Tensor, classes: Tensor, box: Box) -> None:
-        part = box.of(self.masks)
-        before = part.index_select(0, target)
-        value = torch.ones_like(classes) if self.binary else classes
-        part.index_copy_(0, target, torch.where(box.of(inside), value[:, None, None], before))
+    def _mark(self, spot: _Spot) -> None:
+        part = spot.box.of(self.masks)
+        before = part.index_select(0, spot.target)
+        value = 1 if self.binary else spot.label.to(self.masks, non_blocking=True)[:, None, None]
+        part.index_copy_(0, spot.target, torch.where(spot.marked, value, before))
+        row, label = spot.row.to(self.labels.device, non_blocking=True), spot.label
+        if spot.shown is not None:
+            label = torch.where(spot.shown.to(label.device), label, self.labels[row])
+        self.labels[row] = label
+
+
+def _mirrored(plan: Plan) -> tuple[Tensor, Tensor]:
+    """Flips (M, 2) of the donors that are only mirrored, and the rows of those to be warped."""
+    flips, rest = mirrors(plan.maps)
+    if plan.place == "as is":
+        return flips, rest
+    return torch.zeros_like(flips), torch.arange(len(plan), device="cpu")
+
+
+def _beyond(plan: Plan) -> str:
+    """What lies beyond a donor's border, as `warp` takes it."""
+    return "mirrored" if plan.place == "as is" else "nearest"
 
 
 def _may_ignore(masks: Tensor) -> bool:

@@ -14,24 +14,29 @@ from torch import Tensor
 from dlilib.checks import described
 from dlilib.tiles import Arrays, TileSet, as_images, check_classes
 
-MARGIN = 16  # pixels kept around a crop's defect: more than any blend of it reads
+MARGIN = 16  # pixels kept around a defect: what a blend of it reads, shrunk to no less than a half
 POINTS = 64  # of a defect's pixels, to tell whether a warp leaves any of it in sight
 
 
 @dataclass(frozen=True, eq=False)
 class Donors:
-    """D images or crops of images, each with one defect.
+    """D crops, each of an image around its one defect.
 
-    `Donors.of` takes them from a data set, `Donors.from_crops` from pictures of any size.
+    `Donors.of` takes them from a data set, `Donors.from_crops` from pictures of any size. The crops
+    lie one behind the other, so that a small defect takes little memory beside a large one.
     """
 
-    images: Tensor  # uint8 (D, C, H, W); crops are padded by their last row and column
-    masks: Tensor  # bool (D, H, W), the defect's pixels
+    pixels: Tensor  # uint8 (N,), of all crops (C, h, w)
+    marks: Tensor  # bool (N / C,), the defects' pixels, of all crops (h, w)
+    boxes: Tensor  # int64 (D, 4), each crop's top, left, height and width in its image
     labels: Tensor  # int64 (D,), 1..K
     ids: Tensor  # int64 (D,), how a plan names them: indices into their TileSet or of the crops
+    sides: tuple[int, int]  # height and width of the images
+    channels: int  # C
     classes: tuple[str, ...]  # (K,)
     given: str  # what they were chosen from, for messages and repr
     whole: bool = True  # whether a defect has its place in the image; crops have none
+    margin: int = MARGIN  # pixels around a defect that are known
     digest: str = ""  # sha256 of all this
 
     def __post_init__(self) -> None:
@@ -39,7 +44,14 @@ class Donors:
             object.__setattr__(self, "digest", _digest(self))
 
     @classmethod
-    def of(cls, tiles: TileSet, donors: Arrays | None = None, *, empty: bool = False) -> "Donors":
+    def of(
+        cls,
+        tiles: TileSet,
+        donors: Arrays | None = None,
+        *,
+        empty: bool = False,
+        margin: int = MARGIN,
+    ) -> "Donors":
         """Take the defective images of a data set.
 
         Args:
@@ -48,6 +60,7 @@ class Donors:
                 validate too. Only defective ones are used, each once.
             empty: Whether images whose masks show nothing of their class are donors too, as
                 released.
+            margin: Pixels of the image that are kept around a defect.
 
         Raises:
             ValueError: An index is none.
@@ -62,15 +75,22 @@ class Donors:
         if donors is None:
             given = f"all {len(rows)} images, those that validate too"
         rows = rows[usable]
-        on_device = rows.to(tiles.images.device)
         labels = tiles.labels[rows]
+        crops, corners = [], []
+        for row, label in zip(rows.tolist(), labels.tolist(), strict=True):
+            image, marks = tiles.images[row], tiles.masks[row] == label
+            cut = _around(marks, margin)
+            crops.append((image[:, *cut], marks[cut]))
+            corners.append((cut[0].start, cut[1].start))
         return cls(
-            images=tiles.images[on_device],
-            masks=tiles.masks[on_device] == labels.to(tiles.masks)[:, None, None],
+            **_joined(crops, corners, tiles.images.device),
             labels=labels,
             ids=rows,
+            sides=tuple(tiles.masks.shape[1:]),
+            channels=tiles.images.shape[1],
             classes=tiles.classes,
             given=given,
+            margin=margin,
         )
 
     @classmethod
@@ -120,16 +140,13 @@ class Donors:
             )
         ]
         channels = max(len(image) for image, _ in pairs)
-        height, width = np.max([mask.shape for _, mask in pairs], axis=0)
-        padded = [_padded(image.expand(channels, -1, -1), height, width) for image, _ in pairs]
-        marks = torch.zeros(len(pairs), height, width, dtype=torch.bool, device="cpu")
-        for mark, (_, mask) in zip(marks, pairs, strict=True):
-            mark[: mask.shape[0], : mask.shape[1]] = mask
+        pairs = [(image.expand(channels, -1, -1), marks) for image, marks in pairs]
         return cls(
-            images=torch.stack(padded),
-            masks=marks,
+            **_joined(pairs, [(0, 0)] * len(pairs), torch.device("cpu")),
             labels=numbers.long(),
             ids=torch.arange(len(pairs), device="cpu"),
+            sides=tuple(np.max([marks.shape for _, marks in pairs], axis=0).tolist()),
+            channels=channels,
             classes=names,
             given=f"the {len(pairs)} crops",
             whole=False,
@@ -142,11 +159,6 @@ class Donors:
         counts = np.bincount(self.labels, minlength=len(self.classes) + 1)[1:]
         shown = ", ".join(f"{n} {c}" for n, c in zip(self.classes, counts.tolist(), strict=True))
         return f"Donors({len(self)} of {self.given}: {shown})"
-
-    @property
-    def sides(self) -> tuple[int, int]:
-        """Height and width of the images."""
-        return tuple(self.masks.shape[1:])
 
     @cached_property
     def members(self) -> tuple[Tensor, ...]:
@@ -170,11 +182,75 @@ class Donors:
         return self._sorted[found]
 
     def to(self, device: str | torch.device) -> "Donors":
-        """Return the same donors with images and masks on `device`."""
+        """Return the same donors with their pixels on `device`."""
         moved = copy.copy(self)  # keeps what was found out about them
-        object.__setattr__(moved, "images", self.images.to(device))
-        object.__setattr__(moved, "masks", self.masks.to(device))
+        object.__setattr__(moved, "pixels", self.pixels.to(device))
+        object.__setattr__(moved, "marks", self.marks.to(device))
         return moved
+
+    @cached_property
+    def _places(self) -> Tensor:
+        """Where each crop begins among the marks, and its box: int64 (D, 5)."""
+        sizes = self.boxes[:, 2] * self.boxes[:, 3]
+        return torch.cat([(sizes.cumsum(dim=0) - sizes)[:, None], self.boxes], dim=1)
+
+    def crop(self, position: int) -> tuple[Tensor, Tensor]:
+        """Views of one donor's image, uint8 (C, h, w), and mask, bool (h, w)."""
+        first, _, _, height, width = self._places[position].tolist()
+        marks = self.marks[first : first + height * width].view(height, width)
+        first, count = self.channels * first, self.channels * height * width
+        return self.pixels[first : first + count].view(-1, height, width), marks
+
+    def box(self, position: int) -> tuple[int, int, int, int]:
+        """First row and the one after the last, first column and the one after the last."""
+        _, top, left, height, width = self._places[position].tolist()
+        return top, top + height, left, left + width
+
+    def image(self, position: int) -> tuple[Tensor, Tensor]:
+        """One donor in its whole image: float32 (C, H, W), and bool (H, W).
+
+        What is not known of the image is black; beyond a crop without a place, its outermost pixels
+        go on.
+        """
+        _, top, left, height, width = self._places[position].tolist()
+        pixels, marks = self.crop(position)
+        there = ..., slice(top, top + height), slice(left, left + width)
+        mask = torch.zeros(self.sides, dtype=torch.bool, device="cpu")
+        mask[there] = marks
+        if not self.whole:
+            beyond = (0, self.sides[1] - width, 0, self.sides[0] - height)
+            return F.pad(pixels[None].float(), beyond, mode="replicate")[0], mask
+        image = torch.zeros(self.channels, *self.sides, device="cpu")
+        image[there] = pixels
+        return image, mask
+
+    def images(self, positions: Tensor, flips: Tensor) -> tuple[Tensor, Tensor]:
+        """Several donors in their whole images, on the donors' device, which is not waited for.
+
+        Args:
+            positions: int64 (M,), on the CPU.
+            flips: bool (M, 2), on the CPU: which are mirrored vertically, horizontally.
+
+        Returns:
+            uint8 (M, C, H, W), where a crop's outermost pixels go on to the border, and bool
+            (M, H, W).
+        """
+        places = self._places[positions].unbind(dim=1)
+        first, top, left, height, width = (x[:, None] for x in places)  # (M, 1)
+        y, x = (torch.arange(side, device="cpu") for side in self.sides)
+        y = torch.where(flips[:, :1], y.flip(0), y) - top  # (M, H)
+        x = torch.where(flips[:, 1:], x.flip(0), x) - left  # (M, W)
+        shown = (y >= 0) & (y < height), (x >= 0) & (x < width)
+        y, x = y.clamp(min=0).minimum(height - 1), x.clamp(min=0).minimum(width - 1)
+        # of the mask's plane, then of each channel's
+        planes = torch.arange(self.channels, device="cpu") * (height * width)
+        starts = torch.cat([first, self.channels * first + planes], dim=1)  # (M, 1 + C)
+        rows = starts[:, :, None] + (y * width)[:, None]  # (M, 1 + C, H)
+        device = self.pixels.device
+        rows, x, *shown = (part.to(device, non_blocking=True) for part in (rows, x, *shown))
+        at = rows[:, :, :, None] + x[:, None, None]  # (M, 1 + C, H, W)
+        inside = shown[0][:, :, None] & shown[1][:, None]
+        return self.pixels[at[:, 1:]], self.marks[at[:, 0]].logical_and_(inside)
 
     def fitting(self, sides: tuple[int, int]) -> tuple[Tensor, ...]:
         """As `members`, of the donors whose defect fits into images of this height and width.
@@ -204,8 +280,10 @@ class Donors:
             pixels. x comes before y.
         """
         points, middle, half = [], [], []
-        for mask in self.masks.cpu():
-            places = mask.nonzero().flip(1).double()  # (pixels, 2)
+        donors = self.to("cpu")
+        for position, (top, left, *_) in enumerate(self.boxes.tolist()):
+            rows, columns = donors.crop(position)[1].nonzero().double().unbind(dim=1)
+            places = torch.stack([columns + left, rows + top], dim=1)
             if not len(places):  # nothing to be seen, anywhere
                 places = torch.tensor([[0.0, 0.0]], dtype=torch.float64, device="cpu")
             low, high = places.amin(dim=0), places.amax(dim=0)
@@ -266,21 +344,37 @@ def _crop(
         pixels = as_images([image], tuple(marks.shape))[0]
     except ValueError as error:
         raise ValueError(f"images[{index}]: {error}") from None
-    rows, columns = (
-        slice(max(0, int(places.min()) - MARGIN), int(places.max()) + MARGIN + 1)
-        for places in marks.nonzero().unbind(dim=1)
-    )
-    return pixels[:, rows, columns], marks[rows, columns]
+    cut = _around(marks, MARGIN)
+    return pixels[:, *cut], marks[cut]
 
 
-def _padded(image: Tensor, height: int, width: int) -> Tensor:
-    """An image (C, h, w), continued at the bottom and the right by its last pixels."""
-    below, right = int(height) - image.shape[1], int(width) - image.shape[2]
-    return F.pad(image[None].float(), (0, right, 0, below), mode="replicate")[0].to(torch.uint8)
+def _around(marks: Tensor, margin: int) -> tuple[slice, slice]:
+    """Rows and columns of a defect in its image, and so many pixels more on every side."""
+    places = marks.nonzero()
+    if not len(places):  # nothing to be seen, anywhere
+        return slice(0, 1), slice(0, 1)
+    low, high = (places.amin(dim=0) - margin).clamp(min=0), places.amax(dim=0) + margin + 1
+    ends = high.minimum(torch.tensor(marks.shape, device=marks.device))
+    return tuple(slice(*pair) for pair in zip(low.tolist(), ends.tolist(), strict=True))
+
+
+def _joined(
+    crops: Sequence[tuple[Tensor, Tensor]], corners: Sequence[tuple[int, int]], device: torch.device
+) -> dict[str, Tensor]:
+    """Crops (C, h, w) and (h, w) with these corners, as the fields of `Donors` hold them."""
+    boxes = [(*corner, *marks.shape) for corner, (_, marks) in zip(corners, crops, strict=True)]
+    pixels = [torch.zeros(0, dtype=torch.uint8, device=device)]
+    marks = [torch.zeros(0, dtype=torch.bool, device=device)]
+    return {
+        "pixels": torch.cat(pixels + [image.reshape(-1) for image, _ in crops]),
+        "marks": torch.cat(marks + [mask.reshape(-1) for _, mask in crops]),
+        "boxes": torch.tensor(boxes, dtype=torch.int64, device="cpu").reshape(-1, 4),
+    }
 
 
 def _digest(donors: Donors) -> str:
-    found = hashlib.sha256(repr((donors.classes, donors.whole, donors.images.shape)).encode())
-    for part in (donors.labels, donors.ids, donors.masks, donors.images):
+    known = (donors.classes, donors.whole, donors.sides, donors.channels)
+    found = hashlib.sha256(repr(known).encode())
+    for part in (donors.labels, donors.ids, donors.boxes, donors.marks, donors.pixels):
         found.update(part.cpu().contiguous().numpy())
     return found.hexdigest()

@@ -284,7 +284,7 @@ class DynamicLabelInjection(nn.Module):
     def _compose(
         self, plan: Plan, images: Tensor, masks: Tensor, labels: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        if self.donors.images.device != images.device:
+        if self.donors.pixels.device != images.device:
             self.donors = self.donors.to(images.device)
         return inject(
             plan,
@@ -363,7 +363,7 @@ class DynamicLabelInjection(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "nn.Module":
         """What `.to` and the like call: the donors go along."""
-        here = torch.empty(0, device=self.donors.images.device)
+        here = torch.empty(0, device=self.donors.pixels.device)
         self.donors = self.donors.to(fn(here).device)
         return super()._apply(fn, recurse)
 
@@ -545,7 +545,7 @@ def _check_tensors(images: Tensor, masks: Tensor, labels: Tensor) -> None:
 def _check_against(
     donors: Donors, images: Tensor, masks: Tensor, labels: Tensor, place: str
 ) -> None:
-    channels, sides = donors.images.shape[1], donors.sides
+    channels, sides = donors.channels, donors.sides
     fits = place == "anywhere" or images.shape[2:] == sides
     if not fits or channels not in (1, images.shape[1]):
         raise ValueError(

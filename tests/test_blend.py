@@ -420,7 +420,7 @@ def test_a_large_half_precision_batch_is_finite_though_its_sum_is_not():
 
 @OPTIONS
 def test_gradients_are_those_of_finite_differences(region, guidance, monkeypatch):
-    monkeypatch.setattr("dlilib.blend.TOLERANCE", 1e-12)
+    monkeypatch.setattr("dlilib.multigrid.TOLERANCE", 1e-12)
     g = torch.Generator().manual_seed(0)
     target, donor = (
         torch.rand(2, 1, 7, 8, dtype=torch.float64, generator=g, requires_grad=True)

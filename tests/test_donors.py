@@ -116,9 +116,9 @@ def test_crops_of_any_size_are_injected_whole_anywhere():
 def test_colour_and_grey_crops_and_class_indices():
     images, masks, labels = crops()
     colour = Donors.from_crops([images[0].expand(3, -1, -1), *images[1:]], masks, labels)
-    assert colour.images.shape[1] == 3 and colour.classes == ("1", "2")
+    assert colour.channels == 3 and colour.classes == ("1", "2")
     indices = [mask.byte() * label for mask, label in zip(masks, labels, strict=True)]
-    assert torch.equal(Donors.from_crops(images, indices, labels).masks, colour.masks)
+    assert torch.equal(Donors.from_crops(images, indices, labels).marks, colour.marks)
     arrays = [image.permute(1, 2, 0).numpy() for image in images]
     again = Donors.from_crops(arrays, [mask.numpy() for mask in masks], np.array(labels))
     assert again.digest == Donors.from_crops(images, masks, labels).digest
@@ -170,7 +170,7 @@ def test_a_small_defect_in_a_large_crop_takes_little_memory():
     mark = torch.zeros(1500, 1500, dtype=torch.bool)
     mark[700:709, 30:41] = True
     donors = Donors.from_crops([*small, large], [*marks, mark], [1] * 51)
-    assert donors.images.nbytes < 200_000 and donors.masks[50].sum() == 9 * 11
+    assert donors.pixels.nbytes < 8_000 and donors.crop(50)[1].sum() == 9 * 11
 
 
 def test_each_donor_counts_once(toy):

@@ -171,7 +171,7 @@ def test_donors_ignored_pixels_are_not_part_of_the_defect():
     ring = torch.nn.functional.max_pool2d(masks[:, None].float(), 3, 1, 1)[:, 0] > 0
     masks[ring & (masks == 0)] = IGNORE
     fringed = TileSet.from_arrays(tiles.images, masks, tiles.classes, labels=tiles.labels)
-    assert torch.equal(dlilib.Donors.of(fringed).masks, dlilib.Donors.of(tiles).masks)
+    assert torch.equal(dlilib.Donors.of(fringed).marks, dlilib.Donors.of(tiles).marks)
 
 
 def test_a_bool_mask_is_marked_and_a_mask_may_have_a_channel(toy):
@@ -306,9 +306,9 @@ def test_copies_and_pickles_go_on_where_the_transform_stands(toy):
 def test_the_donors_follow_the_module(toy):
     model = torch.nn.Sequential(DynamicLabelInjection(toy))
     moved = copy.deepcopy(model).to("meta")
-    assert moved[0].donors.images.is_meta and moved[0].donors.masks.is_meta
-    assert not model[0].donors.images.is_meta
-    assert model.half()[0].donors.images.dtype == torch.uint8
+    assert moved[0].donors.pixels.is_meta and moved[0].donors.marks.is_meta
+    assert not model[0].donors.pixels.is_meta
+    assert model.half()[0].donors.pixels.dtype == torch.uint8
 
 
 def after(images, masks, labels):
