@@ -1,7 +1,7 @@
 """A plan's pixels: warped donors, pasted or blended into a batch, and their labels."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -262,11 +262,27 @@ class _Blending:
             pasted = spot.donors / self.unit
             if self.images.dtype == torch.uint8:
                 pasted = pasted.round_()
-            part = spot.box.of(self.images)
-            before = part.index_select(0, spot.target)
-            pasted = cut_paste(before, pasted.to(before), spot.solid)
-            part.index_copy_(0, spot.target, pasted)
+            self._change(
+                self.images,
+                spot,
+                spot.box,
+                lambda before, new=pasted, inside=spot.solid: cut_paste(
+                    before, new.to(before), inside
+                ),
+            )
             self._mark(spot)
+
+    def _change(
+        self, values: Tensor, spot: _Spot, box: Box, change: Callable[[Tensor], Tensor]
+    ) -> None:
+        """Put change(before) for what a box of the spot's images holds before."""
+        part = box.of(values)
+        if one_by_one(self.device):
+            (row,) = spot.row.tolist()
+            before = part[row : row + 1]
+            before.copy_(change(before))
+        else:
+            part.index_copy_(0, spot.target, change(part.index_select(0, spot.target)))
 
     def _blend(self, spots: Iterator[_Spot]) -> None:
         waiting: deque[_Spot] = deque()
@@ -292,27 +308,27 @@ class _Blending:
             self._mark(spot)
 
     def _add(self, spot: _Spot, where: Box, change: Tensor) -> None:
-        part = where.of(self.images)
-        old = part.index_select(0, spot.target)
-        composite = old + change.div_(self.unit)
-        if self.images.dtype == torch.uint8:
-            composite.round_().clamp_(0, 255)
-        elif self.clip:
-            composite.clamp_(0, 1)
-        composite = composite.to(self.images.dtype)
         kept = self._ignored(spot.target, where)
         if spot.shown is not None:
             hidden = ~spot.shown[:, None, None]
             kept = hidden if kept is None else kept | hidden
-        if kept is not None:
-            composite = torch.where(kept[:, None], old, composite)
-        part.index_copy_(0, spot.target, composite)
+
+        def blended(before: Tensor) -> Tensor:
+            composite = before + change.div_(self.unit)
+            if self.images.dtype == torch.uint8:
+                composite.round_().clamp_(0, 255)
+            elif self.clip:
+                composite.clamp_(0, 1)
+            composite = composite.to(before)
+            return composite if kept is None else torch.where(kept[:, None], before, composite)
+
+        self._change(self.images, spot, where, blended)
 
     def _mark(self, spot: _Spot) -> None:
-        part = spot.box.of(self.masks)
-        before = part.index_select(0, spot.target)
         value = 1 if self.binary else spot.label.to(self.masks, non_blocking=True)[:, None, None]
-        part.index_copy_(0, spot.target, torch.where(spot.marked, value, before))
+        self._change(
+            self.masks, spot, spot.box, lambda before: torch.where(spot.marked, value, before)
+        )
         row, label = spot.row.to(self.labels.device, non_blocking=True), spot.label
         if spot.shown is not None:
             label = torch.where(spot.shown.to(label.device), label, self.labels[row])
