@@ -105,7 +105,7 @@ def convert(
         int, typer.Option(help="of LabelMe's lines and points, pixels", min=1)
     ] = convert_.WIDTH,
     unlisted: Annotated[
-        str, typer.Option(help='photographs in no COCO file: "leave out", or "free" of defects')
+        str, typer.Option(help='photographs that no file lists: "leave out", or "free" of defects')
     ] = "leave out",
     tile: Tile = None,
 ) -> None:

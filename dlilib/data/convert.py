@@ -85,7 +85,8 @@ def convert(
               others write them; filled by pycocotools.
             - "yolo": YOLO segmentation, a text file for each photograph with defects and data.yaml.
             - "voc" or "cvat": masks in SegmentationClass/ or masks/, in colours that a labelmap.txt
-              names, as CVAT's "Segmentation mask 1.1", or of class indices.
+              names, as CVAT's "Segmentation mask 1.1", or of class indices. A photograph without a
+              mask that ImageSets/Segmentation lists is defect-free.
             - "label-studio": the brush labels as PNG, and the project's JSON export.
         root: Folder or zip of the images and annotations.
         out: The folder to write, new or empty, outside root.
@@ -94,7 +95,9 @@ def convert(
             does not name is an error. Exports without names ("yolo", "voc") take theirs from it.
         strict: What cannot be read is an error instead.
         width: Of LabelMe's lines and points, in pixels.
-        unlisted: What photographs are that no COCO file lists, "leave out" or "free" (defect-free).
+        unlisted: What photographs are that COCO's files, Label Studio's tasks or, where they have
+            no mask, ImageSets/Segmentation do not list: "leave out" or "free" (defect-free). For
+            LabelMe and YOLO a photograph without a file of its own is defect-free anyway.
         tile: Cut the photographs into patches: their side, a multiple of 8, and by how many pixels
             neighbours overlap. Patches of one photograph are one group.
         tell: Called with each line of the report; the last one counts what was read, drawn and left

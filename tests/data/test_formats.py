@@ -243,7 +243,7 @@ def test_unlisted_photographs_are_left_out_or_defect_free(tmp_path):
     tiles, told = read("coco", tmp_path / "in", tmp_path / "free", unlisted="free")
     assert (
         tiles.counts() == {"dent": 1, "Free": 2}
-        and "2 photographs in no JSON file taken as defect-free" in told
+        and "2 photographs listed in no JSON file taken as defect-free" in told
     )
 
 
@@ -299,6 +299,87 @@ def test_cvat_colours_are_named_by_the_label_map_and_soft_ones_refused(tmp_path)
         from_folder(tmp_path / "in", size=None)
 
 
+def cvat(root, names, listed, colour=(250, 50, 83)):
+    """CVAT's "Segmentation mask 1.1"; names: of the photographs, and whether each has a mask."""
+    colours = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    colours[2:6, 2:6] = colour
+    for k, (name, has_mask) in enumerate(names.items()):
+        photograph(root / f"JPEGImages/{name}.jpg", k)
+        if has_mask:
+            path = root / f"SegmentationClass/{name}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(colours).save(path)
+    (root / "labelmap.txt").write_text("background:0,0,0::\ndent:250,50,83::\n")
+    (root / "ImageSets/Segmentation").mkdir(parents=True)
+    for subset, lines in listed.items():
+        (root / f"ImageSets/Segmentation/{subset}.txt").write_text("\n".join(lines))
+
+
+@pytest.mark.parametrize("suffix", ["", ".jpg"])
+def test_a_listed_split_tells_photographs_of_one_name_apart_by_their_folders(tmp_path, suffix):
+    names = {"line1/001": 1, "line 1/002": 1, "line2/001": 1, "line2/003": 1}
+    listed = {"train": ["line1/001" + suffix, '"line 1/002"'], "val": ["line2/001", "003"]}
+    cvat(tmp_path / "in", names, listed)
+    tiles, _ = read("cvat", tmp_path / "in", tmp_path)
+    split_of = dict(zip(tiles.names, tiles.given, strict=True))
+    assert split_of == {
+        "line1_001": "train",
+        "line 1_002": "train",
+        "line2_001": "val",
+        "line2_003": "val",
+    }
+
+
+def test_a_bare_name_of_several_photographs_is_told_and_takes_no_side(tmp_path):
+    cvat(tmp_path / "in", {"a/1": 1, "b/1": 1, "b/2": 0}, {"train": ["1"], "val": ["2"]})
+    tiles, told = read("cvat", tmp_path / "in", tmp_path)
+    assert "1 listed name, of several photographs, as JPEGImages/a/1.jpg and" in told
+    assert tiles.names == ("a_1", "b_1", "b_2") and tiles.given is None
+
+
+def test_a_listed_photograph_without_a_mask_is_defect_free_and_another_is_left_out(tmp_path):
+    names = {"line1/1": 1, "line2/1": 0, "line2/2": 0}
+    cvat(tmp_path / "in", names, {"default": ["line1/1", "line2/1"]})
+    tiles, told = read("cvat", tmp_path / "in", tmp_path)
+    assert tiles.names == ("line1_1", "line2_1") and tiles.labels.tolist() == [1, 0]
+    assert "1 photograph listed in ImageSets/ without a mask taken as defect-free" in told
+    assert "1 photograph, without a mask in SegmentationClass/ (--unlisted free" in told
+    tiles, told = read("cvat", tmp_path / "in", tmp_path / "free", unlisted="free")
+    assert tiles.counts() == {"dent": 1, "Free": 2}
+    assert "1 photograph without a mask in SegmentationClass/ taken as defect-free" in told
+
+
+def test_a_listed_photograph_with_a_mask_that_is_not_read_is_not_defect_free(tmp_path):
+    cvat(tmp_path / "in", {"a": 1, "b": 0, "c": 0}, {"default": ["a", "b", "c"]})
+    (tmp_path / "in/SegmentationClass/b.webp").write_bytes(b"")
+    (tmp_path / "in/SegmentationObject").mkdir()
+    (tmp_path / "in/SegmentationObject/c.png").write_bytes(b"")
+    assert read("cvat", tmp_path / "in", tmp_path)[0].names == ("a",)
+    photograph(tmp_path / "in/JPEGImages/d.jpg", 9)
+    (tmp_path / "in/SegmentationClass/a.png").rename(tmp_path / "in/SegmentationClass/x.png")
+    (tmp_path / "in/SegmentationClass/d.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match="cannot be taken as defect-free"):
+        read("cvat", tmp_path / "in", tmp_path / "free", unlisted="free")
+
+
+@pytest.mark.parametrize("named", ["bicycle", "dent", ""])
+def test_voc_classes_are_those_of_a_palette_only_where_the_export_names_them(tmp_path, named):
+    photograph(tmp_path / "in/JPEGImages/a.png")
+    mask = Image.fromarray(square(2))
+    mask.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0])
+    (tmp_path / "in/SegmentationClass").mkdir()
+    mask.save(tmp_path / "in/SegmentationClass/a.png")
+    if named:
+        (tmp_path / "in/Annotations").mkdir()
+        text = f"<annotation><object>\n <name>{named}</name><part><name>hand</name>"
+        (tmp_path / "in/Annotations/a.xml").write_text(text)
+    if named == "bicycle":
+        assert read("voc", tmp_path / "in", tmp_path)[0].classes == ("bicycle",)
+        return
+    with pytest.raises(DataError, match="names the classes; name them by --classes"):
+        read("voc", tmp_path / "in", tmp_path)
+
+
 def test_label_studio_strokes_go_to_the_photograph_of_their_task(tmp_path):
     for k, name in enumerate(("1a2b3c4d-a.png", "1a2b3c4d-b.png", "1a2b3c4d-c.png")):
         photograph(tmp_path / "in/images" / name, k)
@@ -314,6 +395,10 @@ def test_label_studio_strokes_go_to_the_photograph_of_their_task(tmp_path):
     tiles, told = read("label-studio", tmp_path / "in", tmp_path)
     assert tiles.classes == ("deep-pit",) and tiles.names == ("1a2b3c4d-a", "1a2b3c4d-b")
     assert tiles.labels.tolist() == [0, 1] and "1 photograph, not annotated yet" in told
+    photograph(tmp_path / "in/images/d.png", 4)
+    tiles, told = read("label-studio", tmp_path / "in", tmp_path / "free", unlisted="free")
+    assert tiles.counts() == {"deep-pit": 1, "Free": 2}
+    assert "1 photograph of no task in the JSON export taken as defect-free" in told
 
 
 # Folders of masks

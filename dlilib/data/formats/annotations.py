@@ -338,6 +338,47 @@ def _without_copies(
     return kept
 
 
+def add_unlisted(
+    files: Files,
+    found: dict[str, Photograph],
+    root: object,
+    options: Options,
+    notes: Notes,
+    *,
+    where: str,
+    missing: bool,
+) -> None:
+    """Add the photographs that nothing is said of, if that is wanted, as defect-free.
+
+    Args:
+        files: All files.
+        found: The photographs that something is said of, by their path; gets the others.
+        root: For messages.
+        options: `unlisted` says what is wanted.
+        notes: Told what is left out.
+        where: What is so of them, as "listed in no JSON file".
+        missing: Some may have annotations that were not found.
+
+    Raises:
+        DataError: They are wanted, but some may have annotations.
+    """
+    paths = unannotated(files, found, root, notes)
+    if options.unlisted != "free":
+        for path in paths:
+            why = f"{where} (--unlisted free takes such as defect-free)"
+            notes.leave_out("photograph", why, f"{root}/{path}")
+        return
+    if paths and missing:
+        raise DataError(
+            f"{root}/{paths[0]}: cannot be taken as defect-free, since what was not found may be "
+            f"its annotation: {'; '.join(notes.left_out)}"
+        )
+    for path in paths:
+        found[path] = Photograph(path, files[path])
+    if paths:
+        notes.remark(f"{counted(len(paths), 'photograph')} {where} taken as defect-free")
+
+
 def tell_unread(files: Files, root: object, notes: Notes) -> None:
     """Count the pictures of formats that are not read."""
     for path in sorted(files):

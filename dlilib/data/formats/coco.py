@@ -19,12 +19,11 @@ from dlilib.data.formats.annotations import (
     Photograph,
     Pictures,
     Region,
+    add_unlisted,
     class_name,
-    counted,
     expected,
     read_json,
     side,
-    unannotated,
     whose,
 )
 from dlilib.data.subsets import folder_subset, original_name, subset_of
@@ -62,7 +61,8 @@ def read(files: Files, root: object, options: Options, notes: Notes) -> Annotati
     missing = len(listings) < len(paths)  # whether a photograph may have an annotation unseen
     for listing in listings:
         missing |= _read_listing(listing, files, pictures, found, notes)
-    _add_unlisted(files, root, found, options, notes, missing=missing)
+    where = "listed in no JSON file"
+    add_unlisted(files, found, root, options, notes, where=where, missing=missing)
     return Annotations(list(found.values()), _classes(listings), len(listings))
 
 
@@ -318,33 +318,6 @@ def _unpacked(counts: str) -> list[int]:
             lengths.append(value + (lengths[-2] if len(lengths) > 2 else 0))
             value = shift = 0
     return lengths or [0]
-
-
-def _add_unlisted(
-    files: Files,
-    root: object,
-    found: dict[str, Photograph],
-    options: Options,
-    notes: Notes,
-    *,
-    missing: bool,
-) -> None:
-    """Add the photographs that no file lists, if wanted; missing: some may have annotations."""
-    paths = unannotated(files, found, root, notes)
-    if options.unlisted != "free":
-        for path in paths:
-            why = "listed in no JSON file (--unlisted free takes such as defect-free)"
-            notes.leave_out("photograph", why, f"{root}/{path}")
-        return
-    if paths and missing:
-        raise DataError(
-            f"{root}/{paths[0]}: cannot be taken as defect-free, since some JSON file or listed "
-            f"photograph was not found and may be its own: {'; '.join(notes.left_out)}"
-        )
-    for path in paths:
-        found[path] = Photograph(path, files[path])
-    if paths:
-        notes.remark(f"{counted(len(paths), 'photograph')} in no JSON file taken as defect-free")
 
 
 def _classes(listings: Sequence[_Listing]) -> list[str]:

@@ -16,6 +16,7 @@ from dlilib.data.formats.annotations import (
     Photograph,
     Pictures,
     Region,
+    add_unlisted,
     address_path,
     class_name,
     expected,
@@ -52,11 +53,13 @@ def read(files: Files, root: object, options: Options, notes: Notes) -> Annotati
             strokes[int(task)].append((int(annotation), int(number), label, path))
     pictures = Pictures({path: files[path] for path in files if not _is_stroke(path)})
     found: dict[str, Photograph | None] = {}  # None: nobody has annotated it
+    missing = False  # whether a task may be that of a photograph of another name
     for task, item, place in tasks:
         path = _photograph(item, place, pictures, notes)
         cancelled = {a.get("id") for a in item.get("annotations") or [] if a.get("was_cancelled")}
         drawn = [stroke for stroke in sorted(strokes.pop(task, [])) if stroke[0] not in cancelled]
         if path is None:
+            missing = True
             continue
         if path in found:
             raise DataError(f"{place}: shows {path}, as another task does")
@@ -75,8 +78,11 @@ def read(files: Files, root: object, options: Options, notes: Notes) -> Annotati
             f"{root}/{drawn[0][3]}: is of task {task}, which no JSON export lists: export all "
             "tasks of the project"
         )
-    _tell_unlisted(files, found, root, notes)
-    photographs = [photograph for photograph in found.values() if photograph]
+    known = {path: photograph for path, photograph in found.items() if photograph}
+    others = {path: files[path] for path in files if not (_is_stroke(path) or path in found)}
+    where = "of no task in the JSON export"
+    add_unlisted(others, known, root, options, notes, where=where, missing=missing)
+    photographs = list(known.values())
     labels = {region.label for photograph in photographs for region in photograph.regions}
     used = len({place.rpartition(",")[0] for _, _, place in tasks})
     return Annotations(photographs, sorted(labels), used)
@@ -183,11 +189,3 @@ def _pixels(files: Files, path: str, height: int, width: int) -> np.ndarray:
     mask = mask_values(files, path)
     check_same_size(mask, path, (height, width))
     return marked(mask)
-
-
-def _tell_unlisted(
-    files: Files, found: dict[str, Photograph | None], root: object, notes: Notes
-) -> None:
-    for path in sorted(files):
-        if path.lower().endswith(IMAGE_SUFFIXES) and path not in found and not _is_stroke(path):
-            notes.leave_out("photograph", "of no task in the JSON export", f"{root}/{path}")

@@ -1,6 +1,7 @@
 """Pascal VOC and CVAT's masks: in colours or of class indices, beside the photographs."""
 
 import re
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import PurePosixPath
 
@@ -16,12 +17,16 @@ from dlilib.data.class_names import (
 )
 from dlilib.data.files import DataError, Files, read_text
 from dlilib.data.formats.annotations import (
+    KNOWN_SUFFIXES,
     Annotations,
     Notes,
     Options,
     Photograph,
     Pictures,
     Region,
+    add_unlisted,
+    counted,
+    plain,
 )
 from dlilib.data.images import (
     IMAGE_SUFFIXES,
@@ -35,6 +40,7 @@ from dlilib.data.subsets import folder_subset, subset_named
 from dlilib.tiles import IGNORE
 
 FOLDERS = ("SegmentationClass", "SegmentationClassPNG", "masks")  # of masks; the first one there
+OBJECT = re.compile(r"<object>\s*<name>\s*([^<]+?)\s*</name>")  # in Annotations/*.xml
 NO_PHOTOGRAPHS = re.compile(r"(^|/)Segmentation[^/]*/")
 LISTS = ("class_names.txt", "labels.txt", "classes.txt")
 # Pascal VOC's own classes 1..20
@@ -44,6 +50,9 @@ VOC = (
     *("train", "tvmonitor"),
 )
 LIFTED = "__ignore__"  # what the ignored pixels' region is called
+OF_MASKS = ("SegmentationClass", "SegmentationObject")  # begin the names of folders of masks
+
+Ends = dict[tuple[str, ...], list[str]]
 
 
 def read(files: Files, root: object, options: Options, notes: Notes) -> Annotations:
@@ -56,29 +65,61 @@ def read(files: Files, root: object, options: Options, notes: Notes) -> Annotati
         )
     masks = _masks(files, folder)
     classes, colours = _classes(files, root, options, masks)
-    photographs: dict[str, Photograph] = {}
-    listed = _listed_subsets(files, root)
-    images = [path for path in sorted(files) if _is_photograph(path, folder)]
-    pictures = Pictures({path: files[path] for path in images})
+    images = {path: files[path] for path in sorted(files) if _is_photograph(path, folder)}
+    pictures = Pictures(images)
+    found: dict[str, Photograph] = {}
+    missing = False  # whether a mask may be that of a photograph of another name
     for path in masks:
-        names = [f"{PurePosixPath(path).stem}{suffix}" for suffix in IMAGE_SUFFIXES]
-        # folders below those of masks are the same below those of photographs
-        below = ["JPEGImages" if part == folder else part for part in PurePosixPath(path).parts]
-        image = next((hit for name in names if (hit := pictures.find(name, "/".join(below)))), None)
+        image = _image_of(pictures, path, folder)
         if image is None:
             notes.slip("mask", "without a photograph of its name", f"{root}/{path}")
+            missing = True
             continue
-        if image in photographs:
+        if image in found:
             raise DataError(f"{root}/{path}: is of {image}, as another mask is")
-        split = listed.get(PurePosixPath(path).stem, "") or folder_subset(image)
-        photographs[image] = Photograph(image, files[image], split=split)
+        found[image] = Photograph(image, files[image])
         read_values = partial(_values, files, path, classes, colours)
-        _add_regions(photographs[image], read_values, classes, f"{root}/{path}", notes)
-    for path in images:
-        if path not in photographs:
-            why = f"without a mask in {folder}/ (one of zeros says that it is defect-free)"
-            notes.leave_out("photograph", why, f"{root}/{path}")
-    return Annotations(list(photographs.values()), classes, len(masks))
+        _add_regions(found[image], read_values, classes, f"{root}/{path}", notes)
+    ends = _by_end(images)
+    splits, listed = _listed(files, root, ends, notes)
+    if not missing:
+        _add_listed(files, sorted(listed - _drawn(files, folder, ends)), found, notes)
+    where = f"without a mask in {folder}/"
+    add_unlisted(images, found, root, options, notes, where=where, missing=missing)
+    for path, photograph in found.items():
+        photograph.split = splits.get(path, "") or folder_subset(path)
+    return Annotations(list(found.values()), classes, len(masks))
+
+
+def _image_of(pictures: Pictures, path: str, folder: str) -> str | None:
+    """The photograph of a mask: folders below those of masks are the same below the others."""
+    below = ["JPEGImages" if part == folder else part for part in PurePosixPath(path).parts]
+    names = [f"{PurePosixPath(path).stem}{suffix}" for suffix in IMAGE_SUFFIXES]
+    return next((hit for name in names if (hit := pictures.find(name, "/".join(below)))), None)
+
+
+def _drawn(files: Files, folder: str, ends: Ends) -> set[str]:
+    """The photographs that have a mask of any kind, also one that is not read."""
+    found: set[str] = set()
+    for path in files:
+        parts = PurePosixPath(path).with_suffix("").parts
+        below = [k for k, part in enumerate(parts) if part == folder or part.startswith(OF_MASKS)]
+        if below:
+            found.update(ends.get(tuple(map(plain, parts[below[-1] + 1 :])), []))
+    return found
+
+
+def _add_listed(
+    files: Files, listed: Sequence[str], found: dict[str, Photograph], notes: Notes
+) -> None:
+    """Add the photographs that are listed and have no mask: so CVAT writes defect-free ones."""
+    free = [path for path in listed if path not in found]
+    found.update({path: Photograph(path, files[path]) for path in free})
+    if free:
+        notes.remark(
+            f"{counted(len(free), 'photograph')} listed in ImageSets/ without a mask taken as "
+            "defect-free"
+        )
 
 
 def _masks(files: Files, folder: str) -> list[str]:
@@ -115,7 +156,7 @@ def _classes(
         return class_list(read_text(files, root, lists[0]), place), {}
     if options.classes:
         return list(options.classes), {}
-    if all(_is_of_voc(files, path) for path in masks):
+    if _is_of_voc(files, root, masks):
         return list(VOC), {}
     raise DataError(
         f"{root}: no {LABEL_MAP} (nor {', '.join(LISTS)}) names the classes; name them by "
@@ -123,22 +164,75 @@ def _classes(
     )
 
 
-def _is_of_voc(files: Files, path: str) -> bool:
-    """Whether a mask has Pascal VOC's palette."""
+def _is_of_voc(files: Files, root: object, masks: list[str]) -> bool:
+    """Whether masks are of Pascal VOC's classes: they have its palette, and Annotations/ says so.
+
+    The palette alone does not: other programs write it too.
+    """
+    named: set[str] = set()
+    for path in sorted(files):
+        if "Annotations" in PurePosixPath(path).parts and path.lower().endswith(".xml"):
+            named.update(OBJECT.findall(read_text(files, root, path)))
+    if not named or not named <= set(VOC):
+        return False
     own = _palette_of_voc(len(VOC))
-    colours = palette_colours(files, path)
-    return bool(colours) and all(own.get(k) == colour for k, colour in colours.items())
+    for path in masks:
+        colours = palette_colours(files, path)
+        shown = {VOC[index - 1] for index in colours if 0 < index <= len(VOC)}
+        if not colours or colours.items() - own.items() or not shown <= named:
+            return False
+    return True
 
 
-def _listed_subsets(files: Files, root: object) -> dict[str, str]:
-    """Stem -> subset, as ImageSets/…/train.txt and the like list them."""
-    found = {}
+def _by_end(images: Iterable[str]) -> Ends:
+    """The photographs by each end of their paths without suffixes, as ("line1", "001")."""
+    ends: Ends = {}
+    for image in images:
+        parts = PurePosixPath(plain(image)).with_suffix("").parts
+        for start in range(len(parts)):
+            ends.setdefault(parts[start:], []).append(image)
+    return ends
+
+
+def _listed(
+    files: Files, root: object, ends: Ends, notes: Notes
+) -> tuple[dict[str, str], set[str]]:
+    """What ImageSets/…/train.txt and the like list.
+
+    Returns:
+        Photograph -> its subset, and the photographs in the lists of segmented ones.
+    """
+    splits: dict[str, str] = {}
+    segmented: set[str] = set()
     for path in sorted(files):
         name = PurePosixPath(path)
-        if "ImageSets" in name.parts and name.suffix == ".txt" and subset_named(name.stem):
-            for line in read_text(files, root, path).split():
-                found[PurePosixPath(line).stem] = subset_named(name.stem)
-    return found
+        subset, of_masks = subset_named(name.stem), name.parent.name == "Segmentation"
+        if "ImageSets" not in name.parts or name.suffix != ".txt" or not (subset or of_masks):
+            continue
+        for line in filter(None, map(str.strip, read_text(files, root, path).splitlines())):
+            there = _meant(line, ends, subset)
+            if len(there) > 1:
+                why = f"of several photographs, as {there[0]} and {there[1]}"
+                notes.leave_out("listed name", why, f"{root}/{path}, {line}")
+            elif there:
+                splits[there[0]] = subset or splits.get(there[0], "")
+                segmented |= set(there) if of_masks else set()
+    return splits, segmented
+
+
+def _meant(line: str, ends: Ends, subset: str) -> list[str]:
+    """The photographs that a line of a list may mean, those with the fewest folders."""
+    quoted = re.match('"([^"]+)"', line)  # as names with spaces are written
+    for text in [quoted[1]] if quoted else [line, line.split()[0]]:
+        name = PurePosixPath(plain(text.lstrip("/")))
+        known = name.suffix in KNOWN_SUFFIXES
+        there = ends.get((name.with_suffix("") if known else name).parts, [])
+        if there:
+            break
+    least = min((path.count("/") for path in there), default=0)
+    there = [path for path in there if path.count("/") == least]
+    of_subset = [path for path in there if subset and folder_subset(path) == subset]
+    return of_subset or there
 
 
 def _palette_of_voc(count: int) -> dict[int, Colour]:
