@@ -157,10 +157,45 @@ def test_an_embedded_photograph_is_taken_where_there_is_no_other(tmp_path):
 
 def test_shares_of_width_and_height_are_scaled(tmp_path):
     photograph(tmp_path / "in/a.png"), photograph(tmp_path / "in/b.png", 1)
-    shares = [[x / (WIDTH, HEIGHT)[k % 2] for k, x in enumerate(FLAT[0])]]
-    coco(tmp_path / "in/c.json", [(0, 1, shares)])
+    coco(tmp_path / "in/c.json", [(0, 1, shares())])
     tiles, told = read("coco", tmp_path / "in", tmp_path)
     assert int(tiles.masks.sum()) == 64 and "shares of width and height" in told
+
+
+def shares(flat=FLAT[0]):
+    """Coordinates in pixels as shares of width and height."""
+    return [[x / (WIDTH, HEIGHT)[k % 2] for k, x in enumerate(flat)]]
+
+
+def test_shares_may_overshoot_a_little(tmp_path):
+    photograph(tmp_path / "in/a.png"), photograph(tmp_path / "in/b.png", 1)
+    wide = shares([30, 4, 1.04 * WIDTH, 4, 1.04 * WIDTH, 12, 30, 12])
+    coco(tmp_path / "in/c.json", [(0, 1, wide), (1, 1, wide)])
+    assert int(read("coco", tmp_path / "in", tmp_path)[0].masks.sum()) == 2 * 10 * 8
+
+
+@pytest.mark.parametrize("in_shares", [1, 2])
+def test_an_annotation_in_shares_among_others_in_pixels_is_left_out(tmp_path, in_shares):
+    names = ("a.png", "b.png", "c.png")
+    for k, name in enumerate(names):
+        photograph(tmp_path / "in" / name, k)
+    outlines = [shares() if k < in_shares else FLAT for k in range(3)]
+    listed = [(k, 1, outline) for k, outline in enumerate(outlines)]
+    coco(tmp_path / "in/c.json", listed, names)
+    tiles, told = read("coco", tmp_path / "in", tmp_path)
+    assert tiles.counts() == {"dent": 3 - in_shares, "Free": 0}
+    assert int(tiles.masks.sum()) == 64 * (3 - in_shares)
+    assert "coordinates between 0 and 1, in a file that has others in pixels" in told
+    with pytest.raises(DataError, match=r"c\.json, annotation 0: coordinates between 0 and 1"):
+        read("coco", tmp_path / "in", tmp_path / "strict", strict=True)
+
+
+def test_an_annotation_in_pixels_among_many_in_shares_is_left_out(tmp_path):
+    photograph(tmp_path / "in/a.png"), photograph(tmp_path / "in/b.png", 1)
+    coco(tmp_path / "in/c.json", [*[(0, 1, shares())] * 30, (1, 1, FLAT)])
+    tiles, told = read("coco", tmp_path / "in", tmp_path)
+    assert tiles.names == ("a",) and int(tiles.masks.sum()) == 64
+    assert "1 annotation, coordinates up to 12, in a file whose coordinates are shares" in told
 
 
 @pytest.mark.parametrize("packed", [True, False])

@@ -29,8 +29,10 @@ from dlilib.data.formats.annotations import (
 from dlilib.data.subsets import folder_subset, original_name, subset_of
 from dlilib.extras import require
 
-SHARE = 1.01  # where nearly all coordinates lie below, they are shares of the width and height
-NEARLY_ALL = 0.95
+# Coordinates between these are shares of the width and height: no region of pixels is so small.
+SHARES = (-0.05, 1.05)
+NEARLY_ALL = 0.95  # of a file's annotations, which then are meant in shares
+FARTHEST_SHARE = 2  # that a region of shares reaches, which may leave the photograph
 BOX = "a box without an outline: export polygons or masks, not boxes alone"
 
 
@@ -87,8 +89,10 @@ def _listing(files: Files, root: object, path: str, notes: Notes) -> _Listing | 
             }
             items = content["annotations"]
             listing = _Listing(path, place, content["images"], items, names, parents)
-            tops = [top for item in items if (top := _top(item)) is not None]
-            listing.normalised = bool(tops) and np.quantile(tops, NEARLY_ALL) <= SHARE
+            reaches = [reach for item in items if (reach := _reach(item)) is not None]
+            listing.normalised = (
+                bool(reaches) and np.mean(list(map(_are_shares, reaches))) >= NEARLY_ALL
+            )
             listing.used = {_id(item.get("category_id", "")) for item in items}
     except DataError as error:
         notes.slip("JSON file", str(error).removeprefix(f"{place}: "), place)
@@ -118,13 +122,21 @@ def _id(value: Any) -> int | str:
     return value
 
 
-def _top(item: dict[str, Any]) -> float | None:
-    """The largest coordinate of an annotation's polygons."""
+def _reach(item: dict[str, Any]) -> tuple[float, float] | None:
+    """The least and the largest coordinate of an annotation's polygons; None: there are none."""
     try:
-        parts = _parts(item.get("segmentation"))
+        parts = [part for part in _parts(item.get("segmentation")) if part.size]
     except (TypeError, ValueError, OverflowError):
         return None
-    return max((float(part.max()) for part in parts if part.size), default=None)
+    return _reach_of(parts) if parts else None
+
+
+def _reach_of(parts: Sequence[np.ndarray]) -> tuple[float, float]:
+    return min(float(part.min()) for part in parts), max(float(part.max()) for part in parts)
+
+
+def _are_shares(reach: tuple[float, float]) -> bool:
+    return reach[0] >= SHARES[0] and reach[1] <= SHARES[1]
 
 
 def _parts(segmentation: Any) -> list[np.ndarray]:
@@ -256,9 +268,24 @@ def _outline(segmentation: Any, normalised: bool, place: str, notes: Notes) -> p
     good = [part for part in parts if len(part) > 2]
     if not good:
         raise DataError(f"{place}: a polygon of fewer than 3 points")
+    _check_unit(_reach_of(good), normalised, place)
     if len(good) < len(parts):
         notes.leave_out("part of an annotation", "a polygon of fewer than 3 points", place)
     return partial(_polygons, good, normalised, place)
+
+
+def _check_unit(reach: tuple[float, float], normalised: bool, place: str) -> None:
+    """Raise DataError unless polygons are meant as most of their file: in shares or in pixels."""
+    if normalised and max(map(abs, reach)) > FARTHEST_SHARE:
+        raise DataError(
+            f"{place}: coordinates up to {reach[1]:g}, in a file whose coordinates are shares of "
+            "width and height"
+        )
+    if not normalised and _are_shares(reach):
+        raise DataError(
+            f"{place}: coordinates between 0 and 1, in a file that has others in pixels: shares of "
+            "width and height? Write all of them in pixels"
+        )
 
 
 def _polygons(
