@@ -312,7 +312,7 @@ def _draw(photograph: Photograph, order: list[str], notes: Notes, root: object) 
         why = "wholly below regions that are drawn later"
         notes.leave_out(f"region of {order[value - 1]}", why, place)
     if photograph.unread and not regions:
-        why = "with annotations that cannot be read, so that it is not taken as defect-free"
+        why = "with annotations that cannot be read, and so not taken as defect-free"
         notes.leave_out("photograph", why, place)
         return None
     return _Image(photograph, _png(Image.fromarray(mask)), shows, len(regions))

@@ -16,6 +16,7 @@ from pycocotools import mask as runs
 from dlilib import IGNORE, DataError, TileSet, from_folder, split
 from dlilib.data.class_names import class_list
 from dlilib.data.convert import SOURCES, convert, to_folder
+from dlilib.data.formats.annotations import counted
 
 HEIGHT, WIDTH = 24, 40
 SQUARE = [[4, 4], [12, 4], [12, 12], [4, 12]]
@@ -856,6 +857,43 @@ def test_a_list_of_classes_that_is_not_there_is_named(tmp_path):
     photograph(tmp_path / "in/a.png")
     with pytest.raises(DataError, match=r"names\.txt: a list of classes cannot be read"):
         convert("coco", tmp_path / "in", tmp_path / "out", classes=tmp_path / "names.txt")
+
+
+@pytest.mark.parametrize("source", ["labelme", "yolo", "coco"])
+def test_reasons_that_differ_in_values_alone_are_counted_together(tmp_path, source):
+    for k in range(30):
+        photograph(tmp_path / f"in/{k}.png", k)
+        if source == "labelme":
+            slip = dent(points=[[k, 1], [5, 5]])
+            labelme(tmp_path / f"in/{k}.json", [slip, dent()])
+        (tmp_path / f"in/{k}.txt").write_text(f"{k + 2} .1 .1 .5 .1 .5 .6\n0 .1 .1 .5 .1 .5 .6\n")
+    (tmp_path / "in/data.yaml").write_text("names: [dent]\n")
+    if source == "coco":
+        slips = [(k, 1, [[900 + k, 1, 910, 1, 920, 9]]) for k in range(30)]
+        good = [(k, 1, FLAT) for k in range(30)]
+        coco(tmp_path / "in/c.json", [*slips, *good], [f"{k}.png" for k in range(30)])
+    last = read(source, tmp_path / "in", tmp_path)[1].splitlines()[-1]
+    assert "left out: 30 annotations, " in last and len(last) < 500 and "(first: " in last
+
+
+def test_counts_are_plural_where_they_are():
+    names = {
+        "class": "2 classes",
+        "image entry": "2 image entries",
+        "part of an annotation": "2 parts of an annotation",
+        "region of a class": "2 regions of a class",
+    }
+    assert {name: counted(2, name) for name in names} == names
+    assert counted(1, "class") == "1 class" and counted(0, "photograph") == "0 photographs"
+
+
+def test_annotations_in_folders_as_those_of_the_photographs_find_theirs(tmp_path):
+    for k, line in enumerate(("l1", "l2")):
+        photograph(tmp_path / f"in/img/{line}/0.png", k)
+        labelme(tmp_path / f"in/ann/{line}/0.json", [dent(label=line)], imagePath="0.png")
+    tiles, _ = read("labelme", tmp_path / "in", tmp_path)
+    assert tiles.names == ("l1_0", "l2_0") and tiles.classes == ("l1", "l2")
+    assert tiles.labels.tolist() == [1, 2]
 
 
 # What else owners of folders of masks met

@@ -20,6 +20,8 @@ UNLISTED = ("leave out", "free")
 WIDTH = 10  # pixels, of lines and points: what labelme draws itself
 FARTHEST = 10**6  # a coordinate beyond is no pixel's, and would take a drawing program for ever
 UPLOADED = re.compile(r"[0-9a-f]{8}-(.+)")  # how Label Studio calls an uploaded photograph
+# What differs between reasons of one kind: lists, what is quoted, numbers, paths.
+VALUE = re.compile(r"\[.*\]|\{.*\}|'[^']*'|\S*[\d/]\S*")
 # Words that programs put into the names of pictures, or of their folders, that show a mask.
 OF_MASKS = {
     *("mask", "masks", "label", "labels", "seg", "segs", "segmentation", "gt", "groundtruth"),
@@ -86,7 +88,8 @@ class Notes:
     def __init__(self, strict: bool = False) -> None:
         self.strict = strict
         self.remarks: list[str] = []
-        self._left_out: dict[tuple[str, str], list[str]] = {}  # (what, why) -> where
+        # (what, kind of reason) -> the reasons and where
+        self._left_out: dict[tuple[str, str], list[tuple[str, str]]] = {}
 
     def slip(self, what: str, why: str, place: str) -> None:
         """An "annotation", "photograph" or "file" that cannot be read; strict: DataError."""
@@ -96,7 +99,8 @@ class Notes:
 
     def leave_out(self, what: str, why: str, place: str) -> None:
         """Count what is left out on purpose."""
-        self._left_out.setdefault((what, why), []).append(place)
+        kind = VALUE.sub("…", why)
+        self._left_out.setdefault((what, kind), []).append((why, place))
 
     def remark(self, text: str) -> None:
         """Tell something once."""
@@ -105,11 +109,13 @@ class Notes:
 
     @property
     def left_out(self) -> list[str]:
-        """One text for each kind of thing that was left out, with its number."""
+        """One text for each kind of thing and reason, with its number and the first of them."""
         texts = []
-        for (what, why), places in self._left_out.items():
-            first = "first: " if len(places) > 1 else ""
-            texts.append(f"{counted(len(places), what)}, {why} ({first}{places[0]})")
+        for (what, _), found in self._left_out.items():
+            why, place = found[0]
+            first = "first: " if len(found) > 1 else ""
+            alike = "; the others alike" if len(dict(found)) > 1 else ""
+            texts.append(f"{counted(len(found), what)}, {why} ({first}{place}{alike})")
         return texts
 
 
@@ -204,7 +210,8 @@ def _likeness(path: str, wanted: PurePosixPath, beside: str) -> tuple[int, ...]:
     subset = subset_of(beside)
     fits = bool(subset) and folder_subset(path) == subset
     is_photograph = not shows_mask(found.parent.name)
-    return exact, ends, is_photograph, fits, _shared(found.parts, near.parts)
+    mirrored = _shared(found.parent.parts[::-1], near.parent.parts[::-1])
+    return exact, ends, is_photograph, fits, _shared(found.parts, near.parts), mirrored
 
 
 def _shared(first: tuple[str, ...], second: tuple[str, ...]) -> int:
@@ -461,5 +468,10 @@ def expected(source: str, place: str) -> Iterator[None]:
 
 
 def counted(number: int, what: str) -> str:
-    """A number and what there is of it, "1 photograph" or "2 photographs"."""
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+    """A number and what there is of it, "1 class", "2 classes" or "2 parts of an annotation"."""
+    if number == 1:
+        return f"1 {what}"
+    things, of, whole = what.partition(" of ")
+    ending = "es" if things.endswith("s") else "s"
+    things = f"{things[:-1]}ies" if things.endswith("ry") else f"{things}{ending}"
+    return f"{number} {things}{of}{whole}"

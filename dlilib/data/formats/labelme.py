@@ -188,8 +188,8 @@ def _region(item: dict[str, Any], kind: str, place: str, options: Options) -> Re
     pairs = points.ndim == 2 and points.shape[1] == 2
     if not pairs or len(points) < LEAST[kind] or not np.isfinite(points).all():
         raise DataError(
-            f"{place}: a {kind} of {label} has the points {item['points']}; it needs {LEAST[kind]} "
-            "or more pairs of numbers"
+            f"{place}: a {kind} of {label} has the points {item['points'][:3]}; it needs "
+            f"{LEAST[kind]} or more pairs of numbers"
         )
     if abs(points).max() > FARTHEST:
         raise DataError(f"{place}: a {kind} of {label} lies outside the photograph")

@@ -17,6 +17,7 @@ from dlilib.data.formats.annotations import (
     Pictures,
     Region,
     class_name,
+    counted,
     expected,
     plain,
     unannotated,
@@ -169,7 +170,10 @@ def _region(words: list[str], names: dict[int, str], place: str) -> Region:
     with expected("YOLO", place):
         number, shares = float(words[0]), np.array(words[1:], float)
     if number not in names:
-        raise DataError(f"{place}: is of class {number:g}, which no name is given for: {names}")
+        raise DataError(
+            f"{place}: is of class {number:g}; the names are of {counted(len(names), 'class')}, "
+            f"{min(names)} to {max(names)}"
+        )
     if len(shares) == 4:
         raise DataError(f"{place}: {BOX}")
     if len(shares) < 6:
