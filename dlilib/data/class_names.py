@@ -20,6 +20,7 @@ NAMED = re.compile(r"(.+?)\s*[:,;=]\s*(\d+)")  # "dent: 1"
 HEADS = re.compile(
     r"(pixel value|index|id|value|number)\s*[,;\t]\s*(class|name|label).*|names:?", re.I
 )
+LABEL_MAP_LINE = re.compile(r"(.+?):(\d+),(\d+),(\d+)(:.*)?")  # "dent:250,50,83::"
 INVISIBLE = "\u200b\ufeff\u2060"
 
 Colour = tuple[int, int, int]
@@ -36,8 +37,9 @@ def reserved(name: str) -> int | None:
 def class_list(text: str, place: str) -> list[str]:
     """Read a list of classes, a line each, and return the names of the classes 1..K.
 
-    Lines may be numbered, as "1: dent". "background" as the first name, or as number 0, is the
-    background and no class; so is "__ignore__" before it, or as number 255.
+    Lines may be numbered, as "1: dent", or be those of a labelmap.txt. "background" as the first
+    name, or as number 0, is the background and no class; so is "__ignore__" before it, or as number
+    255.
 
     Raises:
         DataError: A line cannot be meant so; the message names it.
@@ -45,7 +47,7 @@ def class_list(text: str, place: str) -> list[str]:
     lines = _lines(text)
     numbered = _numbers(lines)
     if numbered is None:
-        return without_reserved(lines, place)
+        return without_reserved([line for line in lines if not _numbers_reserved(line)], place)
     return _unreserved(_numbered(dict(numbered), len(lines), place), place)
 
 
@@ -73,7 +75,16 @@ def _lines(text: str) -> list[str]:
     """The lines that name something, without what cannot be seen, comments and a table's head."""
     lines = [line.strip().strip(INVISIBLE).strip() for line in text.splitlines()]
     lines = [line for line in lines if line and not line.startswith("#")]
+    of_label_map = [LABEL_MAP_LINE.fullmatch(line) for line in lines]
+    if all(found and found[5] for found in of_label_map):  # with the colons at their end
+        lines = [found[1] for found in of_label_map]
     return lines[1:] if lines and HEADS.fullmatch(lines[0]) else lines
+
+
+def _numbers_reserved(line: str) -> bool:
+    """Whether a line says what 0 or 255 is, as "255: ignore"."""
+    found = NUMBERED.fullmatch(line) or COUNTED.fullmatch(line)
+    return bool(found) and reserved(found[2]) == int(found[1])
 
 
 def _numbers(lines: list[str]) -> list[tuple[int, str]] | None:
@@ -95,15 +106,20 @@ def _numbers(lines: list[str]) -> list[tuple[int, str]] | None:
     return None
 
 
-def plain_list(text: str, place: str) -> dict[int, str]:
-    """Read a list of names 0..K-1, a line each, numbered or not: number -> name."""
+def numbered_list(text: str, place: str) -> dict[int, str]:
+    """Read a list of names by their numbers: as it numbers them, else 0, 1, 2 and so on.
+
+    Raises:
+        DataError: It names nothing, or one number twice.
+    """
     lines = _lines(text)
     if not lines:
         raise DataError(f"{place}: names no class")
-    numbered = _numbers(lines)
-    if numbered is not None and numbered[0][0] == 0:
-        return dict(numbered)
-    return dict(enumerate(lines))
+    numbered = _numbers(lines) or list(enumerate(lines))
+    names = dict(numbered)
+    if len(names) < len(numbered):
+        raise DataError(f"{place}: names one number twice: {', '.join(lines)}")
+    return names
 
 
 def written(names: list[str]) -> list[str]:
@@ -185,7 +201,7 @@ def read_label_map(files: Files, root: object, name: str = LABEL_MAP) -> dict[st
         line = line.strip()
         if not line or line.startswith("#"):
             continue
-        found = re.fullmatch(r"(.+?):(\d+),(\d+),(\d+)(:.*)?", line)
+        found = LABEL_MAP_LINE.fullmatch(line)
         colour = tuple(int(part) for part in found.groups()[1:4]) if found else (256,)
         if max(colour) > 255:
             raise DataError(

@@ -17,7 +17,7 @@ from dlilib.data.class_names import (
     BORDER,
     checked,
     class_list,
-    plain_list,
+    numbered_list,
     reserved,
     without_reserved,
     written,
@@ -92,7 +92,9 @@ def convert(
         out: The folder to write, new or empty, outside root.
         classes: Names of the classes 1..K in their order, or a file of them, a line each; None: the
             classes in use, in the order of the export's ids, else alphabetical. A class that it
-            does not name is an error. Exports without names ("yolo", "voc") take theirs from it.
+            does not name is an error. Exports without names ("yolo", "voc") take theirs from it;
+            for "yolo" its numbers are those of the label files, 0 for the first line if it has
+            none.
         strict: What cannot be read is an error instead.
         width: Of LabelMe's lines and points, in pixels.
         unlisted: What photographs are that COCO's files, Label Studio's tasks or, where they have
@@ -127,7 +129,7 @@ def convert(
     patch = check_patch(tile) if tile else None
     out = Path(out)
     _check_out(out, root)
-    options = _options(strict, width, unlisted, classes)
+    options = Options(strict, width, unlisted, *_given_classes(classes, source))
     files, notes = open_files(Path(root)), Notes(strict)
     found = SOURCES[source](files, root, options, notes)
     tell_unread(files, root, notes)
@@ -203,22 +205,24 @@ class _Drawn:
     lookup: np.ndarray  # uint8 (256,), class in `_class_order` -> class index
 
 
-def _options(
-    strict: bool, width: int, unlisted: str, classes: str | Path | Sequence[str] | None
-) -> Options:
-    """What the user chose; classes: a file, or the names."""
+def _given_classes(
+    classes: str | Path | Sequence[str] | None, source: str
+) -> tuple[tuple[str, ...] | None, tuple[tuple[int, str], ...]]:
+    """The classes 1..K that the user names, and all names with the numbers of YOLO's label files.
+
+    classes: a file, or the names. Numbers in a file are those of the masks, but for YOLO.
+    """
     if classes is None:
-        return Options(strict, width, unlisted)
-    if isinstance(classes, str | Path):
-        place = str(classes)
-        text = _text_of(Path(classes))
-        numbered = plain_list(text, place)
-        named = class_list(text, place)
-    else:
-        place, numbered = "classes", dict(enumerate(classes))
-        named = without_reserved(list(classes), place)
-    named = tuple(checked(named, place))
-    return Options(strict, width, unlisted, named, tuple(numbered.values()))
+        return None, ()
+    if not isinstance(classes, str | Path):
+        named = without_reserved(list(classes), "classes")
+        return tuple(checked(named, "classes")), tuple(enumerate(classes))
+    place, text = str(classes), _text_of(Path(classes))
+    if source != "yolo":
+        return tuple(checked(class_list(text, place), place)), ()
+    numbered = sorted(numbered_list(text, place).items())
+    named = [name for _, name in numbered if reserved(name) is None]
+    return tuple(checked(named, place)), tuple(numbered)
 
 
 def _text_of(path: Path) -> str:

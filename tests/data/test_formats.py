@@ -455,6 +455,7 @@ def folder(tmp_path, masks, classes=None):
 
 
 SPLITS = ("train", "val", "test")
+TWO = ["scratch", "dent"]
 
 
 def square(value=1, top=2):
@@ -471,6 +472,9 @@ def square(value=1, top=2):
         ("0: background\n1: scratch\n2: dent", ["scratch", "dent"]),
         ("1: scratch\n2: dent\n255: __ignore__", ["scratch", "dent"]),
         ("Pixel Value, Class\n0, background\n1, scratch\n", ["scratch"]),
+        ("# label:color_rgb\nbackground:0,0,0::\nscratch:255,0,0::\ndent:0,9,0:a,b:c", TWO),
+        ("scratch\ndent\n255: ignore", TWO),
+        ("0: background\nscratch\ndent", TWO),
     ],
 )
 def test_class_lists_name_0_and_255_or_not(text, names):
@@ -842,6 +846,36 @@ def test_yolo_classes_are_ordered_by_name_or_named_by_number(tmp_path):
     (tmp_path / "names").write_text("background\ndent\n")
     tiles, _ = read("yolo", tmp_path / "in", tmp_path / "b", classes=tmp_path / "names")
     assert tiles.classes == ("dent",) and tiles.labels.tolist() == [1]
+
+
+@pytest.mark.parametrize("where", ["--classes", "classes.txt"])
+@pytest.mark.parametrize(
+    ("text", "used", "named"),
+    [
+        ("0: pit\n1: dent\n", (0, 1), ("pit", "dent")),
+        ("pit\ndent\n", (0, 1), ("pit", "dent")),
+        ("1: pit\n2: dent\n", (1, 2), ("pit", "dent")),
+        ("0: background\n1: dent\n", (1,), ("dent",)),
+        ("1: pit\n2: dent\n", (0, 1), "from 1 to 2, the label files from 0 to 1: number them as"),
+        ("1: pit\n2: dent\n", (1,), "from 1 to 2, the label files from 1 to 1: number them as"),
+        ("1: pit\n1: dent\n", (1,), "names one number twice"),
+    ],
+)
+def test_numbers_in_a_list_of_yolo_classes_are_those_of_the_label_files(
+    tmp_path, where, text, used, named
+):
+    for number in used:
+        photograph(tmp_path / f"in/{number}.png", number)
+        (tmp_path / f"in/{number}.txt").write_text(f"{number} .1 .1 .5 .1 .5 .6\n")
+    path = tmp_path / ("names" if where == "--classes" else "in/classes.txt")
+    path.write_text(text)
+    options = {"classes": path} if where == "--classes" else {}
+    if isinstance(named, str):
+        with pytest.raises(DataError, match=named):
+            read("yolo", tmp_path / "in", tmp_path, **options)
+        return
+    tiles, _ = read("yolo", tmp_path / "in", tmp_path, **options)
+    assert tiles.classes == named and tiles.labels.tolist() == list(range(1, len(used) + 1))
 
 
 def test_yolo_lists_of_photographs_are_a_split(tmp_path):

@@ -79,7 +79,8 @@ class Options:
     width: int = WIDTH  # pixels, of lines and points
     unlisted: str = "leave out"  # or "free": photographs that no annotation file lists
     classes: tuple[str, ...] | None = None  # names of the classes 1..K; None: as the export says
-    numbered: tuple[str, ...] = ()  # the same list as it was given, background and all
+    # the same list, background and all, by the numbers that a YOLO label file has for them
+    numbered: tuple[tuple[int, str], ...] = ()
 
 
 class Notes:

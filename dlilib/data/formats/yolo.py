@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from dlilib.data.class_names import plain_list, reserved
+from dlilib.data.class_names import numbered_list, reserved
 from dlilib.data.files import DataError, Files, read_text
 from dlilib.data.formats.annotations import (
     Annotations,
@@ -106,13 +106,31 @@ def _names(files: Files, root: object, options: Options, table: dict[str, Any]) 
             return _names_in(table["names"])
     lists = sorted(path for path in files if PurePosixPath(path).name in LISTS)
     if lists:
-        return plain_list(read_text(files, root, lists[0]), f"{root}/{lists[0]}")
+        place = f"{root}/{lists[0]}"
+        return _as_used(numbered_list(read_text(files, root, lists[0]), place), files, root, place)
     if options.numbered:
-        return dict(enumerate(options.numbered))
+        return _as_used(dict(options.numbered), files, root, "--classes")
     raise DataError(
         f"{root}: no data.yaml (nor {', '.join(LISTS)}) names the classes; name them by "
-        "--classes FILE, a line each, the class of number 0 first"
+        "--classes FILE, a line each, numbered as in the label files: 0: dent"
     )
+
+
+def _as_used(names: dict[int, str], files: Files, root: object, place: str) -> dict[int, str]:
+    """Return a list's names; DataError where it counts from 1, and the label files may not."""
+    if min(names) != 1:
+        return names
+    used: set[int] = set()
+    for path in filter(_is_label_file, files):
+        lines = [line.split() for line in read_text(files, root, path).splitlines()]
+        used.update(int(words[0]) for words in lines if len(words) > 4 and words[0].isdigit())
+    if used and (0 in used or max(names) not in used):
+        raise DataError(
+            f"{place}: numbers its names from 1 to {max(names)}, the label files from {min(used)} "
+            f"to {max(used)}: number them as the label files do, which mostly count from 0, or "
+            f"name them without numbers, the one of 0 first"
+        )
+    return names
 
 
 def _names_in(names: Any) -> dict[int, str]:
