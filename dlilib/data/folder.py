@@ -115,7 +115,7 @@ def from_folder(
     Warns:
         UserWarning: Pictures are left out for their format; images of 16 bits were scaled;
             identical images have different masks; images that look like one photograph are
-            different parts.
+            different parts; more classes are named than the masks have indices.
 
     Example:
         >>> tiles = from_folder("my_parts", size=128)
@@ -148,6 +148,8 @@ def from_folder(
         check_kept(paths, shown, marks, classes=named)
         found = _Found(images, marks, sizes, names, np.arange(len(names)))
     _check_ignored(found, [reader.paths(name) for name in names], root)
+    if isinstance(reader, IndexMasks) and not reader.is_white:
+        _warn_of_unused(found.masks, named, f"{root}/{find_class_list(files, root) or 'classes'}")
     used = [path for name in names for path in (layout.images[name], *reader.paths(name))]
     lists = (find_class_list(files, root), TABLE, LABEL_MAP)
     used += [path for path in lists if path in files]
@@ -432,6 +434,22 @@ def _check_ignored(found: _Found, paths: Sequence[Sequence[str]], root: str | Pa
             f"{root}/{first}: holds {IGNORE}, which is ignored, and no mask shows a class: where "
             f"{IGNORE} marks a defect, put the masks into a folder of its class, masks/<class>/, "
             "or name that one class alone in classes.txt"
+        )
+
+
+def _warn_of_unused(masks: Tensor, classes: Sequence[str], place: str) -> None:
+    """Warn where more classes are named than masks have indices: the names may be shifted."""
+    top = 0
+    for mask in masks:
+        top = max(top, int(torch.where(mask == IGNORE, 0, mask).amax()))
+        if top == len(classes):
+            return
+    if top:
+        warnings.warn(
+            f"{place}: names {len(classes)} classes, the highest index in the masks is {top}: is "
+            f"{classes[top]} in no mask, or does {classes[0]} stand for the background, which is 0 "
+            "in masks? Then call it background, or take it out of the list",
+            stacklevel=3,
         )
 
 

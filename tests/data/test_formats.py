@@ -4,6 +4,7 @@ import base64
 import csv
 import io
 import json
+import warnings
 import zipfile
 
 import cv2
@@ -996,6 +997,19 @@ def test_palettes_whose_background_is_no_background_are_refused(tmp_path, palett
 )
 def test_class_lists_of_other_spellings(text):
     assert class_list(text, "classes.txt") == ["pit", "dent"]
+
+
+@pytest.mark.parametrize("first", ["none", "Hintergrund"])
+def test_a_list_of_more_names_than_indices_is_told_of(tmp_path, first):
+    masks = {"masks/a.png": square(1), "masks/b.png": square(2), "masks/c.png": square(IGNORE)}
+    root = folder(tmp_path, masks, f"{first}\nscratch\ndent\n")
+    told = rf"classes\.txt: names 3 classes, the highest index in the masks is 2: .*{first}"
+    with pytest.warns(UserWarning, match=told):
+        from_folder(root, size=None)
+    (root / "classes.txt").write_text("background\nscratch\ndent\n")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        from_folder(root, size=None)
 
 
 def test_a_class_list_in_each_subset_names_the_classes(tmp_path):
