@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dlilib import IGNORE, TileSet, from_folder
+from dlilib import DataError, Run, TileSet, fit, from_folder
 from dlilib.data.convert import to_folder
 from dlilib.study import own_data
+from dlilib.training import trainer
 
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "08_your_own_data.ipynb"
 SHAPE = (72, 104)
@@ -149,14 +150,69 @@ def test_patches_are_cut_where_defects_would_vanish(tmp_path):
     assert options["size"] == 512 and "resized to 512×512" in told
 
 
-def test_a_class_that_labels_no_image_is_left_out_of_a_look(tmp_path):
+def test_a_class_without_a_pixel_is_left_out_and_one_below_another_is_kept(tmp_path):
     masks = np.zeros((3, 16, 16), np.uint8)
     masks[0, :4], masks[0, 8, :3], masks[1, :2] = 3, 2, 3
-    tiles = TileSet.from_arrays(masks * 40, masks, ["pit", "dent", "burr"])
+    tiles = TileSet.from_arrays(masks * 40, masks, ["pit", "hair", "burr"])
     tiles, remarks = own_data.read(to_folder(tiles, tmp_path / "parts"), size=None)
-    assert tiles.classes == ("burr",) and tiles.labels.tolist() == [1, 1, 0]
-    assert tiles.masks[0, 8, :4].tolist() == [IGNORE] * 3 + [0]
-    assert "No image is labelled with pit, dent: left out" in remarks[-1]
+    assert tiles.classes == ("hair", "burr") and tiles.labels.tolist() == [2, 2, 0]
+    assert tiles.masks[0, 8, :4].tolist() == [1] * 3 + [0] and int(tiles.masks[0].max()) == 2
+    assert "No mask shows pit: left out." in remarks
+    assert "No image is labelled with hair" in remarks[-1]
+
+
+def test_a_class_below_another_trains_and_is_not_injected():
+    images = np.random.default_rng(0).integers(0, 256, (20, 32, 32), np.uint8)
+    masks = np.zeros((20, 32, 32), np.uint8)
+    masks[:10, :8], masks[:10, 20, :9] = 1, 2
+    tiles = TileSet.from_arrays(images, masks, ["blob", "hair"])
+    assert trainer.injected(tiles) == {"blob": 1.0, "hair": 0.0}
+    train, _, protocol, seed = own_data.divide(tiles, 0)
+    run = Run.for_tiles(tiles, epochs=1, split=protocol, seed=seed, weights=None, batch=8)
+    record = fit(run, tiles)
+    assert len(record["last"]["classes"]) == 2
+    assert trainer.injected(tiles.subset(train)) == trainer.injected(tiles)
+    assert trainer.injected(tiles.subset(range(10, 20))) is None
+
+
+def test_a_folder_without_a_defect_free_image_is_refused_with_the_way_on(tmp_path):
+    masks = np.zeros((3, 64, 64), np.uint8)
+    masks[:, 2:6, 2:6] = 1
+    images = np.random.default_rng(0).integers(0, 256, masks.shape, np.uint8)
+    root = to_folder(TileSet.from_arrays(images, masks, ["pit"]), tmp_path / "parts")
+    with pytest.raises(DataError, match=r"each of the 3 images .*photographs.*patches.*tile=\["):
+        own_data.read(root, size=None)
+    tiles, _ = own_data.read(root, tile=(32, 0))
+    assert tiles.counts() == {"pit": 3, "Free": 9}
+
+
+GIVEN = {"masks": "any", "mask_suffix": "", "classes": None}
+
+
+@pytest.mark.parametrize(
+    ("options", "given", "words", "side"),
+    [
+        ({**GIVEN, "size": 64, "resize": "bilinear"}, {}, "3000`", 128),
+        ({**GIVEN, "size": 96, "resize": "bilinear"}, {"size": 96}, "3000 -y 'size: 96'`", 96),
+        ({**GIVEN, "size": None}, {}, "3000 -y 'resize: \"pad\"'`", 64),
+        ({**GIVEN, "tile": (64, 36), "free_patches": 2}, {}, "3000 -y 'tile: [64, 36]'`", 64),
+        (
+            {"masks": "nearest", "mask_suffix": "1", "classes": ["a b", "ü"], "tile": (32, 8)},
+            {"encoders": "resnet18"},
+            "3000 -y 'tile: [32, 8]' -y 'masks: \"nearest\"' -y 'mask_suffix: \"1\"' "
+            '-y \'classes: ["a b", "ü"]\' -y \'encoders: ["resnet18"]\'`',
+            32,
+        ),
+    ],
+)
+def test_the_real_try_that_is_told_keeps_what_the_look_chose(options, given, words, side):
+    record = {"run": {"epochs": 2, "size": 64}, "data": {"train": [100, 140]}, "seconds": 48.0}
+    more = {"size": 0, "encoders": [], "runs": 2, "steps": 3000, "preset": "lite", **given}
+    told = own_data.real_try(record, Run(size=128, batch=8), options, **more)
+    assert f"`-p preset lite -p steps {words}, trains 24,000 images of {side}×{side}" in told
+    minutes = 24_000 * (side / 64) ** 2 / 10 / 60
+    shown = f"{minutes:.0f} minutes" if minutes < 120 else f"{minutes / 60:.1f} hours"
+    assert "Measured here: 10.0 images of 64×64 a second" in told and shown in told
 
 
 def test_a_look_is_split_so_that_each_class_trains(toy):

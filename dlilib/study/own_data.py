@@ -1,5 +1,7 @@
 """Notebook 8's choices for a folder that nobody has seen yet: how to read it, what to train."""
 
+import json
+import shlex
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,13 +13,16 @@ import numpy as np
 import torch
 
 from dlilib import models
+from dlilib.data.files import DataError
 from dlilib.data.folder import from_folder, half_marked, measure_sizes
 from dlilib.data.splits import split
 from dlilib.tiles import IGNORE, TileSet
 from dlilib.training.run import Run
+from dlilib.training.trainer import injected
 
 # A first look costs the same whatever the folder: so many images are read and trained on.
 SIDE = 128  # pixels, of its images
+RESIZE, MASKS = "bilinear", "any"  # how images and masks shrink, unless the notebook is told
 MOST_READ = 240  # images
 PIXELS_READ = 800e6  # of large images, fewer are read
 FEWEST_READ = 40
@@ -25,6 +30,7 @@ MEASURED = 40  # images whose size and defects choose how it reads
 SEEN = 480  # images that training sees, repetitions counted
 SMALLEST = 6  # pixels, side of a typical defect after shrinking, below which patches are cut
 FREE_PATCHES = 2  # of each image
+MOST_FREE_PATCHES = 20  # of each image in a real try, which needs memory for all of them
 LOOK = {"batch": 8, "lr": 1e-3, "precision": "auto", "ties": "random"}
 
 
@@ -33,7 +39,7 @@ def look(
     size: int = 0,
     tile: Sequence[int] = (),
     *,
-    resize: str = "bilinear",
+    resize: str = RESIZE,
     **options: Any,
 ) -> tuple[dict[str, Any], str]:
     """Choose how `from_folder` reads a folder for a first look.
@@ -73,7 +79,7 @@ def look(
 
 
 def whole(
-    base: Run, size: int = 0, tile: Sequence[int] = (), *, resize: str = "bilinear", **options: Any
+    base: Run, size: int = 0, tile: Sequence[int] = (), *, resize: str = RESIZE, **options: Any
 ) -> dict[str, Any]:
     """Return the arguments of `from_folder` for a real try: the whole folder, as the preset has it.
 
@@ -82,32 +88,59 @@ def whole(
     if resize == "pad":
         return {**options, "size": None}
     if tile:
-        return {**options, "tile": tuple(tile)}
+        return {**options, "tile": tuple(tile), "free_patches": MOST_FREE_PATCHES}
     return {**options, "size": size or base.size, "resize": resize}
 
 
 def read(root: str | Path, **options: Any) -> tuple[TileSet, list[str]]:
-    """Read a folder by `from_folder`; its classes are those that some image is labelled with.
+    """Read a folder by `from_folder`; its classes are those that some mask shows.
 
     Returns:
         The data set, named after the folder and its content so that a changed folder is trained on
-        anew, and what its owner must know: the warnings, and which classes were left out.
+        anew, and what its owner must know: the warnings, which classes were left out, and which
+        are not injected.
+
+    Raises:
+        DataError: As `from_folder`; or no image is defect-free, into which DLI injects.
     """
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         tiles = from_folder(root, **options)
     remarks = [str(warning.message) for warning in told]
+    if bool((tiles.labels > 0).all()):
+        raise DataError(
+            f"{root}: each of the {len(tiles)} images that were read shows a defect, and DLI "
+            "injects into defect-free ones: add photographs without a defect, or cut patches, of "
+            'which some show none: tile=[side, overlap], as -y "tile: [96, 8]"'
+        )
     tiles = replace(tiles, source=f"{tiles.source}-{tiles.digest[:8]}")
-    kept = sorted(set(tiles.labels.tolist()) - {0})
-    if not kept or len(kept) == tiles.num_classes:
-        return tiles, remarks
+    shown = set(tiles.masks.unique().tolist())
+    kept = [value for value in range(1, tiles.num_classes + 1) if value in shown]
+    if kept and len(kept) < tiles.num_classes:
+        names = tiles.classes
+        tiles = _with_classes(tiles, kept)
+        dropped = ", ".join(name for name in names if name not in tiles.classes)
+        remarks.append(f"No mask shows {dropped}: left out.")
+    target = injected(tiles) or {}
+    below = ", ".join(name for name, share in target.items() if not share)
+    if below:
+        remarks.append(
+            f"No image is labelled with {below}, as each shows more of another class: found where "
+            "it is marked, but not injected."
+        )
+    return tiles, remarks
+
+
+def _with_classes(tiles: TileSet, kept: Sequence[int]) -> TileSet:
+    """The same images with some of the classes, which are all that the masks show."""
     lookup = torch.full((IGNORE + 1,), IGNORE, dtype=torch.uint8)
     lookup[[0, *kept]] = torch.arange(len(kept) + 1, dtype=torch.uint8)
-    names = tuple(tiles.classes[label - 1] for label in kept)
-    dropped = ", ".join(name for name in tiles.classes if name not in names)
-    remarks.append(f"No image is labelled with {dropped}: left out, ignored where it is marked.")
-    labels, masks = lookup[tiles.labels].long(), lookup[tiles.masks.long()]
-    return replace(tiles, classes=names, labels=labels, masks=masks), remarks
+    return replace(
+        tiles,
+        classes=tuple(tiles.classes[value - 1] for value in kept),
+        labels=lookup[tiles.labels].long(),
+        masks=lookup[tiles.masks.long()],
+    )
 
 
 def thinned(tiles: TileSet, most: int = MOST_READ) -> TileSet:
@@ -135,10 +168,11 @@ def divide(tiles: TileSet, seed: int) -> tuple[np.ndarray, np.ndarray, str, int]
         ValueError: No such split has every class in training.
     """
     protocol = "given" if tiles.given else "tile"
+    target = injected(tiles) or dict.fromkeys(tiles.classes, 1.0)
     for taken in range(seed, seed + 5):
         train, val = split(tiles, protocol, taken, free_in_val=True)
         shown = set(tiles.labels[train][tiles.marked[train]].tolist())
-        missing = [n for k, n in enumerate(tiles.classes, start=1) if k not in shown]
+        missing = [n for k, n in enumerate(tiles.classes, start=1) if target[n] and k not in shown]
         if not missing:
             return train, val, protocol, taken
     raise ValueError(
@@ -162,12 +196,25 @@ def look_run(base: Run, tiles: TileSet, train: np.ndarray, **changes: Any) -> Ru
     return replace(run, epochs=epochs, weights=weights)
 
 
-def real_try(record: dict[str, Any], base: Run, runs: int, steps: int, preset: str) -> str:
-    """Say what training in earnest will cost on this machine, by a first look's record.
+def real_try(
+    record: dict[str, Any],
+    base: Run,
+    options: dict[str, Any],
+    *,
+    size: int,
+    encoders: Sequence[str],
+    runs: int,
+    steps: int,
+    preset: str,
+) -> str:
+    """Say how to train in earnest, and what it will cost on this machine, by a first look's record.
 
     Args:
         record: The first look's.
         base: The run of the preset that would be taken.
+        options: Of `from_folder`, those of the first look: what they choose is kept.
+        size: The size that the user gave, 0 for none.
+        encoders: The encoders that the user named, if any.
         runs: How many runs that are.
         steps: Of each.
         preset: The preset's name.
@@ -176,13 +223,42 @@ def real_try(record: dict[str, Any], base: Run, runs: int, steps: int, preset: s
     seen = look["epochs"] * sum(record["data"]["train"])
     rate = seen / record["seconds"]  # images a second
     images = steps * base.batch
-    pixels = (base.size / look["size"]) ** 2
-    minutes = images * pixels / rate / 60
+    side = _side(options, size, base, look["size"])
+    minutes = images * (side / look["size"]) ** 2 / rate / 60
+    words = [f"-p preset {preset} -p steps {steps}", *_words(options, size, encoders)]
     return (
         f"Measured here: {rate:.1f} images of {look['size']}×{look['size']} a second, validation "
-        f"included. A real try, `-p preset {preset} -p steps {steps}`, trains {images:,} images of "
-        f"{base.size}×{base.size} a run: about {_in_words(minutes)} each, {runs} runs."
+        f"included. A real try, `{' '.join(words)}`, trains {images:,} images of {side}×{side} a "
+        f"run: about {_in_words(minutes)} each, {runs} runs."
     )
+
+
+def _side(options: dict[str, Any], size: int, base: Run, looked_at: int) -> int:
+    """The side of a real try's images, pixels."""
+    if "tile" in options:
+        return options["tile"][0]
+    return looked_at if options["size"] is None else size or base.size
+
+
+def _words(options: dict[str, Any], size: int, encoders: Sequence[str]) -> list[str]:
+    """The notebook's parameters that keep what a first look chose or was given."""
+    told: dict[str, Any] = {}
+    if "tile" in options:
+        told["tile"] = list(options["tile"])
+    elif options["size"] is None:
+        told["resize"] = "pad"
+    else:
+        told |= {"size": size} if size else {}
+        told |= {"resize": options["resize"]} if options["resize"] != RESIZE else {}
+    told |= {"masks": options["masks"]} if options["masks"] != MASKS else {}
+    for name, value in (
+        ("mask_suffix", options["mask_suffix"]),
+        ("classes", list(options["classes"] or [])),
+        ("encoders", as_list(encoders)),
+    ):
+        told |= {name: value} if value else {}
+    texts = {name: json.dumps(value, ensure_ascii=False) for name, value in told.items()}
+    return [f"-y {shlex.quote(f'{name}: {text}')}" for name, text in texts.items()]
 
 
 def _in_words(minutes: float) -> str:

@@ -129,6 +129,19 @@ def _check_tiles(run: Run, tiles: TileSet) -> None:
         )
 
 
+def injected(tiles: TileSet) -> dict[str, float] | None:
+    """Which classes are injected, as the transform's `target`; None: all of them.
+
+    A class of which each image shows less than of another one labels no image and has no donor. It
+    is trained and measured, but not injected.
+    """
+    labelled = set(tiles.labels.tolist()) - {0}
+    others = set(range(1, tiles.num_classes + 1)) - labelled
+    if not labelled or not others or not others <= set(tiles.masks.unique().tolist()):
+        return None
+    return {name: float(k in labelled) for k, name in enumerate(tiles.classes, start=1)}
+
+
 def _finished(store: Store, run: Run, tiles: TileSet, keep_model: bool) -> dict[str, Any] | None:
     """The record of a run that needs no training."""
     record = store.record(run)
@@ -188,6 +201,7 @@ class Trainer:
             p_poisson=run.p_poisson,
             until=run.until,
             ties=run.ties,
+            target=injected(tiles),
             region=run.region,
             guidance=run.guidance,
             label=run.label,
