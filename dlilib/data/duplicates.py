@@ -28,6 +28,12 @@ Copies of 200 of these images, put among all of them (256 pixels): all are found
 quality 20, 40 grey levels more, contrast halved or raised by half, noise of 15 grey levels, a turn
 by 2° or any flip. 84 % are found after a shift of 2 %, 26 % after a turn by 5° and none after a
 shift of 5 %.
+
+Two images can be one photograph and not correlate as they lie. Of the 4470 photographs of NEU-Seg
+at 128 pixels, 8753 pairs are found: of turned and mirrored copies, and of pictures that were put
+together from the same others. In the orientation that fits, the frequencies of half of the pairs
+correlate at 0.995 or more, of nine in ten at 0.7 or more; of the pairs of Magnetic Tiles at 256
+pixels all do at 0.65 or more, so that a least correlation would tell nothing apart.
 """
 
 import warnings
@@ -49,6 +55,11 @@ SAME_BITS = 6  # of 255: the most in which the hashes of a photograph and its co
 ALIKE_BITS = 72  # finds 78 % of exposures of one part, 3 of 875,091 other pairs: see above
 SHARED = 8  # directions, beside the mean, in which the images of a set may vary alike
 IMAGES_A_DIRECTION = 50  # a set of N images has at most N / 50 such directions
+# How an image of a pair lies in each of `_orientations`, for messages.
+LIES = (
+    *("", " (mirrored)", " (mirrored)", " (turned by 180°)"),
+    *(" (mirrored and turned)", " (turned by 90°)", " (turned by 90°)", " (mirrored and turned)"),
+)
 AT_ONCE = 64  # images that are compared with all later ones at once
 
 
@@ -120,8 +131,8 @@ def warn_of_near_duplicates(tiles: TileSet) -> None:
         tiles: N images.
 
     Warns:
-        UserWarning: There are such pairs; says how many, names one, and says what to do. It points
-            at the line that called the function that called this one.
+        UserWarning: There are such pairs; says how many, names one and how it lies, and says what
+            to do. It points at the line that called the function that called this one.
 
     Example:
         >>> warn_of_near_duplicates(toy_tiles())  # nothing: the exposures of a part are one group
@@ -134,14 +145,22 @@ def warn_of_near_duplicates(tiles: TileSet) -> None:
         count += len(across)
     if example is None:
         return
-    first, second = (tiles.names[image] for image in example)
+    first, second = (repr(tiles.names[image]) for image in example)
+    second += _lies(tiles, *example)
     found = "1 pair of images looks" if count == 1 else f"{count} pairs of images look"
     warnings.warn(
-        f"{found} like one photograph and are in different groups, as {first!r} and {second!r}: a "
+        f"{found} like one photograph and are in different groups, as {first} and {second}: a "
         "split can train on one image and validate on the other. A tiles.csv with the columns "
         "image,tile says which images belong together",
         stacklevel=3,
     )
+
+
+def _lies(tiles: TileSet, first: int, second: int) -> str:
+    """How the second image has to be turned to look like the first one, in words."""
+    waves = [_waves(image) for image in _images(tiles.subset([first, second]))]
+    alike = [float((turned * waves[0].ravel()).sum()) for turned in _orientations(waves[1][None])]
+    return LIES[int(np.argmax(alike))]
 
 
 def _across(tiles: TileSet, pairs: np.ndarray) -> np.ndarray:

@@ -274,6 +274,24 @@ def test_a_single_pair_warns_in_the_singular():
         reader(data_set([*images, images[1]]))
 
 
+@pytest.mark.parametrize(
+    ("turn", "told"),
+    [
+        (np.copy, "'3': a split"),
+        (np.fliplr, r"'3' \(mirrored\): a split"),
+        (np.flipud, r"'3' \(mirrored\): a split"),
+        (lambda image: np.rot90(image, 2), r"'3' \(turned by 180°\): a split"),
+        (np.rot90, r"'3' \(turned by 90°\): a split"),
+        (lambda image: np.rot90(image, 3), r"'3' \(turned by 90°\): a split"),
+        (np.transpose, r"'3' \(mirrored and turned\): a split"),
+    ],
+)
+def test_the_warning_says_how_the_images_lie(turn, told):
+    images = surfaces(3)
+    with pytest.warns(UserWarning, match=f"'1' and {told}"):
+        reader(data_set([*images, turn(images[1])]))
+
+
 def test_copies_of_one_group_and_different_images_do_not_warn(small_toy):
     images = surfaces(6)
     with warnings.catch_warnings():
