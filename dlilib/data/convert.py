@@ -7,6 +7,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path, PurePosixPath
 
 import cv2
@@ -234,7 +235,7 @@ def _text_of(path: Path) -> str:
         raise DataError(f"{path}: a list of classes cannot be read ({error.strerror})") from None
 
 
-def _class_order(found: Annotations, options: Options, root: object) -> list[str]:
+def _class_order(found: Annotations, options: Options, notes: Notes, root: object) -> list[str]:
     """The names of the provisional class indices 1, 2, …"""
     labels = {region.label for each in found.photographs for region in each.regions}
     order = [name for name in found.classes if reserved(name) is None]
@@ -246,6 +247,12 @@ def _class_order(found: Annotations, options: Options, root: object) -> list[str
                 f"{', '.join(options.classes)}"
             )
         order = list(options.classes)
+    for first, second in combinations(order, 2):
+        if first.casefold() == second.casefold():
+            notes.remark(
+                f"the classes {first} and {second} differ in capitals alone and stay two: rename "
+                "one where they are meant to be one"
+            )
     if len(order) > MOST_CLASSES:
         raise DataError(
             f"{root}: its regions are of {len(order)} classes; a mask can hold {MOST_CLASSES}"
@@ -256,7 +263,7 @@ def _class_order(found: Annotations, options: Options, root: object) -> list[str
 
 
 def _draw_all(found: Annotations, options: Options, notes: Notes, root: object) -> _Drawn:
-    order = _class_order(found, options, root)
+    order = _class_order(found, options, notes, root)
     images = []
     for photograph in found.photographs:
         image = _draw(photograph, order, notes, root)

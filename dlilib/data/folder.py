@@ -37,7 +37,7 @@ from dlilib.data.images import (
     stack_patches,
 )
 from dlilib.data.layout import TABLE, Layout, class_folders, find_layout, open_folder
-from dlilib.data.mask_files import ClassFolders, ColourMasks, IndexMasks
+from dlilib.data.mask_files import ClassFolders, ColourMasks, IndexMasks, is_white
 from dlilib.data.subsets import SUBSETS, original_name, subset_named
 from dlilib.patches import check_patch, corners
 from dlilib.tiles import IGNORE, TileSet, defective, labels_of
@@ -316,11 +316,21 @@ def _check_one_class(files: Files, root: str | Path, layout: Layout) -> None:
     for path in layout.masks.values():
         values = set(np.unique(mask_values(files, path)).tolist()) - {0}
         if not values <= {1} and not values <= {IGNORE}:
+            enough = ""
+            if is_white(files, list(layout.masks.values())):
+                enough = "where it is all of one class, its name alone is all that is needed; else "
             raise DataError(
-                f"{root}/classes.txt: missing; {path} holds {len(values)} values beside 0, as "
-                f"{min(values)}: name the classes 1..K there, a line each, or by the argument "
-                f"classes, or the colours in {LABEL_MAP}"
+                f"{root}/classes.txt: missing; {path} holds {_values(values)} beside 0: {enough}"
+                "name the classes 1..K there, a line each, or by the argument classes, or the "
+                f"colours in {LABEL_MAP}"
             )
+
+
+def _values(values: set[int]) -> str:
+    """So many values of a mask, in words."""
+    if len(values) == 1:
+        return f"the value {min(values)}"
+    return f"{len(values)} values from {min(values)} to {max(values)}"
 
 
 def _chosen(
@@ -368,7 +378,8 @@ def _levels(files: Files, paths: Sequence[str]) -> tuple[int, int] | None:
     high = max(high, low + 1)
     warnings.warn(
         f"{deep} images have 16 bits a value: scaled so that {low} becomes 0 and {high} 255. Give "
-        f"value_range=({low}, {high}) wherever the model is used (--range {low} {high})",
+        f"from_folder value_range=({low}, {high}) for all images that the model is used on (dli "
+        f"data folder --range {low} {high})",
         stacklevel=3,
     )
     return low, high

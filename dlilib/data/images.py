@@ -39,6 +39,7 @@ GREYS = {"L;2": 85, "L;4": 17}  # PNGs of 2 and 4 bits a pixel: what PIL multipl
 AT_ONCE = 32  # images that are read before they are stacked
 FEW_AT_ONCE = 4  # the same of large ones
 SMALLEST = 8  # pixels, side of an image
+WHITE, WHITEST = 255, 65535  # of 8 and of 16 bits
 
 Source = TypeVar("Source")
 Loaded = TypeVar("Loaded")
@@ -121,26 +122,54 @@ def read_mask(
 def check_same_size(mask: np.ndarray, path: str, sides: tuple[int, int]) -> None:
     """Raise DataError unless a mask (H, W) is of the height and width of its image."""
     height, width = sides
-    if mask.shape != (height, width):
-        raise DataError(
-            f"{path}: mask is {mask.shape[1]}×{mask.shape[0]}, its image {width}×{height} pixels"
+    if mask.shape == (height, width):
+        return
+    turned = ""
+    if mask.shape == (width, height):
+        turned = (
+            ": turned by 90°? If the image's file carries the camera's turn (EXIF), the mask was "
+            "drawn without it: turn the mask, or save the image turned"
         )
+    raise DataError(
+        f"{path}: mask is {mask.shape[1]}×{mask.shape[0]}, its image {width}×{height} pixels"
+        + turned
+    )
 
 
 def mask_values(files: Files, path: str, *, one_channel: bool = False) -> np.ndarray:
-    """Decode a mask: uint8 (H, W), the values as stored, a palette image's indices."""
+    """Decode a mask: uint8 (H, W), the values as stored, a palette image's indices.
+
+    Unless one_channel, a grey mask may be stored in other forms: see `_as_grey`.
+    """
     mask = _decode(files, path, "mask")
-    channels = np.asarray(mask)
-    if (
-        mask.mode == "RGB" and not one_channel and (channels == channels[..., :1]).all()
-    ):  # grey, as BMPs often are
-        return np.ascontiguousarray(channels[..., 0])
-    if mask.mode not in ("1", "L", "P"):
+    values = np.asarray(mask) if one_channel else _as_grey(mask)
+    if values.ndim == 3 or values.dtype not in (np.uint8, bool):
+        why = "a mask in colours needs a labelmap.txt that names them"
+        if mask.mode in ("LA", "RGBA"):
+            why = "save the mask without transparency, where what is transparent says nothing"
+        elif mask.mode not in ("RGB", "CMYK"):
+            why = "save it with 8 bits a value"
         raise DataError(
-            f"{path}: a mask holds one 8-bit value a pixel, this has pixel format {mask.mode}: a "
-            "mask in colours needs a labelmap.txt that names them"
+            f"{path}: a mask holds one 8-bit value a pixel, this has pixel format {mask.mode}: "
+            + why
         )
-    return np.asarray(mask).astype(np.uint8)
+    return values.astype(np.uint8)
+
+
+def _as_grey(mask: Image.Image) -> np.ndarray:
+    """The values of a mask, one a pixel if it is grey in RGB or has transparency beside.
+
+    BMPs are often so. Black and white of 16 bits becomes 0 and 255. Others stay as they are.
+    """
+    channels = np.asarray(mask)
+    if mask.mode in ("LA", "RGBA") and (channels[..., -1] == WHITE).all():
+        channels = channels[..., :-1]
+    in_grey = mask.mode in ("LA", "RGB", "RGBA") and (channels == channels[..., :1]).all()
+    if in_grey:
+        return np.ascontiguousarray(channels[..., 0])
+    if mask.mode.startswith("I") and np.isin(channels, (0, WHITEST)).all():
+        return np.where(channels, WHITE, 0).astype(np.uint8)
+    return channels
 
 
 def mask_colours(files: Files, path: str) -> np.ndarray:

@@ -72,13 +72,28 @@ def find_layout(files: Files, root: str | Path, mask_suffix: str) -> Layout:
             found.subsets[name] = place.subset or folder_subset(path.removeprefix(place.images))
         for (folder, stem), path in masks.items():
             if stem not in images:
-                raise DataError(f"{root}/{path}: no image of that name in {place.images or root}")
+                where = place.images or root
+                raise DataError(
+                    f"{root}/{path}: no image of that name in {where}{_suffix_hint(stem, images)}"
+                )
             into = found.class_masks.setdefault(folder, {}) if folder else found.masks
             into[subset + stem if counts[stem] > 1 else stem] = path
     if not found.images:
         raise DataError(f"{root}/images: holds no image that is read ({', '.join(IMAGE_SUFFIXES)})")
     _warn_of_other_pictures(files, root, places)
     return found
+
+
+def _suffix_hint(stem: str, images: dict[str, str]) -> str:
+    """Which suffix would make a mask that of an image, in words; "" if none would."""
+    starts = [name for name in images if stem.startswith(name)]
+    if not starts:
+        return ""
+    name = max(starts, key=len)
+    return (
+        f'; is it of {images[name]}? Then say so by mask_suffix="{stem[len(name) :]}" '
+        "(--mask-suffix, in notebook 8 -p mask_suffix)"
+    )
 
 
 def _check_kinds(masks: Sequence[dict[tuple[str, str], str]], root: str | Path) -> None:
@@ -138,7 +153,12 @@ def _within(files: Files, root: str | Path, masks: str) -> list[_Place]:
     inside = {name for name in names[1] if subset_named(name)}
     if inside and inside <= names[0]:
         loose = [p for p in files if p.count("/") == 1 and p.startswith(("images/", f"{masks}/"))]
-        strange = sorted(set().union(*names) - set(subsets)) or sorted(loose)
+        strange = [
+            f"{top}/{name}"
+            for top, found in zip(("images", masks), names, strict=True)
+            for name in sorted(found - set(subsets))
+        ]
+        strange = strange or sorted(loose)
         if strange:
             raise DataError(
                 f"{root}/{strange[0]}: lies beside the folders {', '.join(subsets)}, which split "
@@ -151,19 +171,31 @@ def _within(files: Files, root: str | Path, masks: str) -> list[_Place]:
             f"{root}/{masks}/{which}: a class, or the masks of a subset? Then images/{which} has "
             "its images"
         )
-    _check_mirrored(files, root, masks, names[0] & names[1])
+    if names[0] & names[1]:
+        return _mirrored(files, root, masks, *names)
     return [_Place("images/", f"{masks}/")]
 
 
-def _check_mirrored(files: Files, root: str | Path, masks: str, mirrored: set[str]) -> None:
-    """Raise DataError where folders of masks may be classes, or places as those of the images."""
+def _mirrored(
+    files: Files, root: str | Path, masks: str, of_images: set[str], of_masks: set[str]
+) -> list[_Place]:
+    """Folders of masks called as those of images: classes, or each the masks of such a folder.
+
+    Raises:
+        DataError: No list of classes tells which of the two.
+    """
     listed = find_class_list(files, root)
-    if not mirrored or (listed and mirrored <= set(read_class_list(files, root, listed))):
-        return
-    which = min(mirrored)
+    classes = set(read_class_list(files, root, listed)) if listed else set()
+    if of_images & of_masks <= classes:
+        return [_Place("images/", f"{masks}/")]
+    loose = [p for p in files if p.count("/") == 1 and p.startswith(("images/", f"{masks}/"))]
+    if classes and not of_masks & classes and of_masks <= of_images and not loose:
+        return [_Place(f"images/{name}/", f"{masks}/{name}/") for name in sorted(of_images)]
+    which = min(of_images & of_masks)
     raise DataError(
-        f"{root}/{masks}/{which}: a class, or the masks of images/{which}? For classes, name them "
-        "in classes.txt; else put all images into images/ and all masks into masks/"
+        f"{root}/{masks}/{which}: a class, or the masks of images/{which}? Name the classes in "
+        f"classes.txt, {which} among them if it is one; else all images lie in folders, and all "
+        "masks in folders of the same names"
     )
 
 

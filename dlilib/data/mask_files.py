@@ -8,6 +8,7 @@ import numpy as np
 from dlilib.data.class_names import BORDER, Colour, reserved
 from dlilib.data.files import DataError, Files
 from dlilib.data.images import (
+    WHITE,
     check_same_size,
     mask_colours,
     mask_values,
@@ -16,7 +17,6 @@ from dlilib.data.images import (
 )
 from dlilib.tiles import IGNORE
 
-WHITE = 255
 MOST_INSTANCES = 12  # grey levels of one mask that may number instances, where they touch nowhere
 SEAM = 5  # side of the neighbourhood, pixels, in which a soft edge meets both its neighbours
 MOST = 0.9  # of an outline, that a soft edge covers at least

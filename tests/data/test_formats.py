@@ -519,6 +519,57 @@ def test_white_masks_without_a_class_list_show_a_defect(tmp_path):
     assert tiles.counts() == {"defect": 1, "Free": 0}
 
 
+WHITE = square(255)
+IN_OTHER_FORMS = {
+    "RGB": np.dstack([WHITE] * 3),
+    "RGBA": np.dstack([WHITE] * 3 + [WHITE * 0 + 255]),
+    "LA": np.dstack([WHITE, WHITE * 0 + 255]),
+    "LA, black is transparent": np.dstack([WHITE, WHITE]),
+    "16 bits": WHITE.astype(np.uint16) * 257,
+    "bool": WHITE > 0,
+}
+
+
+@pytest.mark.parametrize("form", IN_OTHER_FORMS)
+@pytest.mark.parametrize("path", ["masks/a.png", "masks/defect/a.png"])
+def test_black_and_white_masks_in_other_forms(tmp_path, form, path):
+    mask = Image.fromarray(IN_OTHER_FORMS[form])
+    tiles = from_folder(folder(tmp_path, {path: mask}), size=None)
+    assert tiles.counts() == {"defect": 1, "Free": 0} and int((tiles.masks == 1).sum()) == 64
+
+
+@pytest.mark.parametrize(
+    ("mask", "why"),
+    [
+        (np.dstack([WHITE * 0] * 3 + [WHITE]), "RGBA: save the mask without transparency"),
+        (square().astype(np.uint16) * 300, "I;16: save it with 8 bits a value"),
+        (np.dstack([WHITE, WHITE * 0, WHITE * 0]), "RGB: a mask in colours needs a labelmap.txt"),
+    ],
+)
+def test_masks_of_other_forms_are_refused_with_what_to_do(tmp_path, mask, why):
+    root = folder(tmp_path, {"masks/a.png": Image.fromarray(mask)})
+    with pytest.raises(DataError, match=f"masks/a.png: .*{why}"):
+        from_folder(root, size=None)
+
+
+@pytest.mark.parametrize(
+    ("mask", "what"),
+    [(square(128), "the value 128"), (square(128) + square(90, 12), "2 values from 90 to 128")],
+)
+def test_other_greys_without_a_class_list_say_that_one_name_is_enough(tmp_path, mask, what):
+    root = folder(tmp_path, {"masks/a.png": mask})
+    with pytest.raises(DataError, match=f"a.png holds {what} .* its name alone is all"):
+        from_folder(root, size=None)
+    (root / "classes.txt").write_text("dent\n")
+    assert from_folder(root, size=None).counts()["dent"] == 1
+
+
+def test_indices_without_a_class_list_ask_for_all_names(tmp_path):
+    root = folder(tmp_path, {"masks/a.png": square(1) + square(3, 12)})
+    with pytest.raises(DataError, match=r"2 values from 1 to 3 beside 0: name the classes 1\.\.K"):
+        from_folder(root, size=None)
+
+
 def test_palettes_that_contradict_each_other_are_refused(tmp_path):
     masks = {}
     for name, colour in (("a", (255, 0, 0)), ("b", (0, 255, 0))):
@@ -611,6 +662,59 @@ def test_a_first_choice_of_a_large_folder_has_each_class(tmp_path):
     masks = {f"masks/{k}.png": square(1 + k % 2 if k < 6 else 0) for k in range(30)}
     tiles = from_folder(folder(tmp_path, masks, "dent\npit\n"), size=None, most=8)
     assert tiles.counts() == {"dent": 2, "pit": 2, "Free": 4}
+
+
+@pytest.mark.parametrize("suffix", ["_mask", ".jpg"])
+def test_masks_of_longer_names_suggest_their_suffix(tmp_path, suffix):
+    root = folder(tmp_path, {"masks/a.png": square(255)})
+    (root / "masks/a.png").rename(root / f"masks/a{suffix}.png")
+    told = rf'of images/a\.png\? Then say so by mask_suffix="{suffix}"'
+    with pytest.raises(DataError, match=told):
+        from_folder(root, size=None)
+    assert from_folder(root, size=None, mask_suffix=suffix).counts()["defect"] == 1
+
+
+def test_a_mask_that_is_not_turned_as_its_photograph_is_told(tmp_path):
+    root = folder(tmp_path, {"masks/a.png": square(255)})
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    pixels = np.random.default_rng(0).integers(0, 200, (HEIGHT, WIDTH), np.uint8)
+    Image.fromarray(pixels).save(root / "images/a.png", exif=exif)
+    with pytest.raises(DataError, match=r"mask is 40×24, its image 24×40 .*EXIF.*turn the mask"):
+        from_folder(root, size=None)
+
+
+def mirrored(tmp_path, classes):
+    """Masks of 1 in folders as those of the images, with equal names."""
+    for k, name in enumerate(("images/batchA", "images/batchB", "masks/batchA", "masks/batchB")):
+        for stem in "01":
+            path = photograph(tmp_path / f"parts/{name}/{stem}.png", 2 * k + int(stem))
+            if name.startswith("masks"):
+                Image.fromarray(square(1, 2 + 8 * (k % 2))).save(path)
+    if classes:
+        (tmp_path / "parts/classes.txt").write_text(classes)
+    return tmp_path / "parts"
+
+
+def test_masks_in_folders_as_those_of_the_images_are_theirs(tmp_path):
+    tiles = from_folder(mirrored(tmp_path, "dent\n"), size=None)
+    assert tiles.names == ("batchA/0", "batchA/1", "batchB/0", "batchB/1")
+    assert tiles.masks[:, 3, 3].tolist() == [1, 1, 0, 0] and tiles.given is None
+    assert tiles.masks[:, 12, 3].tolist() == [0, 0, 1, 1]
+
+
+def test_masks_in_folders_that_may_be_classes_need_a_list_of_them(tmp_path):
+    root = mirrored(tmp_path, "")
+    with pytest.raises(DataError, match=r"masks/batchA: a class, or the masks of images/batchA\?"):
+        from_folder(root, size=None)
+
+
+def test_a_folder_beside_those_of_subsets_is_named_where_it_is(tmp_path):
+    masks = {f"masks/{name}/{k}.png": square() for k, name in enumerate(SPLITS)}
+    root = folder(tmp_path, masks, "dent\n")
+    photograph(root / "images/predict/9.png")
+    with pytest.raises(DataError, match=r"parts/images/predict: lies beside the folders"):
+        from_folder(root, size=None)
 
 
 # All of them
@@ -759,6 +863,23 @@ def test_json_files_of_other_programs_are_counted(tmp_path):
     (tmp_path / "in/log.json").write_text("{}\n{}")
     told = read("coco", tmp_path / "in", tmp_path)[1]
     assert "it lists no categories" in told and "cut off, or no JSON" in told
+
+
+def test_a_json_of_coco_is_no_project_of_label_studio(tmp_path):
+    photograph(tmp_path / "in/a.png")
+    coco(tmp_path / "in/c.json", [(0, 1, FLAT)], ["a.png"])
+    with pytest.raises(DataError, match=r"c\.json: .*it is COCO's: dli convert coco"):
+        read("label-studio", tmp_path / "in", tmp_path)
+
+
+def test_classes_that_differ_in_capitals_alone_are_told(tmp_path):
+    photograph(tmp_path / "in/a.png")
+    labelme(
+        tmp_path / "in/a.json", [dent(), dent(label="Dent", points=[[20, 4], [30, 4], [25, 9]])]
+    )
+    tiles, told = read("labelme", tmp_path / "in", tmp_path)
+    assert tiles.classes == ("Dent", "dent")
+    assert "the classes Dent and dent differ in capitals alone" in told
 
 
 def test_photographs_are_not_taken_as_defect_free_where_one_was_not_found(tmp_path):

@@ -12,6 +12,7 @@ from dlilib.data.files import DataError, Files
 from dlilib.data.formats.annotations import (
     Annotations,
     Notes,
+    OddValueError,
     Options,
     Photograph,
     Pictures,
@@ -22,6 +23,7 @@ from dlilib.data.formats.annotations import (
     expected,
     plain,
     read_json,
+    whose,
 )
 from dlilib.data.images import IMAGE_SUFFIXES, check_same_size, mask_values
 from dlilib.data.mask_files import marked
@@ -105,6 +107,9 @@ def _tasks(files: Files, root: object) -> list[tuple[int, dict[str, Any], str]]:
         place = f"{root}/{path}"
         with expected("Label Studio", place):
             content = read_json(files, root, path)
+            other = whose(content)
+            if other and not isinstance(content, list):
+                raise OddValueError(other)
             for item in content if isinstance(content, list) else [content]:
                 tasks.append((int(item["id"]), item, f"{place}, task {item['id']}"))
     return tasks
