@@ -180,9 +180,11 @@ def test_a_folder_without_a_defect_free_image_is_refused_with_the_way_on(tmp_pat
     masks[:, 2:6, 2:6] = 1
     images = np.random.default_rng(0).integers(0, 256, masks.shape, np.uint8)
     root = to_folder(TileSet.from_arrays(images, masks, ["pit"]), tmp_path / "parts")
+    tiles, _ = own_data.read(root, size=None)
     with pytest.raises(DataError, match=r"each of the 3 images .*photographs.*patches.*tile=\["):
-        own_data.read(root, size=None)
+        own_data.require_free(tiles, root)
     tiles, _ = own_data.read(root, tile=(32, 0))
+    own_data.require_free(tiles, root)
     assert tiles.counts() == {"pit": 3, "Free": 9}
 
 
@@ -197,10 +199,14 @@ GIVEN = {"masks": "any", "mask_suffix": "", "classes": None}
         ({**GIVEN, "size": None}, {}, "3000 -y 'resize: \"pad\"'`", 64),
         ({**GIVEN, "tile": (64, 36), "free_patches": 2}, {}, "3000 -y 'tile: [64, 36]'`", 64),
         (
-            {"masks": "nearest", "mask_suffix": "1", "classes": ["a b", "ü"], "tile": (32, 8)},
+            {
+                **{"masks": "nearest", "mask_suffix": "1", "classes": ["a b", "ü"]},
+                **{"value_range": (9, 4000), "tile": (32, 8)},
+            },
             {"encoders": "resnet18"},
             "3000 -y 'tile: [32, 8]' -y 'masks: \"nearest\"' -y 'mask_suffix: \"1\"' "
-            '-y \'classes: ["a b", "ü"]\' -y \'encoders: ["resnet18"]\'`',
+            "-y 'classes: [\"a b\", \"ü\"]' -y 'value_range: [9, 4000]' "
+            "-y 'encoders: [\"resnet18\"]'`",
             32,
         ),
     ],

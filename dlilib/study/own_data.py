@@ -101,18 +101,12 @@ def read(root: str | Path, **options: Any) -> tuple[TileSet, list[str]]:
         are not injected.
 
     Raises:
-        DataError: As `from_folder`; or no image is defect-free, into which DLI injects.
+        DataError: As `from_folder`.
     """
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         tiles = from_folder(root, **options)
     remarks = [str(warning.message) for warning in told]
-    if bool((tiles.labels > 0).all()):
-        raise DataError(
-            f"{root}: each of the {len(tiles)} images that were read shows a defect, and DLI "
-            "injects into defect-free ones: add photographs without a defect, or cut patches, of "
-            'which some show none: tile=[side, overlap], as -y "tile: [96, 8]"'
-        )
     tiles = replace(tiles, source=f"{tiles.source}-{tiles.digest[:8]}")
     shown = set(tiles.masks.unique().tolist())
     kept = [value for value in range(1, tiles.num_classes + 1) if value in shown]
@@ -129,6 +123,21 @@ def read(root: str | Path, **options: Any) -> tuple[TileSet, list[str]]:
             "it is marked, but not injected."
         )
     return tiles, remarks
+
+
+def require_free(tiles: TileSet, root: str | Path) -> None:
+    """Raise DataError unless some image is defect-free, into which DLI injects.
+
+    Args:
+        tiles: The data set.
+        root: Its folder, for the message.
+    """
+    if bool((tiles.labels > 0).all()):
+        raise DataError(
+            f"{root}: each of the {len(tiles)} images that were read shows a defect, and DLI "
+            "injects into defect-free ones: add photographs without a defect, or cut patches so "
+            'small that some show none: tile=[side, overlap], as -y "tile: [96, 8]"'
+        )
 
 
 def _with_classes(tiles: TileSet, kept: Sequence[int]) -> TileSet:
@@ -254,6 +263,7 @@ def _words(options: dict[str, Any], size: int, encoders: Sequence[str]) -> list[
     for name, value in (
         ("mask_suffix", options["mask_suffix"]),
         ("classes", list(options["classes"] or [])),
+        ("value_range", list(options.get("value_range") or [])),
         ("encoders", as_list(encoders)),
     ):
         told |= {name: value} if value else {}
