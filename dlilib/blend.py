@@ -143,16 +143,20 @@ def poisson_blend(
     boxes = surroundings(inside)
     at_once = len(target) // len(boxes)
     solved = torch.float64 if target.dtype == torch.float64 else torch.float32
-    rows = [slice(k * at_once, (k + 1) * at_once) for k in range(len(boxes))]
+    chunks = [
+        (slice(k * at_once, (k + 1) * at_once), box)
+        for k, box in enumerate(boxes)
+        if box is not None
+    ]
     # In float64 the gradients of float32 images are exact, so that rounding never decides between
     # two of them.
     parts = (
-        Part(*[box.of(x[chunk]).double() for x in (target, donor, inside)], box)
-        for chunk, box in zip(rows, boxes, strict=True)
+        Part(*[box.of(x[rows]).double() for x in (target, donor, inside)], box)
+        for rows, box in chunks
     )
     changes = corrections(parts, target.shape[2:], solved, guidance=guidance, region=region)
-    for chunk, (where, change) in zip(rows, changes, strict=True):
-        where.of(blended[chunk]).add_(change)
+    for (rows, _), (where, change) in zip(chunks, changes, strict=True):
+        where.of(blended[rows]).add_(change)
     return blended
 
 
@@ -204,31 +208,28 @@ def one_by_one(device: torch.device) -> bool:
     return device.type == "cpu"
 
 
-def surroundings(masks: Tensor) -> list[Box]:
+def surroundings(masks: Tensor) -> list[Box | None]:
     """Find the pixels that matter for masks (B, ..., H, W) bool, by image or for all at once.
 
     What matters is the box around the mask, with the pixel before and the two after it: beyond,
-    every right-hand side is 0.
+    every right-hand side is 0. None: nothing does.
     """
     height, width = masks.shape[-2:]
-    whole = Box(0, height, 0, width)
     if not one_by_one(masks.device):
-        return [whole]
+        return [Box(0, height, 0, width)]
     # the maximum of bytes is found ten times as fast as "any" of bool
     planes = masks.reshape(-1, height, width).view(torch.uint8)
-    rows = _spans(planes.amax(dim=2).numpy() > 0)
-    columns = _spans(planes.amax(dim=1).numpy() > 0)
+    occupied = planes.amax(dim=2).numpy(), planes.amax(dim=1).numpy()
     return [
-        Box(*row, *column) if row[1] else whole for row, column in zip(rows, columns, strict=True)
+        Box(*_span(rows), *_span(columns)) if rows.any() else None
+        for rows, columns in zip(*occupied, strict=True)
     ]
 
 
-def _spans(occupied: np.ndarray) -> list[tuple[int, int]]:
-    """For each row of (B, N): from the place before to two after the true ones; (0, 0) for none."""
-    n = occupied.shape[1]
-    first, end = occupied.argmax(axis=1), n - occupied[:, ::-1].argmax(axis=1)
-    spans = np.stack([np.maximum(first - 1, 0), np.minimum(end + 2, n)], axis=1)
-    return (spans * occupied.any(axis=1)[:, None]).tolist()
+def _span(occupied: np.ndarray) -> tuple[int, int]:
+    """From the place before the first one that is not 0 to two after the last."""
+    places = occupied.nonzero()[0]
+    return max(int(places[0]) - 1, 0), min(int(places[-1]) + 3, len(occupied))
 
 
 def without_ring(mask: Tensor) -> Tensor:
@@ -293,8 +294,9 @@ def _rectangle(
     for part in parts:
         with _without_autocast(part.target):
             divergence = _divergence(part, guidance).to(dtype)
-            change = _solve_dirichlet(divergence, part.box, height - 2, width - 2)
-        yield whole, change
+            planes = divergence.flatten(0, 1)
+            change = _Dirichlet.apply(planes, part.box, height - 2, width - 2)
+        yield whole, change.view(*divergence.shape[:2], height - 2, width - 2)
 
 
 def _mask(
@@ -331,15 +333,25 @@ def _divergence(part: Part, guidance: str) -> Tensor:
     return down.diff(dim=-2) + right.diff(dim=-1)
 
 
-def _solve_dirichlet(divergence: Tensor, box: Box, height: int, width: int) -> Tensor:
-    """Solve for u (B, C, height, width), 0 all round, by two sine transforms (DST-I).
+class _Dirichlet(torch.autograd.Function):
+    """Solve for u (P, height, width), 0 all round, by two sine transforms (DST-I).
 
-    Its five-point Laplacian is `divergence` (B, C, h, w) in the part that begins where `box` does,
-    and 0 elsewhere.
+    Its five-point Laplacian is `divergence` (P, h, w) in the part that begins where `box` does, and
+    0 elsewhere. The operator is symmetric, so that its gradient solves for that again.
     """
-    by = _by_halves if min(height, width) >= FOLDED else _by_products
-    planes = by(divergence.flatten(0, 1), box, height, width)
-    return planes.view(*divergence.shape[:2], height, width)
+
+    @staticmethod
+    def forward(ctx, divergence: Tensor, box: Box, height: int, width: int) -> Tensor:
+        ctx.part = Box(box.top, box.bottom - 2, box.left, box.right - 2)
+        solve = _by_halves if min(height, width) >= FOLDED else _by_products
+        return solve(divergence, box, height, width)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        height, width = gradient.shape[1:]
+        whole = Box(0, height + 2, 0, width + 2)
+        solved = _Dirichlet.apply(gradient.contiguous(), whole, height, width)
+        return ctx.part.of(solved), None, None, None
 
 
 def _by_products(planes: Tensor, box: Box, height: int, width: int) -> Tensor:
@@ -360,7 +372,7 @@ def _by_halves(planes: Tensor, box: Box, height: int, width: int) -> Tensor:
     """
     rows, columns, inverse = _sine_halves(height, width, planes.dtype, planes.device)
     spectrum = _folded(_folded(planes, rows, box.top), columns, box.left)
-    return _unfolded(_unfolded(spectrum * inverse, columns), rows)
+    return _unfolded(_unfolded(spectrum.mul_(inverse), columns), rows)
 
 
 def _folded(planes: Tensor, sines: "_Sines", first: int) -> Tensor:
@@ -377,11 +389,15 @@ def _folded(planes: Tensor, sines: "_Sines", first: int) -> Tensor:
 
 def _unfolded(planes: Tensor, sines: "_Sines") -> Tensor:
     """The transform along the columns (P, w, n), the odd frequencies first: (P, n, w)."""
-    half = len(sines.even)
-    odd = sines.odd @ planes[..., : len(sines.odd)].mT
-    even = sines.even @ planes[..., len(sines.odd) :].mT
+    n, half = len(sines.both), len(sines.even)
+    odd = sines.odd @ planes[..., : n - half].mT
+    even = sines.even @ planes[..., n - half :].mT
+    places = planes.new_empty(len(planes), n, planes.shape[1])
     upper = odd[:, :half]
-    return torch.cat([upper + even, odd[:, half:], (upper - even).flip(1)], dim=1)
+    torch.add(upper, even, out=places[:, :half])
+    places[:, half : n - half] = odd[:, half:]
+    places[:, n - half :] = torch.sub(upper, even).flip(1)
+    return places
 
 
 class _Sines(NamedTuple):

@@ -72,7 +72,7 @@ class _Spot:
 
     row: Tensor  # int64 (m,), positions in the batch, on the CPU
     target: Tensor  # the same on the images' device
-    label: Tensor  # (m,), classes, of the labels' dtype and on their device
+    value: Tensor  # (m,), what marks their classes in the masks
     box: Box
     donors: Tensor  # (m, C, h, w), 64ths of a grey level
     solid: Tensor  # bool (m, h, w), pixels to be pasted or blended
@@ -97,6 +97,7 @@ class _Blending:
     ) -> None:
         # views of the same memory, without the ways of subclasses
         self.images, self.labels = images.as_subclass(Tensor), labels.as_subclass(Tensor)
+        self.before = self.labels.clone()
         marks = masks.as_subclass(Tensor)
         marks = marks.squeeze(1) if marks.ndim == 4 else marks
         self.binary = marks.dtype == torch.bool
@@ -113,6 +114,8 @@ class _Blending:
         """Inject all of a plan, by Poisson or by cut-paste."""
         if not len(plan):
             return
+        rows = plan.target.to(self.labels.device, non_blocking=True)
+        self.labels[rows] = plan.label.to(self.labels, non_blocking=True)
         spots = self._spots(plan, poisson)
         if poisson:
             self._blend(spots)
@@ -123,7 +126,9 @@ class _Blending:
         """Warp the donors and find the pixels that they change."""
         positions = self.donors.positions(plan.donor)
         target = plan.target.to(self.device, non_blocking=True)
-        label = plan.label.to(self.labels, non_blocking=True)
+        value = plan.label.to(self.masks, non_blocking=True)
+        if self.binary:
+            value = torch.ones_like(value)
         warped = self._one_by_one if one_by_one(self.device) else self._together
         for rows, box, donors, tight in warped(plan, positions):
             ignored = self._ignored(target[rows], box)
@@ -135,7 +140,7 @@ class _Blending:
             spot = _Spot(
                 plan.target[rows],
                 target[rows],
-                label[rows],
+                value[rows],
                 box,
                 donors.expand(-1, self.images.shape[1], -1, -1),
                 solid,
@@ -252,10 +257,14 @@ class _Blending:
         shown = _any(spot.solid)
         if spot.marked is not spot.solid:
             shown = shown & _any(spot.marked)
+        if one_by_one(self.device) and shown:
+            yield spot
+            return
+        rows = spot.row.to(self.labels.device, non_blocking=True)
+        seen = shown.to(self.labels.device)
+        self.labels[rows] = torch.where(seen, self.labels[rows], self.before[rows])
         if not one_by_one(self.device):
             yield replace(spot, marked=spot.marked & shown[:, None, None], shown=shown)
-        elif shown:
-            yield spot
 
     def _paste(self, spots: Iterator[_Spot]) -> None:
         for spot in spots:
@@ -289,11 +298,11 @@ class _Blending:
 
         def parts() -> Iterator[Part]:
             for spot in spots:
-                if one_by_one(self.device) and not _any(spot.solid):
+                (near,) = surroundings(spot.solid)  # of one image, or of all at once
+                if near is None:
                     self._mark(spot)
                     continue
                 waiting.append(spot)
-                (near,) = surroundings(spot.solid)  # one image, or all at once
                 box = near.within(spot.box)
                 before = box.of(self.images).index_select(0, spot.target).to(self.exact)
                 # Counted in 64ths of a level, sums and differences are exact in float32 too.
@@ -325,14 +334,10 @@ class _Blending:
         self._change(self.images, spot, where, blended)
 
     def _mark(self, spot: _Spot) -> None:
-        value = 1 if self.binary else spot.label.to(self.masks, non_blocking=True)[:, None, None]
+        value = spot.value[:, None, None]
         self._change(
             self.masks, spot, spot.box, lambda before: torch.where(spot.marked, value, before)
         )
-        row, label = spot.row.to(self.labels.device, non_blocking=True), spot.label
-        if spot.shown is not None:
-            label = torch.where(spot.shown.to(label.device), label, self.labels[row])
-        self.labels[row] = label
 
 
 def _mirrored(plan: Plan) -> tuple[Tensor, Tensor]:

@@ -194,16 +194,20 @@ class Donors:
         sizes = self.boxes[:, 2] * self.boxes[:, 3]
         return torch.cat([(sizes.cumsum(dim=0) - sizes)[:, None], self.boxes], dim=1)
 
+    @cached_property
+    def _listed(self) -> list[list[int]]:
+        return self._places.tolist()
+
     def crop(self, position: int) -> tuple[Tensor, Tensor]:
         """Views of one donor's image, uint8 (C, h, w), and mask, bool (h, w)."""
-        first, _, _, height, width = self._places[position].tolist()
+        first, _, _, height, width = self._listed[position]
         marks = self.marks[first : first + height * width].view(height, width)
         first, count = self.channels * first, self.channels * height * width
         return self.pixels[first : first + count].view(-1, height, width), marks
 
     def box(self, position: int) -> tuple[int, int, int, int]:
         """First row and the one after the last, first column and the one after the last."""
-        _, top, left, height, width = self._places[position].tolist()
+        _, top, left, height, width = self._listed[position]
         return top, top + height, left, left + width
 
     def image(self, position: int) -> tuple[Tensor, Tensor]:
@@ -212,7 +216,7 @@ class Donors:
         What is not known of the image is black; beyond a crop without a place, its outermost pixels
         go on.
         """
-        _, top, left, height, width = self._places[position].tolist()
+        _, top, left, height, width = self._listed[position]
         pixels, marks = self.crop(position)
         there = ..., slice(top, top + height), slice(left, left + width)
         mask = torch.zeros(self.sides, dtype=torch.bool, device="cpu")

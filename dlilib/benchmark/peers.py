@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from dlilib.data.files import open_files
+from dlilib.data.magnetic import magnetic_root
 
 
 def installed(module: str) -> bool:
@@ -84,12 +85,11 @@ def check_released(src: str, root: str | Path | None) -> Path:
         raise ValueError(
             f"{src}: not the folder src of the authors' code (no core/label_fusion.py)"
         )
-    root = root or os.environ.get("DLILIB_DATA")
-    if not root:
+    if not root and not os.environ.get("DLILIB_DATA"):
         raise ValueError(
             "the authors' code reads its donors from files: name the root of the Magnetic Tiles"
         )
-    return Path(root)
+    return magnetic_root(root or None)
 
 
 @contextmanager

@@ -77,7 +77,7 @@ def magnetic_tiles(
     check_size(size, resize)
     if not 0 <= threshold <= 254:
         raise ValueError(f"threshold must lie in 0..254, got {threshold}")
-    root = _magnetic_root(root)
+    root = magnetic_root(root)
     files = open_files(root)
     pairs = _magnetic_pairs(files)
     digest = _digest(files, pairs)
@@ -116,7 +116,8 @@ def magnetic_tiles(
     )
 
 
-def _magnetic_root(root: str | Path | None) -> Path:
+def magnetic_root(root: str | Path | None) -> Path:
+    """Where the data set is: as given, by the environment's DLILIB_DATA, or downloaded."""
     if root is not None:
         return Path(root)
     if not os.environ.get("DLILIB_DATA"):
