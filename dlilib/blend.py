@@ -22,6 +22,7 @@ from dlilib.checks import check_option
 
 FOLDED = 192  # pixels of an image's side, from where on its sine transforms are folded
 FULL = 0.75  # of a side, from where on a part of it is folded too
+SMALL = 31  # pixels, longer side of boxes that are all solved for together
 TOGETHER = 2**18  # pixels that are solved for together on a CPU, so that its caches hold them
 
 
@@ -127,10 +128,7 @@ def poisson_blend(
     _check(target, donor, mask)
     if not target.is_floating_point():
         raise ValueError(f"poisson_blend needs float images, got {target.dtype}")
-    on_cpu = target.device.type == "cpu"
-    if on_cpu and not all(
-        torch.isfinite(x.detach().sum(dtype=torch.float64)) for x in (target, donor)
-    ):
+    if one_by_one(target.device) and not all(_finite(x) for x in (target, donor)):
         raise ValueError(
             "target and donor must be finite: one such pixel spreads over the whole image"
         )
@@ -237,6 +235,11 @@ def without_ring(mask: Tensor) -> Tensor:
     inner = torch.zeros_like(mask)
     inner[..., 1:-1, 1:-1] = mask[..., 1:-1, 1:-1]
     return inner
+
+
+def _finite(x: Tensor) -> bool:
+    # NaN spreads to both ends
+    return not x.numel() or all(end.isfinite() for end in x.detach().aminmax())
 
 
 def _check(target: Tensor, donor: Tensor, mask: Tensor) -> None:
@@ -468,13 +471,14 @@ def _mask_system(part: Part, guidance: str) -> tuple[Tensor, Tensor]:
 def _alike(shapes: Sequence[torch.Size]) -> list[list[int]]:
     """Group the positions of shapes (B, C, h, w) whose longer sides are alike, but not too many."""
     groups: list[list[int]] = []
-    kind, pixels = None, 0
+    kind, pixels = 0, 0
     for k in sorted(range(len(shapes)), key=lambda k: max(shapes[k][2:])):
         planes, side = shapes[k][0] * shapes[k][1], max(shapes[k][2:])
+        like = max(side, SMALL).bit_length()
         pixels += planes * side**2
-        if kind != side.bit_length() or pixels > TOGETHER:
+        if like != kind or pixels > TOGETHER:
             groups.append([])
-            kind, pixels = side.bit_length(), planes * side**2
+            kind, pixels = like, planes * side**2
         groups[-1].append(k)
     return groups
 

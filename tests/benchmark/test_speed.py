@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from builders import TINY
 
 import dlilib
-from dlilib import augment, blend, composite
+from dlilib import IGNORE, augment, blend, composite, multigrid
 from dlilib.augment import Warp
 from dlilib.benchmark import speed
 from dlilib.blend import GUIDANCES, REGIONS
@@ -31,34 +31,73 @@ def on_meta(monkeypatch):
     return torch.device("meta")
 
 
-def whole(masks):
-    return blend.Box(0, masks.shape[-2], 0, masks.shape[-1])
+@pytest.fixture
+def all_at_once(monkeypatch):
+    """A function that lets a CPU go the way of a GPU: all images at once, in whole."""
+
+    def change():
+        for module in (blend, composite):
+            monkeypatch.setattr(module, "one_by_one", lambda device: False)
+
+    return change
 
 
-@pytest.mark.parametrize("region", REGIONS)
-@pytest.mark.parametrize("guidance", GUIDANCES)
+OPTIONS = [
+    *({"region": r, "guidance": g} for r in REGIONS for g in GUIDANCES),
+    {"place": "anywhere"},
+    {"place": "anywhere", "region": "mask", "label": "tight"},
+    {"label": "tight", "empty_composites": True, "clip": False},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda o: "-".join(map(str, o.values())))
 @pytest.mark.parametrize("channels", [1, 3])
-def test_boxes_give_what_the_whole_images_give(toy, monkeypatch, region, guidance, channels):
+def test_a_gpus_way_gives_what_a_cpus_gives(toy, all_at_once, channels, options):
     labels = torch.zeros(30, dtype=torch.int64)
     images = toy.images[:30].float().expand(-1, channels, -1, -1) / 255
-    transform = dlilib.DynamicLabelInjection(
-        toy, region=region, guidance=guidance, generator=generator()
-    )
+    masks = toy.masks[:30].clone()
+    masks[:, 20:30, 20:30] = IGNORE
+    masks[7] = IGNORE  # nothing can be shown
+    transform = dlilib.DynamicLabelInjection(toy, **options, generator=generator())
     plan = transform.plan(labels)
-    fast = transform.apply_plan(plan, images, toy.masks[:30], labels)
-    monkeypatch.setattr(composite, "surroundings", lambda masks: [whole(masks)] * len(masks))
-    plain = transform.apply_plan(plan, images, toy.masks[:30], labels)
+    fast = transform.apply_plan(plan, images, masks, labels)
+    all_at_once()
+    plain = transform.apply_plan(plan, images, masks, labels)
     assert (fast[0] - plain[0]).abs().max() < 1e-5
     assert torch.equal(fast[1], plain[1]) and torch.equal(fast[2], plain[2])
+    assert torch.equal(plain[0][7], images[7]) and (plain[1][7] == IGNORE).all()
+
+
+def test_crops_of_any_size_are_pasted_alike_both_ways(toy, all_at_once):
+    images = [torch.full((side, 2 * side), 40 * side, dtype=torch.uint8) for side in (3, 5, 6)]
+    donors = dlilib.Donors.from_crops(images, [image > 0 for image in images], [1, 2, 2])
+    transform = dlilib.DynamicLabelInjection(donors, place="anywhere", generator=generator())
+    batch = toy.images[:20].float() / 255, toy.masks[:20], torch.zeros(20, dtype=torch.int64)
+    plan = transform.plan(batch[2], (64, 64))
+    fast = transform.apply_plan(plan, *batch)
+    all_at_once()
+    plain = transform.apply_plan(plan, *batch)
+    assert (fast[0] - plain[0]).abs().max() < 1e-5 and (fast[0] != batch[0]).any()
+    assert torch.equal(fast[1], plain[1])
 
 
 @pytest.mark.parametrize("region", REGIONS)
-def test_images_blended_together_equal_those_blended_one_by_one(monkeypatch, region):
+def test_images_blended_together_equal_those_blended_one_by_one(all_at_once, region):
     target, donor = (torch.rand(9, 2, 40, 32, generator=generator(k)) for k in (0, 1))
     mask = torch.rand(9, 40, 32, generator=generator(2)) < torch.linspace(0, 1, 9)[:, None, None]
     fast = dlilib.poisson_blend(target, donor, mask, region=region)
-    monkeypatch.setattr(blend, "surroundings", lambda masks: [whole(masks)])  # as on a GPU
+    all_at_once()
     assert (dlilib.poisson_blend(target, donor, mask, region=region) - fast).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("sides", [(200, 260), (193, 400)])
+def test_sine_transforms_by_halves_are_those_by_products(monkeypatch, sides):
+    target, donor = (torch.rand(4, 1, *sides, generator=generator(k)) for k in (0, 1))
+    mask = torch.zeros(4, *sides, dtype=torch.bool)
+    mask[0] = mask[1, 20:40, 3:190] = mask[2, -9:, -30:] = True  # full, part, at the border, none
+    folded = dlilib.poisson_blend(target, donor, mask)
+    monkeypatch.setattr(blend, "FOLDED", 1000)
+    assert (dlilib.poisson_blend(target, donor, mask) - folded).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize(
@@ -96,12 +135,12 @@ def test_mirrors_are_told_from_other_maps():
     )
 
 
-@pytest.mark.parametrize(
-    "region", ["rectangle"]
-)  # the mask-bounded solver asks when it has converged
+@pytest.mark.parametrize("region, most", [("rectangle", 170), ("mask", 3500)])
 def test_injection_asks_its_device_for_nothing_and_runs_as_much_for_a_large_batch(
-    toy, on_meta, region
+    toy, on_meta, monkeypatch, region, most
 ):
+    # whether the mask-bounded solver has converged is the only question, asked at its end
+    monkeypatch.setattr(multigrid, "_reached", lambda *_: True)
     transform = dlilib.DynamicLabelInjection.as_released(toy, region=region, generator=generator())
     ops = []
     for batch in (32, 32, 128):  # the first one also makes the solver's matrices, once
@@ -111,7 +150,7 @@ def test_injection_asks_its_device_for_nothing_and_runs_as_much_for_a_large_batc
             out = transform.apply_plan(transform.plan(labels), images, masks, labels)
         assert out[0].is_meta and out[2].min() > 0
         ops.append(traffic.ops)
-    assert ops[0] >= ops[1] == ops[2] < 170
+    assert ops[0] >= ops[1] == ops[2] < most
 
 
 def test_training_epoch_asks_its_device_for_the_loss_at_its_end_and_nothing_else(
