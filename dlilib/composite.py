@@ -17,7 +17,8 @@ from dlilib.tiles import IGNORE
 LABELS = ("dilated", "tight")
 FINE = 64  # steps within a grey level in which donors and targets are blended
 DILATION = 5  # pixels, side of the square that widens a Poisson mask, as released
-MARGIN = DILATION // 2 + 3  # pixels around a defect that its blend reads, and one for rounding
+READ = DILATION // 2 + 2  # pixels around a defect that its blend reads
+MARGIN = READ + 1  # and one for rounding
 
 
 def inject(

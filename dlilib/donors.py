@@ -14,7 +14,7 @@ from torch import Tensor
 from dlilib.checks import described
 from dlilib.tiles import Arrays, TileSet, as_images, check_classes
 
-MARGIN = 16  # pixels kept around a defect: what a blend of it reads, shrunk to no less than a half
+MARGIN = 16  # pixels kept around a defect: more than any blend of it reads, if not shrunk very far
 POINTS = 64  # of a defect's pixels, to tell whether a warp leaves any of it in sight
 
 

@@ -28,8 +28,8 @@ from dlilib.balance import (
 )
 from dlilib.blend import GUIDANCES, REGIONS
 from dlilib.checks import check_generator, check_number, check_option, check_type
-from dlilib.composite import LABELS, inject
-from dlilib.donors import Donors
+from dlilib.composite import LABELS, READ, inject
+from dlilib.donors import MARGIN, Donors
 from dlilib.tiles import IGNORE, INTEGERS, TileSet, defective
 
 STATES = ("batch", "running")
@@ -152,7 +152,7 @@ class DynamicLabelInjection(nn.Module):
         self.place, self.region, self.guidance, self.label = place, region, guidance, label
         self.clip, self.empty_composites = clip, empty_composites
         self.keys, self.generator = keys, generator
-        self.donors = _as_donors(tiles, donors, empty_composites)
+        self.donors = _as_donors(tiles, donors, empty_composites, warps)
         self.reset()
         self._planner()  # checks the options
         self._worker: int | None = None  # seed of the worker process that the generator is for
@@ -173,12 +173,19 @@ class DynamicLabelInjection(nn.Module):
         self._check_options()
         if self.place == "as is" and not self.donors.whole:
             raise ValueError('place must be "anywhere" where the donors are crops, got "as is"')
+        warps = _as_warps(self.warps, self.donors.classes)
+        needed = _margin(warps)
+        if self.donors.whole and needed > self.donors.margin:
+            raise ValueError(
+                f"warps that shrink so far show {needed} pixels around a defect, and the donors "
+                f"keep {self.donors.margin}: give Donors.of(..., margin={needed})"
+            )
         return Planner(
             donors=self.donors,
             filling=Filling(
                 self.until, self.ties, self.share, _as_target(self.target, self.donors)
             ),
-            warps=_as_warps(self.warps, self.donors.classes),
+            warps=warps,
             p_poisson=self.p_poisson,
             replacement=self.replacement,
             place=self.place,
@@ -430,11 +437,15 @@ class _Collate:
 
 
 def _as_donors(
-    tiles: TileSet | Donors, donors: np.ndarray | Tensor | Sequence[int] | None, empty: bool
+    tiles: TileSet | Donors,
+    donors: np.ndarray | Tensor | Sequence[int] | None,
+    empty: bool,
+    warps: Warp | Mapping[str, Warp] | None,
 ) -> Donors:
     check_type("tiles", tiles, (TileSet, Donors))
     if isinstance(tiles, TileSet):
-        return Donors.of(tiles, donors, empty=empty)
+        margin = max(MARGIN, _margin(_as_warps(warps, tiles.classes)))
+        return Donors.of(tiles, donors, empty=empty, margin=margin)
     if donors is not None:
         raise ValueError("donors are indices into a TileSet: leave them out where Donors are given")
     return tiles
@@ -454,6 +465,11 @@ def _as_warps(
         if not isinstance(value, Warp):
             raise ValueError(f"warps[{name!r}] must be a Warp, got {value!r}")
     return tuple(warps.get(name, Warp()) for name in classes)
+
+
+def _margin(warps: Sequence[Warp]) -> int:
+    """Pixels around a donor's defect that a blend of it reads, turned and shrunk by any warp."""
+    return max(math.ceil(math.sqrt(2) * READ / (1 - warp.scale)) + 1 for warp in warps)
 
 
 def _as_target(target: Mapping[str, float] | None, donors: Donors) -> tuple[float, ...]:

@@ -15,6 +15,10 @@ from dlilib.augment import Warp
 STILL = Warp(flip=0, affine=0)
 
 
+def seeded():
+    return torch.Generator().manual_seed(0)
+
+
 def by_class(donors):
     return [donors.ids[members].tolist() for members in donors.members]
 
@@ -171,6 +175,40 @@ def test_a_small_defect_in_a_large_crop_takes_little_memory():
     mark[700:709, 30:41] = True
     donors = Donors.from_crops([*small, large], [*marks, mark], [1] * 51)
     assert donors.pixels.nbytes < 8_000 and donors.crop(50)[1].sum() == 9 * 11
+
+
+def test_donors_keep_what_shrinking_warps_show(toy):
+    """Whole images as donors, which keep everything, give the same pixels."""
+    labels = torch.zeros(60, dtype=torch.int64)
+    batch = toy.images[:60].float() / 255, toy.masks[:60], labels
+    warps = Warp(affine=1.0, scale=0.8, rotate=45.0)
+    options = {"warps": warps, "p_poisson": 1.0, "clip": False}
+    near = DynamicLabelInjection(toy, **options, generator=seeded())
+    whole = DynamicLabelInjection(Donors.of(toy, margin=64), **options, generator=seeded())
+    assert 16 < near.donors.margin < 64
+    plan = near.plan(labels)
+    found = near.apply_plan(plan, *batch), whole.apply_plan(replace(plan, donors=None), *batch)
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+    assert (plan.maps[:, 0, :2].norm(dim=1) > 2).any()  # shrunk to less than half
+    small = DynamicLabelInjection(toy)
+    small.warps = warps
+    refused(lambda: small(*batch), r"show 30 pixels around a defect, and the donors keep 16: give")
+
+
+def test_donors_take_the_room_of_their_defects(toy):
+    donors = Donors.of(toy)
+    assert donors.pixels.numel() < 0.7 * 98 * 64 * 64  # toy defects are large in 64 pixels
+    for position in (0, 50, 97):
+        image, mask = donors.image(position)
+        whole = int(donors.ids[position])
+        assert torch.equal(mask, toy.masks[whole] == donors.labels[position])
+        assert torch.equal(image[:, mask], toy.images[whole][:, mask].float())
+    flips = torch.tensor([[False, False], [True, False], [True, True]])
+    images, masks = donors.images(torch.tensor([3, 3, 3]), flips)
+    assert torch.equal(masks[0], donors.image(3)[1])
+    for k, axes in ((1, [-2]), (2, [-2, -1])):
+        assert torch.equal(images[k], images[0].flip(axes))
+        assert torch.equal(masks[k], masks[0].flip(axes))
 
 
 def test_each_donor_counts_once(toy):
