@@ -233,12 +233,15 @@ def speed(
     device = sweep.device_named(device)
     tiles = magnetic_tiles(root)
     kind = machine(torch.device(device))["device"]
+    tables = {}
     for name, frame in speed_.measure(tiles, device, released_src, root=root):
+        tables[name] = frame
         path = results / "tables" / f"speed_{name}_{device.split(':')[0]}.csv"
         frame = frame.assign(device=kind, torch=torch.__version__)
         write_whole(path, frame.to_csv(index=False, float_format="%.4g").encode())
         text = frame.drop(columns=["device", "torch"]).to_string(index=False, float_format="%.4g")
         print(f"\n{name}, {kind}: {path}", text, sep="\n")
+    print("\nthe README's ratios", speed_.verdicts(tables).to_string(index=False), sep="\n")
 
 
 @app.command()

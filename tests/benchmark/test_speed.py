@@ -2,6 +2,7 @@ import contextlib
 import sys
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,8 @@ import dlilib
 from dlilib import IGNORE, augment, blend, composite, multigrid
 from dlilib.augment import Warp
 from dlilib.benchmark import speed
+from dlilib.benchmark.timing import compare
+from dlilib.benchmark.training import Traffic
 from dlilib.blend import GUIDANCES, REGIONS
 from dlilib.training.trainer import Trainer
 
@@ -146,7 +149,7 @@ def test_injection_asks_its_device_for_nothing_and_runs_as_much_for_a_large_batc
     for batch in (32, 32, 128):  # the first one also makes the solver's matrices, once
         labels = torch.zeros(batch, dtype=torch.int64)
         images, masks = (x[:batch].to(on_meta) for x in (toy.images.float(), toy.masks))
-        with speed.Traffic("meta") as traffic:
+        with Traffic("meta") as traffic:
             out = transform.apply_plan(transform.plan(labels), images, masks, labels)
         assert out[0].is_meta and out[2].min() > 0
         ops.append(traffic.ops)
@@ -217,12 +220,14 @@ def test_epoch_of_plans_is_used_batch_by_batch(few_tiles):
 
 
 def test_compare_gives_medians_and_ratios_to_the_first():
-    frame = speed.compare(
+    frame = compare(
         {"one": lambda: sum(range(20_000)), "ten": lambda: sum(range(200_000))}, repeats=5
     )
     assert frame["what"].tolist() == ["one", "ten"] and frame["n"].tolist() == [5, 5]
     assert (frame["low"] <= frame["ms"]).all() and (frame["ms"] <= frame["high"]).all()
     assert frame["ratio"][0] == 1 and frame["ratio"][1] > 3
+    assert (frame["ratio_low"] <= frame["ratio"]).all()
+    assert (frame["ratio"] <= frame["ratio_high"]).all()
 
 
 @pytest.mark.slow
@@ -231,6 +236,7 @@ def test_tables_have_the_peers_that_are_installed(few_tiles):
     assert set(blending["mask"]) == {"all", "box"} and "OpenCV seamlessClone" in set(
         blending["what"]
     )
+    assert "dlilib, region mask" in set(blending["what"])
     injection = speed.injection(few_tiles, batch=8, free=6, repeats=2)
     assert injection["what"][0] == "dlilib" and np.isfinite(injection["ms"]).all()
     training = speed.training(RUN, few_tiles, steps=1, repeats=2)
@@ -238,6 +244,48 @@ def test_tables_have_the_peers_that_are_installed(few_tiles):
     assert (training["images_per_s"] > 0).all()
     roof = speed.roofline(replace(RUN, batch=2), few_tiles, repeats=1)
     assert (roof["share"] > 0).all() and isinstance(roof, pd.DataFrame)
+
+
+@pytest.mark.slow
+def test_tables_of_regions_classes_and_what_time_goes_into(few_tiles):
+    regions = speed.regions(few_tiles, 24, repeats=2)
+    assert regions["images"].unique().tolist() == ["40 of 16×16", "1 of 24×24"]
+    assert regions["what"].tolist() == [*REGIONS] * 2 and (regions["ms"] > 0).all()
+    classes = speed.classes(few_tiles, (1, 7), batch=8, free=6, repeats=2)
+    assert classes["what"].tolist() == ["1", "7"]
+    left = speed.remainder(few_tiles, batch=8, free=6, repeats=2)
+    assert left["p_poisson"].tolist() == [0.0, 0.5, 1.0]
+    parts = left[["copy", "arithmetic", "calls", "rest"]].sum(axis=1)
+    assert parts.to_numpy() == pytest.approx(left["ms"].to_numpy())
+    assert left["arithmetic"].tolist()[0] == 0 < left["arithmetic"].tolist()[2]
+    loading = speed.loading(few_tiles, 8, workers=0, repeats=2)
+    assert loading["what"].tolist() == ["collated", "balanced"]
+    assert (loading["images_per_s"] > 0).all()
+
+
+def test_the_readmes_ratios_are_told_to_hold_or_not():
+    def table(what, ratio, **more):
+        row = {"what": what, "ratio": ratio, "ratio_low": ratio - 1, "ratio_high": ratio + 1}
+        return pd.DataFrame([{"what": "dlilib", "ratio": 1.0, **more}, row | more])
+
+    first, *_, last = speed.CLAIMS
+    tables = {
+        "injection": table("authors' code", first.least - 2, p_poisson=0.0),
+        "blending": table("OpenCV seamlessClone", last.least + 5, mask="all"),
+    }
+    found = speed.verdicts(tables)
+    assert found["holds"].tolist() == ["no", "–", "–", "yes"]
+    assert (
+        found["here"][0]
+        == f"{first.least - 2:.1f} ({first.least - 3:.1f} to {first.least - 1:.1f})"
+    )
+    assert speed.verdicts({})["holds"].tolist() == ["–"] * 4
+
+
+def test_the_readme_says_what_is_claimed():
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    for claim in speed.CLAIMS:
+        assert f"{claim.text}: at least {claim.least:g}" in readme
 
 
 def test_a_compiler_that_fails_is_told_and_left_out(few_tiles, monkeypatch, capsys):
