@@ -18,6 +18,7 @@ MOST_ROUNDS = 100
 # Of the smoother's Jacobi iterations before a grid's correction by the coarser one, and after it:
 # the Chebyshev polynomial that damps best what the coarser grid does not see.
 DAMPING = (0.562, 1.389)
+DIRECT = 99  # pixels of a grid, at most, that is solved directly
 
 
 def solve(right: Tensor, inside: Tensor) -> Tensor:
@@ -52,8 +53,8 @@ class _Solve(torch.autograd.Function):
 
 def _solve_in_rounds(right: Tensor, inside: Tensor) -> Tensor:
     """Solve in float32 for what is left, which is found in float64, again and again."""
-    exact = _Grid(inside)
-    quick = _Grid(inside.float())
+    inside = _odd(inside)
+    exact, quick = _Grid(inside), _Multigrid(inside.float())
     wanted = _odd(right).reshape(exact.inside.shape)  # (P, N)
     goal = TOLERANCE * _norm(wanted)
     solution, residual = exact.field(), wanted
@@ -67,7 +68,7 @@ def _solve_in_rounds(right: Tensor, inside: Tensor) -> Tensor:
         if _reached(residual, goal):
             return exact.images(solution.values)[:, : right.shape[1], : right.shape[2]]
         if done == ROUNDS:
-            quick = _Grid(inside.float(), gaps=True)
+            quick = _Multigrid(inside.float(), gaps=True)
     raise RuntimeError(
         f"the mask-bounded solver did not reach {TOLERANCE} in {MOST_ROUNDS * STEPS} steps"
     )
@@ -78,7 +79,7 @@ def _reached(residual: Tensor, goal: Tensor) -> bool:
     return bool((_norm(residual) <= goal).all())
 
 
-def _conjugate_gradients(residual: Tensor, grid: "_Grid") -> Tensor:
+def _conjugate_gradients(residual: Tensor, grid: "_Multigrid") -> Tensor:
     """Go `STEPS` steps from 0 towards the solution (P, N); each plane's are of its own lengths."""
     solution = torch.zeros_like(residual)
     direction, energy = grid.field(), None
@@ -109,21 +110,12 @@ class _Field:
 
 
 class _Grid:
-    """P masks of pixels, and the coarser grid that has every other row and column of them.
+    """P masks of pixels (P, height, width), both odd."""
 
-    Gaps in a mask that are narrower than a coarser grid's step may be lost on it, which slows down
-    what converges else in a few steps. With `gaps` they are widened instead, so that any mask
-    converges, but most of them less quickly.
-    """
-
-    def __init__(self, inside: Tensor, gaps: bool = False) -> None:
-        inside = _odd(inside)
-        self.shape = inside.shape  # P, height, width
+    def __init__(self, inside: Tensor) -> None:
+        self.shape = inside.shape
         self.inside = inside.reshape(len(inside), -1)  # (P, N)
-        self.weights = [self.inside * (damping / 4) for damping in DAMPING]
-        self.x, self.work = self.field(), torch.empty_like(self.inside)
-        small = min(inside.shape[1:]) <= 3  # one row of pixels, which the smoother solves
-        self.coarser = None if small else _Grid(_halved(inside, gaps), gaps)
+        self.work = torch.empty_like(self.inside)
 
     def field(self) -> _Field:
         """Zeros."""
@@ -133,22 +125,38 @@ class _Grid:
         """Values (P, N) as (P, height, width)."""
         return values.view(self.shape)
 
+    def operator(self, field: _Field) -> Tensor:
+        """4 x_p less the neighbours, inside; in `work`."""
+        return self._sums(field).sub_(field.values, alpha=4).mul_(self.inside).neg_()
+
     def _sums(self, field: _Field) -> Tensor:
         """The sum of each value's neighbours, in `work`."""
         above, below, left, right = field.neighbours
         return torch.add(above, below, out=self.work).add_(left).add_(right)
 
-    def operator(self, field: _Field) -> Tensor:
-        """4 x_p less the neighbours, inside; in `work`."""
-        return self._sums(field).sub_(field.values, alpha=4).mul_(self.inside).neg_()
+
+class _Multigrid(_Grid):
+    """A grid and the coarser one that has every other row and column of it.
+
+    Gaps in a mask that are narrower than a coarser grid's step may be lost on it, which slows down
+    what converges else in a few steps. With `gaps` they are widened instead, so that any mask
+    converges, but most of them less quickly.
+    """
+
+    def __init__(self, inside: Tensor, gaps: bool = False) -> None:
+        super().__init__(inside)
+        self.x = self.field()
+        self.weights = [self.inside * (damping / 4) for damping in DAMPING]
+        coarse = _odd(_halved(inside, gaps))
+        small = coarse[0].numel() <= DIRECT
+        self.coarser = _Direct(coarse) if small else _Multigrid(coarse, gaps)
 
     def cycle(self, right: Tensor) -> Tensor:
         """Solve roughly for right (P, N); symmetric in it, as conjugate gradients need it."""
         torch.mul(right, self.weights[0], out=self.x.values)
         for weight in self.weights[1:]:
             self._smooth(right, weight)
-        if self.coarser is not None:
-            self._correct(right)
+        self._correct(right)
         for weight in self.weights[::-1]:
             self._smooth(right, weight)
         return self.x.values
@@ -166,6 +174,25 @@ class _Grid:
         found = coarser.images(coarser.cycle(coarse.mul_(coarser.inside)))
         _interpolate(found, self.images(self.work))
         self.x.values.addcmul_(self.work, self.inside)
+
+
+class _Direct(_Grid):
+    """A grid so small that its equations have an inverse of their own."""
+
+    def __init__(self, inside: Tensor) -> None:
+        super().__init__(inside)
+        count, width = self.inside.shape[1], self.shape[2]
+        matrix = 4 * torch.eye(count, dtype=inside.dtype, device=inside.device)
+        for step in (1, width):
+            matrix.diagonal(step).sub_(1)
+            matrix.diagonal(-step).sub_(1)
+        both = self.inside[:, :, None] * self.inside[:, None]
+        outside = torch.diag_embed(1 - self.inside)
+        self.inverse = torch.linalg.inv_ex(matrix * both + outside)[0] * both
+
+    def cycle(self, right: Tensor) -> Tensor:
+        """Solve for right (P, N)."""
+        return torch.bmm(self.inverse, right[:, :, None])[:, :, 0]
 
 
 def _restrict(fine: Tensor, coarse: Tensor) -> None:
