@@ -78,13 +78,13 @@ CLAIMS = (
         "cut-paste, beside the authors' code",
         "injection",
         {"what": "authors' code", "p_poisson": 0.0},
-        least=17,
+        least=15,
     ),
     Claim(
         "half of each, beside the authors' code",
         "injection",
         {"what": "authors' code", "p_poisson": 0.5},
-        least=12,
+        least=11,
     ),
     Claim(
         "Poisson, beside the authors' code",
@@ -96,7 +96,7 @@ CLAIMS = (
         "one blend, beside OpenCV's",
         "blending",
         {"what": "OpenCV seamlessClone", "mask": "all"},
-        least=17,
+        least=10,
     ),
 )
 
