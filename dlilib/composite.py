@@ -1,8 +1,8 @@
 """A plan's pixels: warped donors, pasted or blended into a batch, and their labels."""
 
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import tee
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ LABELS = ("dilated", "tight")
 FINE = 64  # steps within a grey level in which donors and targets are blended
 DILATION = 5  # pixels, side of the square that widens a Poisson mask, as released
 READ = DILATION // 2 + 2  # pixels around a defect that its blend reads
-MARGIN = READ + 1  # and one for rounding
+AROUND = READ + 1  # and one for rounding
 
 
 def inject(
@@ -204,8 +204,8 @@ class _Blending:
             beyond=_beyond(plan),
         )
         height, width = self.sides
-        low = np.maximum(np.floor(boxes[:, :2] - MARGIN), 0)
-        high = np.minimum(np.ceil(boxes[:, 2:] + MARGIN + 1), (width, height))
+        low = np.maximum(np.floor(boxes[:, :2] - AROUND), 0)
+        high = np.minimum(np.ceil(boxes[:, 2:] + AROUND + 1), (width, height))
         return [
             Box(top, bottom, left, right)
             for (left, top), (right, bottom) in zip(
@@ -252,93 +252,86 @@ class _Blending:
 
     def _those_shown(self, spot: _Spot) -> Iterator[_Spot]:
         """The spot, or what of it is to be seen, where nothing else may change."""
-        if not self.only_shown:
-            yield spot
-            return
-        shown = _any(spot.solid)
-        if spot.marked is not spot.solid:
+        shown = _any(spot.solid) if self.only_shown else None
+        if shown is not None and spot.marked is not spot.solid:
             shown = shown & _any(spot.marked)
-        if one_by_one(self.device) and shown:
+        if shown is None or (one_by_one(self.device) and shown):
             yield spot
             return
-        rows = spot.row.to(self.labels.device, non_blocking=True)
-        seen = shown.to(self.labels.device)
+        rows, seen = spot.row.to(self.labels.device), shown.to(self.labels.device)
         self.labels[rows] = torch.where(seen, self.labels[rows], self.before[rows])
         if not one_by_one(self.device):
             yield replace(spot, marked=spot.marked & shown[:, None, None], shown=shown)
+
+    def _read(self, values: Tensor, spot: _Spot, box: Box) -> Tensor:
+        """What a box of the spot's images holds (m, ..., h, w), not to be changed."""
+        part = box.of(values)
+        if one_by_one(self.device):
+            return part.narrow(0, int(spot.row), 1)
+        return part.index_select(0, spot.target)
+
+    def _write(self, values: Tensor, spot: _Spot, box: Box, new: Tensor) -> None:
+        part = box.of(values)
+        if one_by_one(self.device):
+            part.narrow(0, int(spot.row), 1).copy_(new)
+        else:
+            part.index_copy_(0, spot.target, new)
 
     def _paste(self, spots: Iterator[_Spot]) -> None:
         for spot in spots:
             pasted = spot.donors / self.unit
             if self.images.dtype == torch.uint8:
                 pasted = pasted.round_()
-            self._change(
-                self.images,
-                spot,
-                spot.box,
-                lambda before, new=pasted, inside=spot.solid: cut_paste(
-                    before, new.to(before), inside
-                ),
-            )
+            before = self._read(self.images, spot, spot.box)
+            after = cut_paste(before, pasted.to(before), spot.solid)
+            self._write(self.images, spot, spot.box, after)
             self._mark(spot)
 
-    def _change(
-        self, values: Tensor, spot: _Spot, box: Box, change: Callable[[Tensor], Tensor]
-    ) -> None:
-        """Put change(before) for what a box of the spot's images holds before."""
-        part = box.of(values)
-        if one_by_one(self.device):
-            (row,) = spot.row.tolist()
-            before = part[row : row + 1]
-            before.copy_(change(before))
-        else:
-            part.index_copy_(0, spot.target, change(part.index_select(0, spot.target)))
-
     def _blend(self, spots: Iterator[_Spot]) -> None:
-        waiting: deque[_Spot] = deque()
-
-        def parts() -> Iterator[Part]:
-            for spot in spots:
-                (near,) = surroundings(spot.solid)  # of one image, or of all at once
-                if near is None:
-                    self._mark(spot)
-                    continue
-                waiting.append(spot)
-                box = near.within(spot.box)
-                before = box.of(self.images).index_select(0, spot.target).to(self.exact)
-                # Counted in 64ths of a level, sums and differences are exact in float32 too.
-                background = (before * self.unit).round_()
-                inside = near.of(spot.solid[:, None]).to(background)
-                yield Part(background, near.of(spot.donors), inside, box)
-
-        changes = corrections(parts(), self.sides, self.exact, self.guidance, self.region)
-        for where, change in changes:
-            spot = waiting.popleft()
+        ahead, behind = tee(self._with_boxes(spots))
+        parts = (self._part(spot, near) for spot, near in ahead)
+        changes = corrections(parts, self.sides, self.exact, self.guidance, self.region)
+        for (spot, _), (where, change) in zip(behind, changes, strict=True):
             self._add(spot, where, change)
             self._mark(spot)
 
+    def _with_boxes(self, spots: Iterator[_Spot]) -> Iterator[tuple[_Spot, Box]]:
+        """Spots with something to blend, and the box in them that matters."""
+        for spot in spots:
+            (near,) = surroundings(spot.solid)  # of one image, or of all at once
+            if near is None:
+                self._mark(spot)
+            else:
+                yield spot, near
+
+    def _part(self, spot: _Spot, near: Box) -> Part:
+        box = near.within(spot.box)
+        before = self._read(self.images, spot, box).to(self.exact)
+        # Counted in 64ths of a level, sums and differences are exact in float32 too.
+        background = (before * self.unit).round_()
+        inside = near.of(spot.solid[:, None]).to(background)
+        return Part(background, near.of(spot.donors), inside, box)
+
     def _add(self, spot: _Spot, where: Box, change: Tensor) -> None:
+        before = self._read(self.images, spot, where)
+        composite = before + change.div_(self.unit)
+        if self.images.dtype == torch.uint8:
+            composite.round_().clamp_(0, 255)
+        elif self.clip:
+            composite.clamp_(0, 1)
+        composite = composite.to(before)
         kept = self._ignored(spot.target, where)
         if spot.shown is not None:
             hidden = ~spot.shown[:, None, None]
             kept = hidden if kept is None else kept | hidden
-
-        def blended(before: Tensor) -> Tensor:
-            composite = before + change.div_(self.unit)
-            if self.images.dtype == torch.uint8:
-                composite.round_().clamp_(0, 255)
-            elif self.clip:
-                composite.clamp_(0, 1)
-            composite = composite.to(before)
-            return composite if kept is None else torch.where(kept[:, None], before, composite)
-
-        self._change(self.images, spot, where, blended)
+        if kept is not None:
+            composite = torch.where(kept[:, None], before, composite)
+        self._write(self.images, spot, where, composite)
 
     def _mark(self, spot: _Spot) -> None:
+        before = self._read(self.masks, spot, spot.box)
         value = spot.value[:, None, None]
-        self._change(
-            self.masks, spot, spot.box, lambda before: torch.where(spot.marked, value, before)
-        )
+        self._write(self.masks, spot, spot.box, torch.where(spot.marked, value, before))
 
 
 def _mirrored(plan: Plan) -> tuple[Tensor, Tensor]:

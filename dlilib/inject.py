@@ -178,7 +178,8 @@ class DynamicLabelInjection(nn.Module):
         if self.donors.whole and needed > self.donors.margin:
             raise ValueError(
                 f"warps that shrink so far show {needed} pixels around a defect, and the donors "
-                f"keep {self.donors.margin}: give Donors.of(..., margin={needed})"
+                f"keep {self.donors.margin}: make the transform anew with these warps, or give it "
+                f"Donors.of(..., margin={needed})"
             )
         return Planner(
             donors=self.donors,
@@ -469,7 +470,8 @@ def _as_warps(
 
 def _margin(warps: Sequence[Warp]) -> int:
     """Pixels around a donor's defect that a blend of it reads, turned and shrunk by any warp."""
-    return max(math.ceil(math.sqrt(2) * READ / (1 - warp.scale)) + 1 for warp in warps)
+    least = min(1 - warp.scale * (warp.affine > 0) for warp in warps)
+    return math.ceil(math.sqrt(2) * READ / least) + 1
 
 
 def _as_target(target: Mapping[str, float] | None, donors: Donors) -> tuple[float, ...]:

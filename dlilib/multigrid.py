@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-TOLERANCE = 1e-6  # of the residual's norm, relative to that of the right-hand side
+TOLERANCE = 2e-7  # of the residual's norm, relative to that of the right-hand side
 STEPS = 5  # of conjugate gradients in a round, in float32
 ROUNDS = 2  # that nearly every mask needs
 MOST_ROUNDS = 100
@@ -43,12 +43,19 @@ class _Solve(torch.autograd.Function):
     @staticmethod
     def forward(ctx, right: Tensor, inside: Tensor) -> Tensor:
         ctx.save_for_backward(inside)
+        ctx.save_for_forward(inside)
         return _solve_in_rounds(right, inside)
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
         (inside,) = ctx.saved_tensors
-        return _Solve.apply(gradient * inside, inside), None
+        with torch.autocast(gradient.device.type, enabled=False):
+            return _Solve.apply(gradient * inside, inside), None
+
+    @staticmethod
+    def jvp(ctx, tangent: Tensor, _: None) -> Tensor:
+        (inside,) = ctx.saved_tensors
+        return _Solve.apply(tangent * inside, inside)
 
 
 def _solve_in_rounds(right: Tensor, inside: Tensor) -> Tensor:
@@ -56,6 +63,9 @@ def _solve_in_rounds(right: Tensor, inside: Tensor) -> Tensor:
     inside = _odd(inside)
     exact, quick = _Grid(inside), _Multigrid(inside.float())
     wanted = _odd(right).reshape(exact.inside.shape)  # (P, N)
+    unit = wanted.abs().amax(dim=1, keepdim=True)  # squares of anything larger or smaller get lost
+    unit = torch.where(unit > 0, unit, 1)
+    wanted = wanted / unit
     goal = TOLERANCE * _norm(wanted)
     solution, residual = exact.field(), wanted
     for done in range(1, MOST_ROUNDS + 1):
@@ -66,7 +76,8 @@ def _solve_in_rounds(right: Tensor, inside: Tensor) -> Tensor:
         if done < ROUNDS:
             continue
         if _reached(residual, goal):
-            return exact.images(solution.values)[:, : right.shape[1], : right.shape[2]]
+            found = exact.images(solution.values * unit)
+            return found[:, : right.shape[1], : right.shape[2]]
         if done == ROUNDS:
             quick = _Multigrid(inside.float(), gaps=True)
     raise RuntimeError(
@@ -114,7 +125,7 @@ class _Grid:
 
     def __init__(self, inside: Tensor) -> None:
         self.shape = inside.shape
-        self.inside = inside.reshape(len(inside), -1)  # (P, N)
+        self.inside = inside.flatten(1)  # (P, N)
         self.work = torch.empty_like(self.inside)
 
     def field(self) -> _Field:
@@ -148,7 +159,7 @@ class _Multigrid(_Grid):
         self.x = self.field()
         self.weights = [self.inside * (damping / 4) for damping in DAMPING]
         coarse = _odd(_halved(inside, gaps))
-        small = coarse[0].numel() <= DIRECT
+        small = coarse.shape[1] * coarse.shape[2] <= DIRECT
         self.coarser = _Direct(coarse) if small else _Multigrid(coarse, gaps)
 
     def cycle(self, right: Tensor) -> Tensor:

@@ -400,6 +400,59 @@ def test_blend_after_an_injection_has_gradients(toy):
 
 
 @OPTIONS
+@pytest.mark.parametrize("sides", [(9, 8), (2, 8)])
+def test_what_changes_nothing_has_gradients_all_the_same(region, guidance, sides):
+    target, donor = (torch.rand(2, 1, *sides, requires_grad=k > 0) for k in (0, 1))
+    mask = torch.zeros(2, *sides, dtype=torch.bool)
+    poisson_blend(target, donor, mask, region=region, guidance=guidance).sum().backward()
+    assert torch.equal(donor.grad, torch.zeros_like(donor))
+
+
+@OPTIONS
+@pytest.mark.parametrize("side", [12, 200])
+def test_derivatives_forwards_are_those_backwards(region, guidance, side):
+    target, donor = (torch.rand(1, 1, side, side, dtype=torch.float64) for _ in range(2))
+    mask = torch.zeros(1, side, side, dtype=torch.bool)
+    mask[:, 4:8, 3:9] = True
+    donor.requires_grad_()
+
+    def blend(pixels):
+        blended = poisson_blend(target, pixels, mask, region=region, guidance=guidance)
+        return blended[0, 0, 5, 4:8]
+
+    tangent = torch.rand_like(donor)
+    _, forwards = torch.autograd.functional.jvp(blend, donor, tangent)
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(donor, tangent)
+        real = torch.autograd.forward_ad.unpack_dual(blend(dual)).tangent
+    assert (forwards - real).abs().max() < 1e-6
+    if region == "rectangle" and side == 12:
+        one_by_one = torch.autograd.functional.jacobian(blend, donor)
+        at_once = torch.autograd.functional.jacobian(blend, donor, vectorize=True)
+        assert (one_by_one - at_once).abs().max() < 1e-9
+
+
+@OPTIONS
+def test_autocast_does_not_reach_the_gradient(region, guidance):
+    target, donor, mask = example(kind="blob")
+    gradients = []
+    for low in (False, True):
+        pixels = donor.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=low):
+            blended = poisson_blend(target, pixels, mask, region=region, guidance=guidance)
+            (blended**2).sum().backward()
+        gradients.append(pixels.grad)
+    assert (gradients[0] - gradients[1]).abs().max() < 1e-5
+
+
+@OPTIONS
+def test_no_channels_are_returned(region, guidance):
+    none = torch.zeros(2, 0, 9, 8)
+    mask = torch.ones(2, 9, 8, dtype=torch.bool)
+    assert poisson_blend(none, none, mask, region=region, guidance=guidance).shape == none.shape
+
+
+@OPTIONS
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_solved_in_float32_and_rounded_once(region, guidance, dtype):
     target, donor, mask = (

@@ -8,7 +8,7 @@ from scipy.sparse.linalg import splu
 
 from dlilib import multigrid
 
-SIZES = [(3, 3), (4, 9), (33, 33), (64, 65), (40, 121)]
+SIZES = [(3, 3), (4, 9), (33, 33), (64, 65), (40, 121), (96, 80), (160, 161)]
 
 
 def square(height, width):
@@ -82,7 +82,7 @@ def test_agrees_with_scipy(height, width, kind):
 
 def test_planes_of_a_batch_are_solved_each_for_itself():
     systems = [system(kind, 40, 33) for kind in MASKS]
-    scales = torch.logspace(-30, 30, len(systems), dtype=torch.float64)[:, None, None]
+    scales = torch.logspace(-300, 300, len(systems), dtype=torch.float64)[:, None, None]
     right, inside = (torch.stack(part) for part in zip(*systems, strict=True))
     found = multigrid.solve(right * scales, inside) / scales
     for one, (own, mask) in zip(found, systems, strict=True):
@@ -113,6 +113,11 @@ def test_the_gradient_solves_the_same_system():
     (multigrid.solve(right[None], inside[None])[0] * weight).sum().backward()
     wanted = expected(weight * inside, inside)
     assert (right.grad - wanted).abs().max() <= 1e-5 * wanted.abs().max()
+
+
+def test_no_planes_have_no_solution():
+    empty = torch.zeros(0, 9, 8, dtype=torch.float64)
+    assert multigrid.solve(empty, empty).shape == (0, 9, 8)
 
 
 def test_a_residual_that_stays_is_told(monkeypatch):

@@ -89,8 +89,13 @@ def regions(
 
     Returns:
         The rows of `compare`, with times for one call, and images: which.
+
+    Raises:
+        ValueError: The data set has no defective or no defect-free images.
     """
     defective = (tiles.labels > 0).nonzero()[:, 0]
+    if not 0 < len(defective) < len(tiles):
+        raise ValueError(f"needs defective and defect-free images, got {tiles!r}")
     rows = defective[torch.randperm(len(defective), generator=Generator().manual_seed(0))[:64]]
     free = (tiles.labels == 0).nonzero()[:, 0]
     free = free[torch.arange(len(rows)) % len(free)]

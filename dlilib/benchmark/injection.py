@@ -187,7 +187,12 @@ def loading(tiles: TileSet, batch: int = 64, *, workers: int = 2, repeats: int =
 
     Returns:
         The rows of `compare`, with times for one batch and images_per_s.
+
+    Raises:
+        ValueError: The data set has fewer images than a batch.
     """
+    if batch > len(tiles):
+        raise ValueError(f"a batch of {batch} is more than the {len(tiles)} tiles")
     transform = DynamicLabelInjection(tiles, generator=Generator().manual_seed(0))
     steps: dict[str, Step] = {}
     for name, together in {"collated": default_collate, "balanced": collate(transform)}.items():

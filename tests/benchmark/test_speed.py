@@ -36,7 +36,7 @@ def on_meta(monkeypatch):
 
 @pytest.fixture
 def all_at_once(monkeypatch):
-    """A function that lets a CPU go the way of a GPU: all images at once, in whole."""
+    """A function that lets a CPU do as a GPU does: all images at once, in whole."""
 
     def change():
         for module in (blend, composite):
@@ -55,7 +55,9 @@ OPTIONS = [
 
 @pytest.mark.parametrize("options", OPTIONS, ids=lambda o: "-".join(map(str, o.values())))
 @pytest.mark.parametrize("channels", [1, 3])
-def test_a_gpus_way_gives_what_a_cpus_gives(toy, all_at_once, channels, options):
+def test_images_changed_all_at_once_equal_those_changed_one_by_one(
+    toy, all_at_once, channels, options
+):
     labels = torch.zeros(30, dtype=torch.int64)
     images = toy.images[:30].float().expand(-1, channels, -1, -1) / 255
     masks = toy.masks[:30].clone()
@@ -71,7 +73,7 @@ def test_a_gpus_way_gives_what_a_cpus_gives(toy, all_at_once, channels, options)
     assert torch.equal(plain[0][7], images[7]) and (plain[1][7] == IGNORE).all()
 
 
-def test_crops_of_any_size_are_pasted_alike_both_ways(toy, all_at_once):
+def test_crops_of_any_size_are_pasted_alike_all_at_once_and_one_by_one(toy, all_at_once):
     images = [torch.full((side, 2 * side), 40 * side, dtype=torch.uint8) for side in (3, 5, 6)]
     donors = dlilib.Donors.from_crops(images, [image > 0 for image in images], [1, 2, 2])
     transform = dlilib.DynamicLabelInjection(donors, place="anywhere", generator=generator())
@@ -261,6 +263,14 @@ def test_tables_of_regions_classes_and_what_time_goes_into(few_tiles):
     loading = speed.loading(few_tiles, 8, workers=0, repeats=2)
     assert loading["what"].tolist() == ["collated", "balanced"]
     assert (loading["images_per_s"] > 0).all()
+
+
+def test_what_cannot_be_timed_is_refused(few_tiles):
+    with pytest.raises(ValueError, match="a batch of 100 is more than the 72 tiles"):
+        speed.loading(few_tiles, 100)
+    free = few_tiles.subset((few_tiles.labels == 0).nonzero()[:, 0])
+    with pytest.raises(ValueError, match="needs defective and defect-free images"):
+        speed.regions(free)
 
 
 def test_the_readmes_ratios_are_told_to_hold_or_not():
