@@ -296,7 +296,7 @@ def _rectangle(
         with _without_autocast(part.target):
             divergence = _divergence(part, guidance).to(dtype)
             planes = divergence.flatten(0, 1)
-            change = _Dirichlet.apply(planes, part.box, height - 2, width - 2)
+            change = _solve_dirichlet(planes, part.box, height - 2, width - 2)
         yield whole, change.view(*divergence.shape[:2], height - 2, width - 2)
 
 
@@ -342,36 +342,14 @@ def _divergence(part: Part, guidance: str) -> Tensor:
     return down.diff(dim=-2) + right.diff(dim=-1)
 
 
-class _Dirichlet(torch.autograd.Function):
+def _solve_dirichlet(planes: Tensor, box: Box, height: int, width: int) -> Tensor:
     """Solve for u (P, height, width), 0 all round, by two sine transforms (DST-I).
 
-    Its five-point Laplacian is `divergence` (P, h, w) in the part that begins where `box` does, and
-    0 elsewhere. The operator is symmetric, so that its gradient solves for that again.
+    Its five-point Laplacian is `planes` (P, h, w) in the part that begins where `box` does, and 0
+    elsewhere.
     """
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(divergence: Tensor, box: Box, height: int, width: int) -> Tensor:
-        solve = _by_halves if min(height, width) >= FOLDED else _by_products
-        return solve(divergence, box, height, width)
-
-    @staticmethod
-    def setup_context(ctx, inputs: tuple, output: Tensor) -> None:
-        _, *ctx.where = inputs
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-        box, height, width = ctx.where
-        whole = Box(0, height + 2, 0, width + 2)
-        with _without_autocast(gradient):
-            solved = _Dirichlet.apply(gradient, whole, height, width)
-        part = Box(box.top, box.bottom - 2, box.left, box.right - 2)
-        return part.of(solved), None, None, None
-
-    @staticmethod
-    def jvp(ctx, tangent: Tensor, *_: None) -> Tensor:
-        return _Dirichlet.apply(tangent, *ctx.where)
+    solve = _by_halves if min(height, width) >= FOLDED else _by_products
+    return solve(planes, box, height, width)
 
 
 def _by_products(planes: Tensor, box: Box, height: int, width: int) -> Tensor:

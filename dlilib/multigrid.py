@@ -18,7 +18,7 @@ MOST_ROUNDS = 100
 # Of the smoother's Jacobi iterations before a grid's correction by the coarser one, and after it:
 # the Chebyshev polynomial that damps best what the coarser grid does not see.
 DAMPING = (0.562, 1.389)
-DIRECT = 99  # pixels of a grid, at most, that is solved directly
+DIRECT = 49  # pixels of a grid, at most, that is solved directly
 
 
 def solve(right: Tensor, inside: Tensor) -> Tensor:
@@ -44,7 +44,7 @@ class _Solve(torch.autograd.Function):
     def forward(ctx, right: Tensor, inside: Tensor) -> Tensor:
         ctx.save_for_backward(inside)
         ctx.save_for_forward(inside)
-        return _solve_in_rounds(right, inside)
+        return _solve_all(right, inside)
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
@@ -58,36 +58,47 @@ class _Solve(torch.autograd.Function):
         return _Solve.apply(tangent * inside, inside)
 
 
-def _solve_in_rounds(right: Tensor, inside: Tensor) -> Tensor:
-    """Solve in float32 for what is left, which is found in float64, again and again."""
-    inside = _odd(inside)
-    exact, quick = _Grid(inside), _Multigrid(inside.float())
-    wanted = _odd(right).reshape(exact.inside.shape)  # (P, N)
-    unit = wanted.abs().amax(dim=1, keepdim=True)  # squares of anything larger or smaller get lost
-    unit = torch.where(unit > 0, unit, 1)
-    wanted = wanted / unit
-    goal = TOLERANCE * _norm(wanted)
-    solution, residual = exact.field(), wanted
-    for done in range(1, MOST_ROUNDS + 1):
-        scale = _norm(residual).clamp(min=torch.finfo(torch.float64).tiny)
-        step = _conjugate_gradients((residual / scale).float(), quick)
-        solution.values.addcmul_(step, scale)
-        residual = torch.mul(wanted - exact.operator(solution), exact.inside)
-        if done < ROUNDS:
-            continue
-        if _reached(residual, goal):
-            found = exact.images(solution.values * unit)
-            return found[:, : right.shape[1], : right.shape[2]]
-        if done == ROUNDS:
-            quick = _Multigrid(inside.float(), gaps=True)
+def _solve_all(right: Tensor, inside: Tensor) -> Tensor:
+    """Solve for all planes together, and again for those that are not done."""
+    inside, wanted = _odd(inside), _odd(right)
+    unit = wanted.abs().amax(dim=(1, 2), keepdim=True)  # squares of what is far from 1 get lost
+    wanted = wanted / torch.where(unit > 0, unit, 1)
+    goal = TOLERANCE * _norm(wanted.flatten(1))
+    found, residual = _rounds(wanted, inside, ROUNDS)
+    rows = _unfinished(residual, goal)
+    for _ in range(MOST_ROUNDS - ROUNDS):
+        if not len(rows):
+            return (found * unit)[:, : right.shape[1], : right.shape[2]]
+        more, residual[rows] = _rounds(residual[rows], inside[rows], 1, gaps=True)
+        found[rows] += more
+        rows = rows[_unfinished(residual[rows], goal[rows])]
     raise RuntimeError(
         f"the mask-bounded solver did not reach {TOLERANCE} in {MOST_ROUNDS * STEPS} steps"
     )
 
 
-def _reached(residual: Tensor, goal: Tensor) -> bool:
-    """The only question for which a device is waited."""
-    return bool((_norm(residual) <= goal).all())
+def _rounds(
+    wanted: Tensor, inside: Tensor, count: int, gaps: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Solve in float32 for what is left, which is found in float64, so many times.
+
+    Returns:
+        The solution and the residual (P, H, W).
+    """
+    exact, quick = _Grid(inside), _Multigrid(inside.float(), gaps)
+    target = residual = wanted.flatten(1)  # (P, N)
+    solution = exact.field()
+    for _ in range(count):
+        scale = _norm(residual).clamp(min=torch.finfo(torch.float64).tiny)
+        step = _conjugate_gradients((residual / scale).float(), quick)
+        solution.values.addcmul_(step, scale)
+        residual = (target - exact.operator(solution)).mul_(exact.inside)
+    return exact.images(solution.values), exact.images(residual)
+
+
+def _unfinished(residual: Tensor, goal: Tensor) -> Tensor:
+    """The rows whose residuals (P, H, W) are too large: all that a device is waited for."""
+    return (_norm(residual.flatten(1)) > goal)[:, 0].nonzero()[:, 0]
 
 
 def _conjugate_gradients(residual: Tensor, grid: "_Multigrid") -> Tensor:

@@ -426,20 +426,20 @@ def test_derivatives_forwards_are_those_backwards(region, guidance, side):
         dual = torch.autograd.forward_ad.make_dual(donor, tangent)
         real = torch.autograd.forward_ad.unpack_dual(blend(dual)).tangent
     assert (forwards - real).abs().max() < 1e-6
-    if region == "rectangle" and side == 12:
+    if region == "rectangle":
         one_by_one = torch.autograd.functional.jacobian(blend, donor)
         at_once = torch.autograd.functional.jacobian(blend, donor, vectorize=True)
         assert (one_by_one - at_once).abs().max() < 1e-9
 
 
-@OPTIONS
-def test_autocast_does_not_reach_the_gradient(region, guidance):
+@pytest.mark.parametrize("guidance", GUIDANCES)
+def test_autocast_does_not_reach_the_gradient_of_the_mask_solver(guidance):
     target, donor, mask = example(kind="blob")
     gradients = []
     for low in (False, True):
         pixels = donor.clone().requires_grad_()
         with torch.autocast("cpu", torch.bfloat16, enabled=low):
-            blended = poisson_blend(target, pixels, mask, region=region, guidance=guidance)
+            blended = poisson_blend(target, pixels, mask, region="mask", guidance=guidance)
             (blended**2).sum().backward()
         gradients.append(pixels.grad)
     assert (gradients[0] - gradients[1]).abs().max() < 1e-5

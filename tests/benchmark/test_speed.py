@@ -145,7 +145,8 @@ def test_injection_asks_its_device_for_nothing_and_runs_as_much_for_a_large_batc
     toy, on_meta, monkeypatch, region, most
 ):
     # whether the mask-bounded solver has converged is the only question, asked at its end
-    monkeypatch.setattr(multigrid, "_reached", lambda *_: True)
+    none = torch.zeros(0, dtype=torch.int64)
+    monkeypatch.setattr(multigrid, "_unfinished", lambda *_: none)
     transform = dlilib.DynamicLabelInjection.as_released(toy, region=region, generator=generator())
     ops = []
     for batch in (32, 32, 128):  # the first one also makes the solver's matrices, once
