@@ -159,7 +159,7 @@ class _Blending:
             so that the rounding of some device does not decide between equal gradients; and its
             mask, bool (1, h, w).
         """
-        flips, rest = _mirrored(plan)
+        flips, rest = _flips(plan)
         boxes = dict(zip(rest.tolist(), self._reached(plan.at(rest), positions[rest]), strict=True))
         for k, (position, flip) in enumerate(zip(positions.tolist(), flips.tolist(), strict=True)):
             if k in boxes:
@@ -217,7 +217,7 @@ class _Blending:
         self, plan: Plan, positions: Tensor
     ) -> Iterator[tuple[slice, Box, Tensor, Tensor]]:
         """As `_one_by_one`, all rows at once, in whole images."""
-        flips, rest = _mirrored(plan)
+        flips, rest = _flips(plan)
         pixels, inside = self.donors.images(positions, flips)
         fine = pixels.to(self.exact).mul_(FINE)
         rows = rest.to(self.device, non_blocking=True)
@@ -334,7 +334,7 @@ class _Blending:
         self._write(self.masks, spot, spot.box, torch.where(spot.marked, value, before))
 
 
-def _mirrored(plan: Plan) -> tuple[Tensor, Tensor]:
+def _flips(plan: Plan) -> tuple[Tensor, Tensor]:
     """Flips (M, 2) of the donors that are only mirrored, and the rows of those to be warped."""
     flips, rest = mirrors(plan.maps)
     if plan.place == "as is":
