@@ -175,7 +175,7 @@ class Plan:
     poisson: Tensor  # bool (M,), blend by Poisson; else cut-paste
     # What it was drawn for, which `apply_plan` checks; None in a plan made by hand:
     batch: Tensor | None = None  # int64 (B,), the batch's labels
-    donors: str | None = None  # digest of the donors
+    donors: str | None = None  # digest of the donors, and of what is kept around them
     sides: tuple[int, int] | None = None  # height and width of the batch's images
     place: str = "as is"  # where the defects go, one of PLACES
 

@@ -97,7 +97,9 @@ class DynamicLabelInjection(nn.Module):
             data fractions. "if short": with it for a class that has too few donors for the batch,
             else without.
         warps: Ranges of the donors' warps: one for all classes, or class name -> Warp, where the
-            others have `Warp()`. `augment.RELEASED_WARPS` are those of the Magnetic Tiles.
+            others have `Warp()`. `augment.RELEASED_WARPS` are those of the Magnetic Tiles. Donors
+            keep as much around their defects as these may show: warps that are set later and shrink
+            further are refused.
         place: "as is", as released: the defect keeps its place in the image. "anywhere": it goes to
             a random place where it is whole and, if small enough, off the outermost ring of
             pixels; its warp's shift has no effect. Donors too large for the batch are left out.
