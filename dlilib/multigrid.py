@@ -92,7 +92,7 @@ def _rounds(
         scale = _norm(residual).clamp(min=torch.finfo(torch.float64).tiny)
         step = _conjugate_gradients((residual / scale).float(), quick)
         solution.values.addcmul_(step, scale)
-        residual = (target - exact.operator(solution)).mul_(exact.inside)
+        residual = target - exact.operator(solution)
     return exact.images(solution.values), exact.images(residual)
 
 
@@ -183,13 +183,16 @@ class _Multigrid(_Grid):
             self._smooth(right, weight)
         return self.x.values
 
+    def _residual(self, right: Tensor) -> Tensor:
+        """Right less 4 x_p and plus its neighbours, outside too; in `work`."""
+        return self._sums(self.x).add_(right).sub_(self.x.values, alpha=4)
+
     def _smooth(self, right: Tensor, weight: Tensor) -> None:
-        residual = self._sums(self.x).add_(right).sub_(self.x.values, alpha=4)
-        self.x.values.addcmul_(residual, weight)
+        self.x.values.addcmul_(self._residual(right), weight)
 
     def _correct(self, right: Tensor) -> None:
         """Add what the coarser grid finds for the residual, interpolated linearly."""
-        residual = self._sums(self.x).add_(right).sub_(self.x.values, alpha=4).mul_(self.inside)
+        residual = self._residual(right).mul_(self.inside)
         coarser = self.coarser
         coarse = torch.zeros_like(coarser.inside)
         _restrict(self.images(residual), coarser.images(coarse))

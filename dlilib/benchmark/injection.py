@@ -59,9 +59,7 @@ def injection(
     Raises:
         ValueError: The authors' code is asked for and cannot be used.
     """
-    rows = _mixed_batch(tiles, batch, free)
-    images = tiles.images[rows].float() / 255  # (B, C, H, W)
-    masks, labels = tiles.masks[rows], tiles.labels[rows]
+    images, masks, labels = _mixed_batch(tiles, batch, free)
     images_on_device, masks_on_device = images.to(device), masks.to(device)
     steps: dict[str, Step] = {
         name: partial(
@@ -110,16 +108,16 @@ def classes(
     Returns:
         The rows of `compare`, whose steps are named by their numbers of classes.
     """
-    rows = _mixed_batch(tiles, batch, free)
+    defective = tiles.labels > 0
     steps: dict[str, Step] = {}
     for number in numbers:
-        labels = torch.where(tiles.labels > 0, 1 + (tiles.labels > 0).cumsum(0) % number, 0)
+        labels = torch.where(defective, 1 + defective.cumsum(0) % number, 0)
         masks = torch.where(tiles.masks > 0, labels[:, None, None], 0).to(torch.uint8)
         names = [str(k) for k in range(1, number + 1)]
         numbered = TileSet.from_arrays(tiles.images, masks, names, labels=labels)
         transform = DynamicLabelInjection(numbered.to(device), generator=Generator().manual_seed(0))
-        images = (tiles.images[rows].float() / 255).to(device)
-        steps[str(number)] = partial(transform, images, masks[rows].to(device), labels[rows])
+        images, marks, kinds = _mixed_batch(numbered, batch, free)
+        steps[str(number)] = partial(transform, images.to(device), marks.to(device), kinds)
     return compare(steps, device, repeats)
 
 
@@ -138,16 +136,14 @@ def remainder(tiles: TileSet, batch: int = 64, *, free: int = 49, repeats: int =
         operations at the time of one on a single number; rest, what these do not account for;
         copy_gb_s, product_gflop_s and call_us, the rates, measured in turn with the rest.
     """
-    rows = _mixed_batch(tiles, batch, free)
-    images, masks = tiles.images[rows].float() / 255, tiles.masks[rows]
+    images, masks, labels = _mixed_batch(tiles, batch, free)
     square, one = torch.randn(1024, 1024), torch.zeros(1)
     found = []
     for share in (0.0, 0.5, 1.0):
         transform = DynamicLabelInjection.as_released(
             tiles, p_poisson=share, generator=Generator().manual_seed(0)
         )
-        plan = transform.plan(tiles.labels[rows])
-        apply = partial(transform.apply_plan, plan, images, masks, tiles.labels[rows])
+        apply = partial(transform.apply_plan, transform.plan(labels), images, masks, labels)
         apply()  # what is found out once about the donors is not counted
         with FlopCounterMode(display=False) as counter, Traffic() as traffic:
             apply()
@@ -212,10 +208,11 @@ def loading(tiles: TileSet, batch: int = 64, *, workers: int = 2, repeats: int =
     return frame.assign(images_per_s=1000 * batch / frame["ms"])
 
 
-def _mixed_batch(tiles: TileSet, batch: int, free: int) -> Tensor:
-    """Shuffled indices (batch,): the first `free` defect-free images, the rest defective ones."""
+def _mixed_batch(tiles: TileSet, batch: int, free: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Images float (B, C, H, W), masks and labels: the first `free` defect-free ones, shuffled."""
     defect_free = (tiles.labels == 0).nonzero()[:free, 0]
     defective = (tiles.labels > 0).nonzero()[:, 0]
     evenly = torch.linspace(0, len(defective) - 1, batch - free).long()
     rows = torch.cat([defect_free, defective[evenly]])
-    return rows[torch.randperm(len(rows), generator=Generator().manual_seed(0))]
+    rows = rows[torch.randperm(len(rows), generator=Generator().manual_seed(0))]
+    return tiles.images[rows].float() / 255, tiles.masks[rows], tiles.labels[rows]

@@ -96,12 +96,9 @@ def _numbers(lines: list[str]) -> list[tuple[int, str]] | None:
         found = [pattern.fullmatch(line) for line in lines]
         if lines and all(found):
             numbers = [int(match[number]) for match in found]
-            if [n for n in numbers if n != IGNORE] in (
-                list(range(len(numbers))),
-                list(range(1, len(numbers) + 1)),
-                list(range(len(numbers) - 1)),
-                list(range(1, len(numbers))),
-            ):
+            kept = [n for n in numbers if n != IGNORE]
+            counted = (list(range(len(kept))), list(range(1, len(kept) + 1)))
+            if kept in counted and len(kept) >= len(numbers) - 1:
                 return [(n, match[name].strip()) for n, match in zip(numbers, found, strict=True)]
     return None
 
