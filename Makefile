@@ -8,7 +8,7 @@ help:
 	@echo 'make soak    set up, then kill sweeps again and again'
 	@echo 'make setup   only create .venv'
 	@echo 'make lab     open the notebooks in JupyterLab'
-	@echo 'make site    build the website of the lite results (results/lite/site)'
+	@echo 'make docs    build the documentation, with the results of lite (build/docs/lite)'
 	@echo 'make accept  take the notebooks and records of the last `make study` as the stored ones'
 
 setup: .venv/ready
@@ -25,9 +25,12 @@ lock:
 
 study: setup
 	$(BIN)/dli study --preset smoke
+	$(BIN)/python docs/build.py --preset smoke
 
-site: setup
-	$(BIN)/dli site --preset lite
+PRESET := lite
+
+docs: setup
+	$(BIN)/python docs/build.py --preset $(PRESET)
 
 lab: setup
 	$(BIN)/jupyter lab notebooks
@@ -61,4 +64,4 @@ accept:
 	mkdir -p tests/smoke
 	cp -r results/smoke/records tests/smoke/
 
-.PHONY: help setup lock study site lab style check test soak accept
+.PHONY: help setup lock study docs lab style check test soak accept

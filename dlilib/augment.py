@@ -24,11 +24,11 @@ class Warp:
             [0, 180]; the message names it.
     """
 
-    flip: float = 0.5  # probability of a flip: horizontal, vertical or both, alike
-    affine: float = 0.5  # probability of the shift, scale and rotation below
-    shift: float = 0.0625  # ± share of the side
-    scale: float = 0.1  # ± relative
-    rotate: float = 10.0  # ± degrees
+    flip: float = 0.5  #: probability of a flip: horizontal, vertical or both, alike
+    affine: float = 0.5  #: probability of the shift, scale and rotation below
+    shift: float = 0.0625  #: ± share of the side
+    scale: float = 0.1  #: ± relative
+    rotate: float = 10.0  #: ± degrees
 
     def __post_init__(self) -> None:
         check_number("Warp.flip", self.flip, 0, 1)
@@ -128,7 +128,7 @@ def warp(
         columns: See rows.
 
     Returns:
-        Images (B, C, *sides) and masks (B, *sides), of the same dtypes; the wanted part of them.
+        Images (B, C, h, w) and masks (B, h, w), of the same dtypes: the wanted part of them.
     """
     height, width = sides or images.shape[2:]
     grid = _grid(maps.to(images, non_blocking=True), height, width, rows, columns)

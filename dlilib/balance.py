@@ -168,16 +168,16 @@ class Plan:
     values are.
     """
 
-    target: Tensor  # int64 (M,), position in the batch of the defect-free image
-    label: Tensor  # int64 (M,), class to inject
-    donor: Tensor  # int64 (M,), the donor's index in its TileSet, or of the crop
-    maps: Tensor  # float32 (M, 2, 3), the donor's warp as `augment.warp` takes it
-    poisson: Tensor  # bool (M,), blend by Poisson; else cut-paste
+    target: Tensor  #: int64 (M,), position in the batch of the defect-free image
+    label: Tensor  #: int64 (M,), class to inject
+    donor: Tensor  #: int64 (M,), the donor's index in its TileSet, or of the crop
+    maps: Tensor  #: float32 (M, 2, 3), the donor's warp as `augment.warp` takes it
+    poisson: Tensor  #: bool (M,), blend by Poisson; else cut-paste
     # What it was drawn for, which `apply_plan` checks; None in a plan made by hand:
-    batch: Tensor | None = None  # int64 (B,), the batch's labels
-    donors: str | None = None  # digest of the donors, and of what is kept around them
-    sides: tuple[int, int] | None = None  # height and width of the batch's images
-    place: str = "as is"  # where the defects go, one of PLACES
+    batch: Tensor | None = None  #: int64 (B,), the batch's labels
+    donors: str | None = None  #: digest of the donors, and of what is kept around them
+    sides: tuple[int, int] | None = None  #: height and width of the batch's images
+    place: str = "as is"  #: where the defects go, one of PLACES
 
     def __len__(self) -> int:
         return len(self.target)

@@ -241,25 +241,21 @@ def speed(
         write_whole(path, frame.to_csv(index=False, float_format="%.4g").encode())
         text = frame.drop(columns=["device", "torch"]).to_string(index=False, float_format="%.4g")
         print(f"\n{name}, {kind}: {path}", text, sep="\n")
-    print("\nthe README's ratios", speed_.verdicts(tables).to_string(index=False), sep="\n")
+    print("\nthe documented ratios", speed_.verdicts(tables).to_string(index=False), sep="\n")
 
 
 @app.command()
 def report(results: Results = RESULTS) -> None:
-    """Write results/README.md from the records: the paper beside ours, and what survives."""
+    """Write results/README.md and the project's result table from the records."""
     from dlilib.analysis import report as report_
 
-    path = results / "README.md"
-    write_whole(path, report_.report(results).encode())
-    print(path)
-
-
-@app.command()
-def site(preset: PresetName = "lite", results: Results = RESULTS) -> None:
-    """Write results/<preset>/site: the executed notebooks, and the verdicts in front."""
-    from dlilib.analysis.site import build
-
-    print(f"open {build(preset, results)} in a browser")
+    pages = {results / "README.md": report_.report(results)}
+    front = results.absolute().parent / "README.md"
+    if front.is_file():
+        pages[front] = report_.renewed(front.read_text(), results)
+    for path, text in pages.items():
+        write_whole(path, text.encode())
+        print(path)
 
 
 @app.command()
@@ -276,7 +272,7 @@ def study(
         bool, typer.Option("--failed", help="only notebooks that failed, or have no output yet")
     ] = False,
 ) -> None:
-    """Train the preset's runs, execute the notebooks on them, and build the site."""
+    """Train the preset's runs and execute the notebooks on them."""
     from dlilib.study import notebooks as batch  # training needs neither papermill nor Jupyter
 
     paths = sorted(path for path in notebooks.glob("[0-9]*.ipynb") if only in path.name)
@@ -291,13 +287,13 @@ def study(
     paths = batch.to_redo(paths, folder / "notebooks") if failed else paths
     errors = batch.execute_notebooks(paths, folder / "notebooks", values, jobs=jobs)
     print(f"\nRecords, tables, figures and the executed notebooks are in {folder}/")
+    print(f"make docs PRESET={preset} builds pages of them")
     if errors:
         told = "\n".join(f"  {name}: {error}" for name, error in errors.items())
         raise ValueError(
             f"{len(errors)} of {len(paths)} notebooks failed; what there is of them is in "
             f"{folder}/notebooks, in *.failed.ipynb, and --failed redoes them:\n{told}"
         )
-    site(preset, results)
 
 
 def _train_all(preset: str, folder: Path, root: Path | None, device: str | None) -> None:

@@ -26,18 +26,18 @@ class Donors:
     lie one behind the other, so that a small defect takes little memory beside a large one.
     """
 
-    pixels: Tensor  # uint8 (N,), of all crops (C, h, w)
-    marks: Tensor  # bool (N / C,), the defects' pixels, of all crops (h, w)
-    boxes: Tensor  # int64 (D, 4), each crop's top, left, height and width in its image
-    labels: Tensor  # int64 (D,), 1..K
-    ids: Tensor  # int64 (D,), how a plan names them: indices into their TileSet or of the crops
-    sides: tuple[int, int]  # height and width of the images
-    channels: int  # C
-    classes: tuple[str, ...]  # (K,)
-    given: str  # what they were chosen from, for messages and repr
-    whole: bool = True  # whether a defect has its place in the image; crops have none
-    margin: int = MARGIN  # pixels around a defect that are known
-    digest: str = ""  # sha256 of all this
+    pixels: Tensor  #: uint8 (N,), of all crops (C, h, w)
+    marks: Tensor  #: bool (N / C,), the defects' pixels, of all crops (h, w)
+    boxes: Tensor  #: int64 (D, 4), each crop's top, left, height and width in its image
+    labels: Tensor  #: int64 (D,), 1..K
+    ids: Tensor  #: int64 (D,), how a plan names them: indices into their TileSet or of the crops
+    sides: tuple[int, int]  #: height and width of the images
+    channels: int  #: C
+    classes: tuple[str, ...]  #: (K,)
+    given: str  #: what they were chosen from, for messages and repr
+    whole: bool = True  #: whether a defect has its place in the image; crops have none
+    margin: int = MARGIN  #: pixels around a defect that are known
+    digest: str = ""  #: sha256 of all this
 
     def __post_init__(self) -> None:
         if not self.digest:

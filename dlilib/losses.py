@@ -146,9 +146,9 @@ def _wce(tiles: TileSet, train: np.ndarray, variant: str) -> Loss:
 class Method:
     """All facts about one method; the paper's numbers for it, if any, are in analysis/paper.csv."""
 
-    loss: Callable[[TileSet, np.ndarray, str], Loss]  # of tiles, training images and variant
-    varies: bool = False  # whether the loss as published differs from the one as released
-    injects: bool = False  # whether defects are injected into the batches
+    loss: Callable[[TileSet, np.ndarray, str], Loss]  #: of tiles, training images and variant
+    varies: bool = False  #: whether the loss as published differs from the one as released
+    injects: bool = False  #: whether defects are injected into the batches
 
 
 METHODS = {  # in the order of the paper's tables, and of the figures' colours

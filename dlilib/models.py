@@ -28,12 +28,12 @@ SEEDED = threading.Lock()  # builds draw from torch's generator, which the whole
 class Encoder:
     """All facts about one encoder."""
 
-    name: str  # in segmentation-models-pytorch; "tu-": taken from timm
-    repository: str  # of its ImageNet weights (safetensors) on the model hub
-    revision: str  # of that repository
-    decoder: tuple[int, ...] = LIGHT_DECODER  # channels, one a stage of the encoder
-    unused: tuple[str, ...] = ()  # stages below the cut, which are removed
-    channels_last_on_cpu: bool = False  # whether this layout is safe and faster on the CPU
+    name: str  #: in segmentation-models-pytorch; "tu-": taken from timm
+    repository: str  #: of its ImageNet weights (safetensors) on the model hub
+    revision: str  #: of that repository
+    decoder: tuple[int, ...] = LIGHT_DECODER  #: channels, one a stage of the encoder
+    unused: tuple[str, ...] = ()  #: stages below the cut, which are removed
+    channels_last_on_cpu: bool = False  #: whether this layout is safe and faster on the CPU
 
     @property
     def light(self) -> bool:

@@ -51,24 +51,24 @@ class TileSet(Dataset):
         {'dent': 1, 'Free': 2}
     """
 
-    images: Tensor  # uint8 (N, C, H, W); C = 1 for grey data, else 3
-    masks: Tensor  # uint8 (N, H, W); 0 background, 1..K the defect classes, IGNORE
-    labels: Tensor  # int64 (N,); 0 defect-free, else the image's defect class
-    groups: Tensor  # int64 (N,); images of one physical part share an id
-    names: tuple[str, ...]  # (N,)
-    classes: tuple[str, ...]  # (K,) names of the classes 1..K, at most 254
-    source: str = "unnamed"  # the data set's name
-    # sha256 of the source files, so that a record says what it was trained on; "": of all this
+    images: Tensor  #: uint8 (N, C, H, W); C = 1 for grey data, else 3
+    masks: Tensor  #: uint8 (N, H, W); 0 background, 1..K the defect classes, IGNORE
+    labels: Tensor  #: int64 (N,); 0 defect-free, else the image's defect class
+    groups: Tensor  #: int64 (N,); images of one physical part share an id
+    names: tuple[str, ...]  #: (N,)
+    classes: tuple[str, ...]  #: (K,) names of the classes 1..K, at most 254
+    source: str = "unnamed"  #: the data set's name
+    #: sha256 of the source files, so that a record says what it was trained on; "": of all this
     digest: str = ""
-    sizes: Tensor | None = None  # int64 (N, 2); height and width before resizing, pixels
-    exposure: Tensor | None = None  # int64 (N,); number of the exposure, where known
-    threshold: int = 0  # mask values above it are defect, where masks were thresholded
-    resize: str = "nearest"  # how the images came to their size; "pad": they kept it
-    # (N,); "train", "val", "test" or "" for each image, where the data came split
+    sizes: Tensor | None = None  #: int64 (N, 2); height and width before resizing, pixels
+    exposure: Tensor | None = None  #: int64 (N,); number of the exposure, where known
+    threshold: int = 0  #: mask values above it are defect, where masks were thresholded
+    resize: str = "nearest"  #: how the images came to their size; "pad": they kept it
+    #: (N,); "train", "val", "test" or "" for each image, where the data came split
     given: tuple[str, ...] | None = None
     # What the masks show, found when they are checked:
-    marked: Tensor = field(init=False, repr=False)  # bool (N,); whether the label's class is shown
-    ignores: bool = field(init=False, repr=False)  # whether any pixel is ignored
+    marked: Tensor = field(init=False, repr=False)  #: bool (N,); whether the label's class is shown
+    ignores: bool = field(init=False, repr=False)  #: whether any pixel is ignored
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "names", tuple(self.names))

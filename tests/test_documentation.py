@@ -14,8 +14,10 @@ from dlilib.data.convert import SOURCES, convert, to_folder
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-TRANSFORM = (ROOT / "docs" / "transform.md").read_text()
-OWN_DATA = (ROOT / "docs" / "own_data.md").read_text()
+HOW_TO = ROOT / "docs" / "how_to"
+TRANSFORM = (HOW_TO / "transform.md").read_text()
+OWN_DATA = (HOW_TO / "own_data.md").read_text()
+TRAIN = (HOW_TO / "train_and_deploy.md").read_text()
 
 
 def python(text):
@@ -32,7 +34,7 @@ def parts(toy, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def scope(parts):
-    """The names that the examples of docs/transform.md leave, all but the distributed one."""
+    """The names that the examples on the transform leave, all but the distributed one."""
     found = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(parts)
@@ -43,15 +45,28 @@ def scope(parts):
 
 
 @pytest.mark.slow
-def test_readmes_section_on_the_transform_runs(toy, tmp_path, monkeypatch):
+@pytest.mark.parametrize("page", ["README.md", "docs/index.md"])
+def test_the_front_pages_example_balances(parts, monkeypatch, page):
+    monkeypatch.chdir(parts)
+    torch.manual_seed(0)
+    (code,) = python((ROOT / page).read_text())
+    found = {}
+    exec(code, found)
+    assert balanced(found["labels"])
+    assert found["images"].dtype == torch.uint8 and len(found["labels"]) == len(found["masks"])
+
+
+@pytest.mark.slow
+def test_from_a_folder_to_an_onnx_file(toy, tmp_path, monkeypatch):
     to_folder(toy.subset(range(0, 336, 5)), tmp_path / "my_parts")  # it trains a model
     monkeypatch.chdir(tmp_path)
-    section = re.search(r"## The drop-in transform\n(.*?)\n## ", README, re.DOTALL)[1]
     found = {}
-    for code in python(section):
-        exec(code, found)
-    assert int((found["labels"] == 0).sum()) == 0 and len(found["labels"]) > 1
-    assert found["class_maps"].shape == (len(found["val"]), 128, 128)
+    for code in python(TRAIN):
+        fragment = "free_patches" in code  # of a folder of large photographs
+        if not fragment and "to_folder(" not in code:
+            exec(code, found)
+    assert found["found"].shape == (len(found["val"]), 64, 64)
+    assert (found["found"] != found["expected"].numpy()).mean() < 1e-3
     assert (tmp_path / "model.onnx").exists()
 
 

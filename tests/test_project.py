@@ -1,6 +1,7 @@
 """The files around the code agree with each other and with what the README says."""
 
 import importlib.util
+import itertools
 import re
 import tomllib
 from pathlib import Path
@@ -45,7 +46,8 @@ def test_conda_environment_installs_the_lock_on_a_supported_python():
     pip = next(d["pip"] for d in environment["dependencies"] if isinstance(d, dict))
     assert pip == ["-r requirements.lock"]
     assert environment["name"] == PROJECT["project"]["name"]
-    assert "pip install --no-deps -e ." in (ROOT / "README.md").read_text()
+    told = (ROOT / "docs" / "start.md").read_text()
+    assert "conda run -n dlilib pip install --no-deps -e ." in told
 
 
 def test_customer_packages_are_dependencies():
@@ -56,14 +58,21 @@ def test_customer_packages_are_dependencies():
     assert {"pytest", "nbval"} <= EXTRAS["test"]
 
 
-def test_readme_links_and_commands_exist():
-    text = (ROOT / "README.md").read_text()
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "results/README.md"])
+def test_links_and_commands_of_pages_outside_the_documentation_exist(name):
+    path = ROOT / name
+    text = path.read_text()
     for target in re.findall(r"\]\(([^)#]+)\)", text):
         if not target.startswith("http"):
-            assert (ROOT / target).exists(), target
+            assert (path.parent / target).exists(), target
     makefile = (ROOT / "Makefile").read_text()
-    for word in set(re.findall(r"`?make (\w+)`?", text)) - {"is", "and"}:
+    for word in re.findall(r"(?:`|^)make (\w+)", text, re.MULTILINE):
         assert re.search(rf"^{word}:", makefile, re.MULTILINE), word
+
+
+def test_the_readme_is_short():
+    lines = (ROOT / "README.md").read_text().splitlines()
+    assert len(lines) <= 120 and max(map(len, lines)) <= 100
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
@@ -81,6 +90,39 @@ def test_notebook_keeps_the_house_rules(path):
     assert "papermill" not in notebook.metadata
     shown = nbformat.writes(notebook)
     assert not re.search(rf"{ROOT}|site-packages|/(home|root|Users|tmp)/", shown)
+
+
+SECTIONS = [
+    "At a glance",
+    "Theory",
+    "Practical",
+    "Discussion",
+    "Questions to try",
+    "References",
+]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_notebook_teaches(path):
+    cells = nbformat.read(path, as_version=4).cells
+    text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    assert re.findall(r"^## (.+)", text, re.MULTILINE) == SECTIONS
+    assert re.search(r"^# \d\. .+\n\n\*\*Aim\.\*\* ", text) and "**Contents.** " in text
+    for before, cell in itertools.pairwise(cells):  # each code cell after its sentence
+        assert cell.cell_type == "markdown" or before.cell_type == "markdown", cell.source
+    parts = dict(re.findall(r"^## (.+)\n((?:(?!## ).*\n?)*)", text, re.MULTILINE))
+    assert re.findall(r"^(\d)\. ", parts["Questions to try"], re.MULTILINE) == ["1", "2", "3"]
+    assert len(re.findall(r"^- .+\d{4}", parts["References"], re.MULTILINE)) >= 2
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_links_of_notebooks_exist(path):
+    cells = nbformat.read(path, as_version=4).cells
+    text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    for target in re.findall(r"\]\(([^)#]+)\)", text):
+        assert target.startswith("http") or (path.parent / target).exists(), target
+    for page in re.findall(r"`(docs/\S+\.md)`", text):
+        assert (ROOT / page).exists(), page
 
 
 @pytest.mark.parametrize("number", ["03", "04", "05", "06", "07"])

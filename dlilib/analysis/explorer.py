@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from torch import Generator, Tensor
 
 from dlilib.analysis.figures import show_image
+from dlilib.analysis.figures.style import SMALL, wrapped
 from dlilib.balance import Plan
 from dlilib.blend import GUIDANCES, REGIONS
 from dlilib.composite import LABELS, inject
@@ -26,9 +27,9 @@ from dlilib.tiles import TileSet
 BRIGHTEST = 80  # grey levels, where the colours of the difference end
 PLACES = {  # of three square panels and their colour bar, as shares of the figure
     "left": 0.005,
-    "right": 0.945,
+    "right": 0.915,
     "bottom": 0.02,
-    "top": 0.91,
+    "top": 0.84,
     "wspace": 0.03,
     "width_ratios": (1, 1, 1, 0.05),
 }
@@ -127,15 +128,17 @@ def picture(
 
 def _panels(image: Tensor, label: Tensor, levels: Tensor, titles: Sequence[str]) -> Figure:
     """Image, mask and grey levels of the difference (H, W), with the colour bar of the latter."""
-    figure = Figure(figsize=(9.6, 3.3), dpi=100)
+    figure = Figure(figsize=(6.4, 2.3), dpi=150)
     *axes, bar = figure.subplots(1, 4, gridspec_kw=PLACES)
     show_image(axes[0], image)
     show_image(axes[1], label)
     shown = axes[2].imshow(levels.numpy(), cmap="rocket", vmin=0, vmax=BRIGHTEST)
     axes[2].set(xticks=[], yticks=[])
-    figure.colorbar(shown, cax=bar, extend="max", label="grey levels")
+    figure.colorbar(shown, cax=bar, extend="max")
+    bar.set_ylabel("grey levels", fontsize=SMALL)
+    bar.tick_params(labelsize=SMALL)
     for ax, title in zip(axes, titles, strict=True):
-        ax.set_title(title, fontsize="medium")
+        ax.set_title(wrapped(title, 24), fontsize=SMALL)
     return figure
 
 

@@ -141,6 +141,39 @@ def gains(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["encoder", "shots", f"part ({INTERPRETATION})", *measures])
 
 
+def finding(gains: pd.DataFrame) -> str:
+    """Say which parts help the micro IoU, in a line for each encoder and number of shots.
+
+    Args:
+        gains: What the parts add, as `gains` returns it.
+    """
+    lines = []
+    part, gain = gains.columns[2], f"gain in {MEASURES['iou']}"
+    words = gains[gain].str.rpartition(": ")[2].rename("word")
+    for (encoder, shots), rows in gains.groupby(["encoder", "shots"], sort=False):
+        by_word = rows[part].groupby(words.loc[rows.index], sort=False)
+        found = "; ".join(f"{word}: {', '.join(names)}" for word, names in by_word)
+        lines.append(f"{encoder}, {shots} annotated a class: {found}.")
+    return "\n".join(lines)
+
+
+def records_shown(frame: pd.DataFrame, variants: Sequence[str]) -> dict[str, dict]:
+    """Choose the finished runs that a figure of features shows.
+
+    Args:
+        frame: Rows of `runs`.
+        variants: What to show, in order.
+
+    Returns:
+        Variant -> record, of the first encoder and seed and the most annotated images.
+    """
+    first = frame.iloc[0]
+    same = (frame["encoder"] == first["encoder"]) & (frame["seed"] == first["seed"])
+    shown = frame[same & (frame["shots"] == frame["shots"].max())].dropna(subset="record")
+    records = shown.set_index("variant")["record"]
+    return {variant: records[variant] for variant in variants if variant in records}
+
+
 def _gains(part: Part, by_seed: list[pd.DataFrame]) -> list[str]:
     """The gain in each of `MEASURES`; by_seed: the rows of each seed, by variant."""
     needed = set(itertools.chain(part.on, part.off))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlilib.extras import require
 from dlilib.metrics import iou, iou_score
-from dlilib.study.sweep import SAME_DATA
+from dlilib.study import sweep
 from dlilib.training.run import Run
 from dlilib.training.store import read_record
 
@@ -57,13 +57,36 @@ def records(folder: str | Path) -> pd.DataFrame:
         return pd.DataFrame(columns=[*asdict(Run()), *RESULTS])
     first_of: dict[tuple, dict[str, Any]] = {}
     for row in rows:
-        first = first_of.setdefault(tuple(row[name] for name in SAME_DATA), row)
+        first = first_of.setdefault(tuple(row[name] for name in sweep.SAME_DATA), row)
         if row["digest"] != first["digest"]:
             raise ValueError(
                 f"{row['path']}: of other data than {first['path']}, though of one name; keep them "
                 "apart"
             )
     return pd.DataFrame(rows)
+
+
+def load_or_train(
+    runs: Sequence[Run], folder: str | Path, root: str | Path | None = None, *, compute: bool = True
+) -> pd.DataFrame:
+    """Train the runs that have no record yet, and read the records of all of them.
+
+    Args:
+        runs: In the order of the rows.
+        folder: Of a preset's results.
+        root: Folder or zip of the data; None or empty: DLILIB_DATA, else a download.
+        compute: False trains nothing: runs without a record have no row.
+
+    Returns:
+        As `records`, of these runs.
+
+    Example:
+        >>> runs = experiments.experiment("comparison", "smoke")
+        >>> frame = load_or_train(runs, "results/smoke")
+    """
+    if compute:
+        sweep.execute(list(runs), Path(folder), root or None)
+    return select(records(Path(folder, "records")), runs)
 
 
 def _row(path: Path) -> dict[str, Any]:

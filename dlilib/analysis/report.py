@@ -1,13 +1,17 @@
 """results/README.md, written from the records by one command and from nothing else."""
 
+import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
 from dlilib.analysis import claims, few_shot, tables
 from dlilib.analysis.records import records, select
+from dlilib.metrics import shown
 from dlilib.study import experiments
 from dlilib.study.presets import PRESETS
+from dlilib.training.store import Store
 
 # The largest first; what toy tiles give says nothing about the paper.
 PRESETS_SHOWN = [name for name in reversed(PRESETS) if PRESETS[name].base.data != "toy"]
@@ -49,6 +53,12 @@ ours seed by seed with its interval over seeds, the paper's ± over the encoders
 the preset that it stands under, and never stronger than its interval.
 """
 
+NO_NUMBERS = "No run on real tiles is finished yet."
+TOYS = "**Toy tiles show that everything runs; these numbers say nothing about the paper.**"
+COLUMNS = 100  # of a line of text
+LEAD = "DLI beats "  # how the claims about a competitor begin
+BEGIN, END = "<!-- dli report: begin -->", "<!-- dli report: end -->"
+
 
 def report(results: str | Path) -> str:
     """Write the results as Markdown.
@@ -68,6 +78,133 @@ def report(results: str | Path) -> str:
     if not lines:
         raise ValueError(f"no records of {', '.join(PRESETS_SHOWN)} in {results}")
     return "\n".join([INTRODUCTION, *lines])
+
+
+def summary(preset: str, results: str | Path) -> str:
+    """Write a preset's result in short, as Markdown.
+
+    What its runs are, Table 1 on both splits beside the paper's, and the verdict in words.
+
+    Args:
+        preset: A key of `PRESETS`.
+        results: Folder of all results.
+    """
+    folder = experiments.results_folder(preset, results)
+    planned = experiments.all_runs(preset)
+    frame = select(records(folder / "records"), planned)
+    encoders = tables.finished_encoders(preset, frame) or [PRESETS[preset].base.encoder]
+    toys = TOYS if PRESETS[preset].base.data == "toy" else ""
+    finished = f"{len(frame)} of {len(planned)} planned runs are finished."
+    about = f"Preset `{preset}`: {PRESETS[preset].about}. {finished} {toys}"
+    found = claims.verdicts(claims.claims(preset, folder, encoders))
+    blocks = [about]
+    for encoder in encoders:
+        blocks.append(tables.markdown(tables.result_table(preset, frame, encoder)))
+    blocks.append(" ".join([*verdict_in_words(found), *_pilot_in_words(preset, folder)]))
+    wrapped = [block if block.startswith("|") else _wrapped(block) for block in blocks]
+    return "\n\n".join(filter(None, wrapped)) + "\n"
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, COLUMNS, break_long_words=False, break_on_hyphens=False)
+
+
+def verdict_in_words(found: pd.DataFrame) -> list[str]:
+    """Say how DLI's lead fares, in two sentences for each encoder.
+
+    Args:
+        found: Rows of `claims.verdicts`.
+    """
+    lines = []
+    for encoder, rows in found.groupby("encoder", sort=False):
+        leads = rows[rows["claim"].str.startswith(LEAD)]
+        audits = " or ".join(leads["audit"].unique())
+        lines.append(
+            f"Under the paper's protocol, DLI's lead ({encoder}) is "
+            f"{_grouped(leads, 'reproduced?')}."
+        )
+        lines.append(f"Under the audit ({audits}), it is {_grouped(leads, 'survives?')}.")
+    return lines
+
+
+def lead_in_words(found: pd.DataFrame) -> str:
+    """Say how DLI's lead fares under one protocol, in a sentence for each encoder.
+
+    Args:
+        found: Rows of `claims.claims`, of one protocol.
+    """
+    leads = found[found["claim"].str.startswith(LEAD)]
+    by_encoder = leads.groupby("encoder", sort=False)
+    return "\n".join(
+        f"DLI's lead ({encoder}) is {_grouped(rows, 'verdict')}." for encoder, rows in by_encoder
+    )
+
+
+def _grouped(rows: pd.DataFrame, column: str) -> str:
+    """The methods by verdict: "reproduced against wce; pending against baseline and focal"."""
+    parts = []
+    for verdict, same in rows.groupby(column, sort=False):
+        names = same["claim"].str.removeprefix(LEAD).tolist()
+        listed = " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
+        parts.append(f"{verdict} against {listed}")
+    return "; ".join(parts)
+
+
+def claim_in_words(found: pd.DataFrame, claim: str) -> str:
+    """Say what became of one claim, in a sentence for each encoder.
+
+    Args:
+        found: Rows of `claims.claims`, of one protocol.
+        claim: One of its claims.
+    """
+    lines = []
+    for row in found[found["claim"] == claim].itertuples():
+        measured = f", {row.text}" if row.n else ""
+        printed = "" if pd.isna(row.paper) else f" (the paper: {row.paper:+.3f})"
+        lines.append(f"{claim} ({row.encoder}): {row.state}{measured}{printed}.")
+    return "\n".join(lines)
+
+
+def _pilot_in_words(preset: str, folder: Path) -> list[str]:
+    """A sentence for each pair of runs of the pilot that differ in DLI alone."""
+    store = Store(folder)
+    lines = []
+    for run in experiments.pilot(preset):
+        plain, dli = store.record(run), store.record(replace(run, method="dli"))
+        if run.method != "baseline" or plain is None or dli is None:
+            continue
+        images = tables.images_seen(plain) * run.epochs
+        lines.append(
+            f"In the pilot ({tables.SPLITS[run.split]}, one seed, {run.size} px, {images:,} images "
+            f"seen) DLI reached {shown(dli['best']['iou'])} and the baseline "
+            f"{shown(plain['best']['iou'])}."
+        )
+    return lines
+
+
+def verdicts(preset: str, results: str | Path) -> str:
+    """Write a preset's claims and their verdicts as Markdown."""
+    folder = experiments.results_folder(preset, results)
+    frame = select(records(folder / "records"), experiments.all_runs(preset))
+    encoders = tables.finished_encoders(preset, frame)
+    return f"{VERDICTS}\n{tables.markdown(tables.verdict_table(preset, folder, encoders))}\n"
+
+
+def renewed(page: str, results: str | Path) -> str:
+    """Return a page with the text between its marks `BEGIN` and `END` written anew.
+
+    It becomes the summary of the largest preset that has records.
+
+    Args:
+        page: Markdown, such as the README's; without the marks it is returned as it is.
+        results: Folder of all results.
+    """
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    preset = next((p for p in PRESETS_SHOWN if _preset(p, results)), None)
+    if not end or preset is None:
+        return page
+    return f"{before}{begin}\n\n{summary(preset, results)}\n{end}{after}"
 
 
 def _preset(preset: str, results: str | Path) -> list[str]:

@@ -74,6 +74,27 @@ def paper_table(
     return pd.DataFrame(rows).set_index(by)
 
 
+def result_table(preset: str, frame: pd.DataFrame, encoder: str) -> pd.DataFrame:
+    """Return one encoder's part of Table 1 on both splits, beside the paper's.
+
+    Args:
+        preset: A key of `PRESETS`.
+        frame: The preset's records.
+        encoder: A key of `models.ENCODERS`.
+
+    Returns:
+        A row for each method, with the columns <encoder> (the method), "paper" and one for each
+        split.
+    """
+    table = pd.DataFrame({encoder: list(METHODS)})
+    table["paper"] = [_printed(1, encoder, method) for method in METHODS]
+    for split, title in SPLITS.items():
+        runs = experiments.experiment("comparison", preset, [encoder], split=split)
+        ours = summarise(runs, frame, ["method"]).set_index("method")["text"]
+        table[f"ours, {title}"] = table[encoder].map(ours)
+    return table
+
+
 def _average(frame: pd.DataFrame) -> str:
     """The mean over the encoders, seed by seed, of the seeds that have all of them."""
     by_seed = frame.pivot(index="seed", columns="encoder", values="iou_best")
@@ -193,6 +214,21 @@ def verdict_table(preset: str, folder: str | Path, encoders: Sequence[str] = ())
     found = claims.verdicts(claims.claims(preset, folder, encoders))
     found["paper"] = found["paper"].map("{:+.3f}".format).replace("+nan", "no number")
     return found
+
+
+def save(frame: pd.DataFrame, folder: str | Path, name: str, **options: Any) -> pd.DataFrame:
+    """Write a table to folder/tables/name.csv, and return it.
+
+    Args:
+        frame: The table.
+        folder: Of a preset's results.
+        name: Of the file, without its ending.
+        **options: Of pandas' `to_csv`.
+    """
+    path = Path(folder, "tables", f"{name}.csv")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    frame.to_csv(path, **options)
+    return frame
 
 
 def markdown(frame: pd.DataFrame) -> str:

@@ -16,6 +16,7 @@ from dlilib.benchmark.blending import blending, regions, scaling
 from dlilib.benchmark.injection import classes, injection, loading, remainder
 from dlilib.benchmark.timing import RATIOS
 from dlilib.benchmark.training import roofline, training
+from dlilib.blend import poisson_blend
 from dlilib.models import LIGHT_ENCODERS
 from dlilib.tiles import TileSet
 from dlilib.training.run import Run
@@ -64,7 +65,7 @@ def measure(
 
 @dataclass(frozen=True)
 class Claim:
-    """What the README says of a ratio."""
+    """What the documentation says of a ratio."""
 
     text: str
     table: str  # of `measure`
@@ -100,8 +101,46 @@ CLAIMS = (
 )
 
 
+def finding(balancing: pd.DataFrame, trained: pd.DataFrame) -> str:
+    """Say in words what injection costs.
+
+    Args:
+        balancing: Of `injection`, for some shares of Poisson.
+        trained: Of `training`, for some encoders.
+    """
+    ours = balancing[balancing["what"] == "dlilib"].set_index("p_poisson")["ms"]
+    by_encoder = trained.pivot(index="encoder", columns="what", values="ms")
+    shares = by_encoder["resident batch"] / by_encoder["with injection"]
+    costs = ", ".join(f"{ms:.3g} ms at a share of {p:g}" for p, ms in ours.items())
+    reached = ", ".join(f"{share:.0%} ({encoder})" for encoder, share in shares.items())
+    return (
+        f"A batch of 64 is balanced in {costs} of Poisson blending.\n"
+        f"Training with injection reaches this much of the ceiling's speed: {reached}."
+    )
+
+
+def largest_difference(tiles: TileSet, device: str = "cpu", most: int = 8) -> float:
+    """Compare the blend of a batch with one image at a time in double precision on the CPU.
+
+    Args:
+        tiles: The data set; its first defective images are blended into its first images.
+        device: Of the batch.
+        most: Images.
+
+    Returns:
+        The largest difference, of images in [0, 1].
+    """
+    rows = (tiles.labels > 0).nonzero()[:most, 0]
+    target, donor = tiles.images[: len(rows)].float() / 255, tiles.images[rows].float() / 255
+    mask = tiles.masks[rows] > 0
+    fast = poisson_blend(*(x.to(device) for x in (target, donor, mask))).cpu()
+    singles = zip(target.double().split(1), donor.double().split(1), mask.split(1), strict=True)
+    exact = torch.cat([poisson_blend(*single) for single in singles])
+    return float((fast - exact).abs().max())
+
+
 def verdicts(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Tell whether the README's ratios hold on this machine.
+    """Tell whether the documented ratios hold on this machine.
 
     Args:
         tables: Those of `measure` that there are, by name.

@@ -2,20 +2,25 @@
 
 import json
 import shlex
+import timeit
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from math import ceil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
+from torch import Tensor, nn
 
-from dlilib import models
+from dlilib import metrics, models
 from dlilib.data.files import DataError
 from dlilib.data.folder import from_folder, half_marked, measure_sizes
 from dlilib.data.splits import split
+from dlilib.export import Runtime, Segmenter, to_onnx
 from dlilib.tiles import IGNORE, TileSet
 from dlilib.training.run import Run
 from dlilib.training.trainer import injected
@@ -31,6 +36,8 @@ SEEN = 480  # images that training sees, repetitions counted
 SMALLEST = 6  # pixels, side of a typical defect after shrinking, below which patches are cut
 FREE_PATCHES = 2  # of each image
 MOST_FREE_PATCHES = 20  # of each image in a real try, which needs memory for all of them
+AT_ONCE = 16  # images that are predicted together
+SAME_LOGIT = 1e-3  # how far logits of onnxruntime and torch may differ
 LOOK = {"batch": 8, "lr": 1e-3, "precision": "auto", "ties": "random"}
 
 
@@ -203,6 +210,97 @@ def look_run(base: Run, tiles: TileSet, train: np.ndarray, **changes: Any) -> Ru
     epochs = max(1, round(SEEN / len(train)))
     weights = "imagenet" if base.weights or models.has_weights(run.encoder) else None
     return replace(run, epochs=epochs, weights=weights)
+
+
+def scores(records: dict[Run, dict[str, Any]]) -> pd.DataFrame:
+    """Return what each run finds at its last epoch.
+
+    Args:
+        records: Run -> its record; all of one data set.
+
+    Returns:
+        A row for each run: IoU of all defects and of each class (NaN without a pixel to find),
+        "false alarms" (defect-free images in which something is marked) and "false pixels".
+    """
+    rows = {}
+    for run, record in records.items():
+        last, alarms = record["last"], record["last"]["false_alarms"]
+        by_class = zip(record["data"]["classes"], last["classes"], strict=True)
+        rows[run.encoder, "DLI" if run.method == "dli" else "none"] = {
+            "all defects": last["iou"],
+            **{name: metrics.iou_score(*counts) for name, counts in by_class},
+            "false alarms": f"{alarms['images']} of {alarms['of']}",
+            "false pixels": alarms["pixels"],
+        }
+    table = pd.DataFrame.from_dict(rows, orient="index")
+    return table.rename_axis(["encoder", "injection"])
+
+
+def export_models(
+    trained: dict[Run, nn.Module], images: Tensor, folder: str | Path
+) -> pd.DataFrame:
+    """Export models to ONNX and compare each file with torch.
+
+    Args:
+        trained: Run -> its model.
+        images: (N, C, H, W) float in [0, 1], of the size that the models were trained at.
+        folder: Where the files are written.
+
+    Returns:
+        A row for each encoder: "MB", "ms per image" (median of single images by onnxruntime on the
+        CPU), "largest difference of a logit" (between onnxruntime and torch, over all images) and
+        "file".
+
+    Raises:
+        ValueError: A file's logits are not the model's.
+    """
+    rows = {}
+    for run, model in trained.items():
+        path = to_onnx(model, Path(folder, f"{run.id}.onnx"), tuple(images.shape[1:]))
+        runtime, segmenter = Runtime(path), Segmenter(model)
+        largest = 0.0
+        for some in images.split(AT_ONCE):
+            with torch.inference_mode():
+                wanted = segmenter(some).numpy()
+            largest = max(largest, float(np.abs(runtime(some.numpy()) - wanted).max()))
+        if not largest < SAME_LOGIT:
+            raise ValueError(f"{path}: its logits differ from the model's by {largest:.2g}")
+        seconds = timeit.repeat(partial(runtime, images[:1].numpy()), number=1, repeat=20)
+        rows[run.encoder] = {
+            "MB": path.stat().st_size / 1e6,
+            "ms per image": 1000 * float(np.median(seconds)),
+            "largest difference of a logit": largest,
+            "file": path.name,
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("encoder")
+
+
+def worst_misses(
+    maps: np.ndarray | Tensor, tiles: TileSet, val: np.ndarray, *, most: int = 6
+) -> pd.DataFrame:
+    """Find the validation images on which a model is most wrong, one of each part.
+
+    Args:
+        maps: Class maps that it predicts, (V, H, W).
+        tiles: The data set.
+        val: Indices of its images that validate, (V,).
+        most: How many.
+
+    Returns:
+        A row each, the worst first, the index being the image's place in `val`: "share" (wrong
+        pixels, of those that are marked or should be) and "pixels" (wrong). Where nothing is
+        wrong, one image.
+    """
+    truth, maps = tiles.masks[val], torch.as_tensor(maps)
+    counted = truth != IGNORE
+    wrong = ((maps != truth) & counted).sum((1, 2))
+    marked = (((maps > 0) | (truth > 0)) & counted).sum((1, 2))
+    table = pd.DataFrame({"share": wrong / marked.clamp(min=1), "pixels": wrong})
+    table["part"] = tiles.groups[val].numpy()
+    table = table.sort_values(["share", "pixels"], ascending=False, kind="stable")
+    table = table.drop_duplicates("part").drop(columns="part")
+    found = int((table["pixels"] > 0).sum())
+    return table.head(min(most, max(1, found)))
 
 
 def real_try(

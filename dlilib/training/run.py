@@ -60,33 +60,33 @@ class Run:
         {'method': 'wce', 'encoder': 'mobileone_s1', 'epochs': 100, 'seed': 3}
     """
 
-    data: str = "magnetic_tiles"  # the TileSet's source
-    size: int = 256  # side of the square images, pixels
-    resize: str = "nearest"  # how the images came to their size
-    threshold: int = 0  # mask values above it are defect, 0..254
-    split: str = "image"  # "image", "tile" or "given"
-    fraction: float = 1.0  # of the training data that is kept
-    free_in_val: bool = False  # defect-free images validate too
-    free_share: float = 1.0  # of the defect-free training images that an epoch draws anew
-    method: str = "dli"  # "baseline", "focal", "balanced", "wce" or "dli"
-    losses: str = "released"  # the competitors' losses as "released" or as "published"
-    p_poisson: float = 0.5  # DLI: probability of Poisson blending; 0 cut-paste only, 1 Poisson only
-    until: str = "filled"  # DLI: fill every defect-free image, or stop once "uniform"
-    region: str = "rectangle"  # DLI: where Poisson blending solves, "rectangle" or "mask"
-    guidance: str = "mixed"  # DLI: Poisson blending's gradients, "mixed" or "donor"
-    label: str = "dilated"  # DLI: a Poisson composite's label, "dilated" or "tight"
-    encoder: str = "resnet18"  # a key of `models.ENCODERS`
-    weights: str | None = "imagenet"  # the encoder's initial weights; None: random
-    epochs: int = 1000  # passes over the training images
-    batch: int = 64  # images
-    lr: float = 5e-4  # of AdamW without weight decay; cosine to 0 over the epochs
-    seed: int = 0  # of the split, the model and every draw
-    precision: str = "fp32"  # or "bf16" (autocast), or "auto": bf16 where the hardware has units
-    shots: int = 0  # few-shot: annotated images a class that train; 0: as the split says
-    nbr: float = 0.0  # weight of the normal background regularisation (our interpretation)
-    # DLI: weigh composites by their likeness to real defects (our interpretation)
+    data: str = "magnetic_tiles"  #: the TileSet's source
+    size: int = 256  #: side of the square images, pixels
+    resize: str = "nearest"  #: how the images came to their size
+    threshold: int = 0  #: mask values above it are defect, 0..254
+    split: str = "image"  #: "image", "tile" or "given"
+    fraction: float = 1.0  #: of the training data that is kept
+    free_in_val: bool = False  #: defect-free images validate too
+    free_share: float = 1.0  #: of the defect-free training images that an epoch draws anew
+    method: str = "dli"  #: "baseline", "focal", "balanced", "wce" or "dli"
+    losses: str = "released"  #: the competitors' losses as "released" or as "published"
+    p_poisson: float = 0.5  #: DLI: probability of Poisson blending, else cut-paste
+    until: str = "filled"  #: DLI: fill every defect-free image, or stop once "uniform"
+    region: str = "rectangle"  #: DLI: where Poisson blending solves, "rectangle" or "mask"
+    guidance: str = "mixed"  #: DLI: Poisson blending's gradients, "mixed" or "donor"
+    label: str = "dilated"  #: DLI: a Poisson composite's label, "dilated" or "tight"
+    encoder: str = "resnet18"  #: a key of `models.ENCODERS`
+    weights: str | None = "imagenet"  #: the encoder's initial weights; None: random
+    epochs: int = 1000  #: passes over the training images
+    batch: int = 64  #: images
+    lr: float = 5e-4  #: of AdamW without weight decay; cosine to 0 over the epochs
+    seed: int = 0  #: of the split, the model and every draw
+    precision: str = "fp32"  #: or "bf16" (autocast), or "auto": bf16 where the hardware has units
+    shots: int = 0  #: few-shot: annotated images a class that train; 0: as the split says
+    nbr: float = 0.0  #: weight of the normal background regularisation (our interpretation)
+    #: DLI: weigh composites by their likeness to real defects (our interpretation)
     similarity: bool = False
-    ties: str = "lowest"  # DLI: which of several rarest classes is injected, "lowest" or "random"
+    ties: str = "lowest"  #: DLI: which of several rarest classes is injected, "lowest" or "random"
 
     def __post_init__(self) -> None:
         for field in fields(self):

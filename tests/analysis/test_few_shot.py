@@ -152,9 +152,15 @@ def test_figures_show_every_run(folder):
     dots = np.concatenate([c.get_offsets() for c in ax.collections])
     shown = sorted(dots[~np.isnan(dots[:, 0]), 0])
     assert shown == pytest.approx([0.4, 0.41, 0.6, 0.61, 0.7, 0.7, 0.71, 0.71, 0.8, 0.81])
+    assert ax.get_title("left") == "Highest mean IoU: DLI at 1 shot (0.805)"
+    assert "n ≤ 2 seeds" in ax.get_xlabel()
+    assert [t.get_text() for t in ax.texts].count("5 shots: pending") == 8
     records = (
         frame.dropna(subset="record").drop_duplicates("variant").set_index("variant")["record"]
     )
     axes = figures.feature_planes(records.to_dict())
-    assert len(axes) == 5 and "0.900" in axes[0].get_title()
+    assert len(axes) == 5 and "0.900" in axes[0].get_title("left")
+    records["DLI"] = records["DLI"] | {"features": records["DLI"]["features"] | {"auroc": 0.95}}
+    title = figures.feature_planes(records.to_dict())[0].figure.get_suptitle()
+    assert title.replace("\n", " ").endswith("AUROC from 0.900 (plain) to 0.950 (DLI)")
     plt.close("all")

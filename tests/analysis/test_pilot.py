@@ -73,8 +73,22 @@ def test_a_record_from_before_curves_of_classes_has_its_last_epoch():
 
 def test_figure_has_a_panel_for_each_class_and_a_line_a_run():
     axes = figures.learning_curves({"short": curve(10), "long": curve(40)})
-    assert [ax.get_title() for ax in axes[:3]] == ["all classes", "crack", "hole"]
-    assert [len(ax.lines) for ax in axes[:3]] == [3, 2, 2]  # the first also has the paper's mark
+    assert [ax.get_title("left") for ax in axes] == ["all classes", "crack", "hole"]
+    assert [len(ax.lines) for ax in axes] == [3, 2, 2]  # the first also has the paper's mark
+    assert axes[0].figure.get_suptitle() == "No finished run finds 1 of 2 classes: hole"
+    legend = axes[0].figure.legends[0]
+    assert [text.get_text() for text in legend.get_texts()] == ["short", "long"]
+    plt.close("all")
+
+
+def test_figure_states_which_class_is_found_last():
+    made = curve(40)
+    made["history"]["classes"] = [[[k, 0], [k // 20, 0]] for k in range(1, 41)]
+    made["last"]["classes"] = [[40, 0, 60], [2, 0, 8]]
+    figure = figures.learning_curves({"a": made})[0].figure
+    said = "Some run finds every class: hole last, after 800 images"  # 20 epochs of 40 images
+    assert figure.get_suptitle() == said
+    plt.close("all")
 
 
 def test_class_without_a_pixel_to_find_has_no_curve():
@@ -83,9 +97,9 @@ def test_class_without_a_pixel_to_find_has_no_curve():
     found = tables.learning_curve(made).groupby("what", sort=False)["IoU"]
     assert found.count().to_dict() == {"all classes": 10, "crack": 11, "hole": 0}
     axes = figures.learning_curves({"a": made, "b": made})
-    assert [[t.get_text() for t in ax.texts] for ax in axes[:3]] == [[], [], ["–"]]
+    assert [[t.get_text() for t in ax.texts] for ax in axes[1:]] == [[], ["–"]]
     axes = figures.learning_curves({"a": made, "b": curve(10)})
-    assert not any(ax.texts for ax in axes)
+    assert not any(ax.texts for ax in axes[1:])
     plt.close("all")
 
 

@@ -26,7 +26,8 @@ from dlilib.study import cluster, sweep
 from dlilib.training.run import Run
 from dlilib.training.store import Store
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+DOCS = Path(__file__).parents[2] / "docs"
+MANY_MACHINES = (DOCS / "how_to" / "many_machines.md").read_text()
 FEW = "seed0 p_poisson=0.5"  # five of the tiny preset's 21 runs
 
 
@@ -98,12 +99,14 @@ def test_workers_killed_as_soon_as_they_start_are_replaced(undisturbed, tmp_path
 
 @pytest.fixture
 def commands(tmp_path):
-    """The README's commands, with a free port of this machine; all stopped at the end."""
+    """The documented commands, with a free port of this machine; all stopped at the end."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     block = next(
-        b for b in re.findall(r"```bash\n(.*?)```", README, re.DOTALL) if "dask scheduler" in b
+        b
+        for b in re.findall(r"```bash\n(.*?)```", MANY_MACHINES, re.DOTALL)
+        if "dask scheduler" in b
     )
     lines = [re.sub(r"\s+#.*", "", line) for line in block.splitlines()]
     names = ("dask scheduler", "dask worker", "dli run")
