@@ -23,6 +23,10 @@ from dlilib.losses import METHODS
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 VIEW = "application/vnd.jupyter.widget-view+json"
+pytestmark = [  # of Sphinx's extensions
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::PendingDeprecationWarning"),
+]
 OWN_PAGES = ("search.html", "genindex.html")  # that Sphinx writes itself
 
 
@@ -40,7 +44,8 @@ def write(path, title, outputs=()):
         new_markdown_cell(f"# {title}"),
         new_code_cell("1 < 2", execution_count=1, outputs=list(outputs)),
     ]
-    nbformat.write(new_notebook(cells=cells), path)
+    metadata = {"language_info": {"name": "python", "pygments_lexer": "ipython3"}}
+    nbformat.write(new_notebook(cells=cells, metadata=metadata), path)
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +78,9 @@ def pages(site):
 
 
 def visible(text):
-    return html.unescape(re.sub("<[^>]+>", "", text))
+    """The text of a page, with plain quotes and spaces."""
+    shown = html.unescape(re.sub("<[^>]+>", "", text))
+    return " ".join(shown.replace("\N{RIGHT SINGLE QUOTATION MARK}", "'").split())
 
 
 def test_every_page_is_reached_from_the_front_page(pages):
@@ -243,7 +250,7 @@ def test_search_finds_a_function_from_a_file(opened, site, width):
     page, trouble = opened("light", width)
     page.goto((site / "index.html").as_uri())
     if width < 1000:
-        page.locator(".nav-overlay-icon, label[for=__navigation]").first.click()
+        page.locator("label.nav-overlay-icon:visible").first.click()
     page.locator("input[name=q]").first.fill("poisson_blend")
     page.locator("input[name=q]").first.press("Enter")
     page.wait_for_selector("ul.search li")
