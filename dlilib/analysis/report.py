@@ -187,7 +187,10 @@ def verdicts(preset: str, results: str | Path) -> str:
     folder = experiments.results_folder(preset, results)
     frame = select(records(folder / "records"), experiments.all_runs(preset))
     encoders = tables.finished_encoders(preset, frame)
-    return f"{VERDICTS}\n{tables.markdown(tables.verdict_table(preset, folder, encoders))}\n"
+    table = tables.verdict_table(preset, folder, encoders)
+    if table["encoder"].nunique() == 1:
+        table = table.drop(columns="encoder")
+    return f"{VERDICTS}\n{tables.markdown(table)}\n"
 
 
 def renewed(page: str, results: str | Path) -> str:
