@@ -24,7 +24,7 @@ class Warp:
             [0, 180]; the message names it.
     """
 
-    flip: float = 0.5  #: probability of a flip: horizontal, vertical or both, alike
+    flip: float = 0.5  #: probability of a flip, horizontal, vertical or both alike
     affine: float = 0.5  #: probability of the shift, scale and rotation below
     shift: float = 0.0625  #: ± share of the side
     scale: float = 0.1  #: ± relative

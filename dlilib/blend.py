@@ -109,8 +109,9 @@ def poisson_blend(
             target's), as released; "donor" takes the donor's, as the paper's equations.
         region: "rectangle", as released: every pixel but the image's outermost ring is solved for,
             from forward differences, with the target's ring as Dirichlet data, so that pixels
-            outside the mask change a little too. "mask": only the mask's pixels change (Pérez's
-            4-neighbour equations, solved in float64 to a relative residual of 2e-7).
+            outside the mask change too, most of all beside it. "mask": only the mask's pixels
+            change (Pérez's 4-neighbour equations, solved in float64 to a relative residual of
+            2e-7).
 
     Returns:
         A new (B, C, H, W) tensor, not clipped. Gradients flow to target and donor.

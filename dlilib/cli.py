@@ -252,10 +252,11 @@ def report(results: Results = RESULTS) -> None:
     pages = {results / "README.md": report_.report(results)}
     front = results.absolute().parent / "README.md"
     if front.is_file():
-        pages[front] = report_.renewed(front.read_text(), results)
+        pages[front] = report_.renewed(front.read_text(encoding="utf-8"), results)
     for path, text in pages.items():
-        write_whole(path, text.encode())
-        print(path)
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            write_whole(path, text.encode())
+            print(path)
 
 
 @app.command()
@@ -287,7 +288,7 @@ def study(
     paths = batch.to_redo(paths, folder / "notebooks") if failed else paths
     errors = batch.execute_notebooks(paths, folder / "notebooks", values, jobs=jobs)
     print(f"\nRecords, tables, figures and the executed notebooks are in {folder}/")
-    print(f"make docs PRESET={preset} builds pages of them")
+    print(f"python docs/build.py --preset {preset} --results {results} builds pages of them")
     if errors:
         told = "\n".join(f"  {name}: {error}" for name, error in errors.items())
         raise ValueError(

@@ -30,7 +30,7 @@ class Donors:
     marks: Tensor  #: bool (N / C,), the defects' pixels, of all crops (h, w)
     boxes: Tensor  #: int64 (D, 4), each crop's top, left, height and width in its image
     labels: Tensor  #: int64 (D,), 1..K
-    ids: Tensor  #: int64 (D,), how a plan names them: indices into their TileSet or of the crops
+    ids: Tensor  #: int64 (D,), how a plan names them, indices into their TileSet or of the crops
     sides: tuple[int, int]  #: height and width of the images
     channels: int  #: C
     classes: tuple[str, ...]  #: (K,)
@@ -162,7 +162,7 @@ class Donors:
 
     @cached_property
     def members(self) -> tuple[Tensor, ...]:
-        """K int64 tensors: the positions of each class's donors, in order."""
+        """The positions of each class's donors, in order, K int64 tensors."""
         return tuple((self.labels == c).nonzero()[:, 0] for c in range(1, len(self.classes) + 1))
 
     def require(self, classes: Sequence[str]) -> None:

@@ -28,7 +28,7 @@ SEEDED = threading.Lock()  # builds draw from torch's generator, which the whole
 class Encoder:
     """All facts about one encoder."""
 
-    name: str  #: in segmentation-models-pytorch; "tu-": taken from timm
+    name: str  #: in segmentation-models-pytorch, taken from timm with "tu-"
     repository: str  #: of its ImageNet weights (safetensors) on the model hub
     revision: str  #: of that repository
     decoder: tuple[int, ...] = LIGHT_DECODER  #: channels, one a stage of the encoder

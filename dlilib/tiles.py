@@ -13,8 +13,8 @@ from torch.utils.data import Dataset
 
 from dlilib.checks import described
 
-# Value of a mask's pixels that are neither background nor a class: they are never injected into,
-# and no loss and no metric counts them.
+#: Value of a mask's pixels that are neither background nor a class. They are never injected into,
+#: and no loss and no metric counts them.
 IGNORE = 255
 MOST_CLASSES = IGNORE - 1
 FREE = "Free"  # what the defect-free images are counted as; the name of no class
@@ -58,12 +58,12 @@ class TileSet(Dataset):
     names: tuple[str, ...]  #: (N,)
     classes: tuple[str, ...]  #: (K,) names of the classes 1..K, at most 254
     source: str = "unnamed"  #: the data set's name
-    #: sha256 of the source files, so that a record says what it was trained on; "": of all this
+    #: sha256 of the source files, so that a record says what it was trained on; else of all this
     digest: str = ""
     sizes: Tensor | None = None  #: int64 (N, 2); height and width before resizing, pixels
     exposure: Tensor | None = None  #: int64 (N,); number of the exposure, where known
     threshold: int = 0  #: mask values above it are defect, where masks were thresholded
-    resize: str = "nearest"  #: how the images came to their size; "pad": they kept it
+    resize: str = "nearest"  #: how the images came to their size; they kept it with "pad"
     #: (N,); "train", "val", "test" or "" for each image, where the data came split
     given: tuple[str, ...] | None = None
     # What the masks show, found when they are checked:

@@ -6,6 +6,7 @@
 import argparse
 import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -13,7 +14,6 @@ import nbformat
 import typer
 from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell
-from sphinx.cmd.build import build_main
 from typer.cli import get_docs_for_click
 
 from dlilib import cli
@@ -25,6 +25,7 @@ STORED = DOCS.parent / "notebooks"
 STORED_OUTPUT = "Not executed with this preset: these outputs are of `smoke`, on toy tiles"
 LONGEST_SHOWN = 14  # lines; longer code unfolds on a click
 ALTERNATIVE_TEXT = re.compile(r"#\| fig-alt: (.+)\n")  # as in Quarto
+GLANCE = "## At a glance"  # what stands below is the finding, and its code folded
 COMPARED = "# NBVAL_CHECK_OUTPUT\n"  # a mark for nbval
 DOCS_PAGE = re.compile(r"`docs/([\w/]+\.md)`")
 CODE_OR_TAG = re.compile(r"(`[^`]*`)|<")
@@ -50,7 +51,8 @@ def build(preset: str, results: str | Path, out: str | Path) -> Path:
         The path of the front page.
 
     Raises:
-        ValueError: The preset is unknown, none of its notebooks was executed, or Sphinx warns.
+        ValueError: The preset is unknown, none of its notebooks was executed, one cannot be read,
+            `out` lies in docs/, or Sphinx warns.
     """
     folder = experiments.results_folder(preset, results)
     executed = _notebooks(folder / "notebooks")
@@ -59,19 +61,24 @@ def build(preset: str, results: str | Path, out: str | Path) -> Path:
             f"no executed notebooks in {folder / 'notebooks'}: run dli study --preset {preset} "
             "first"
         )
+    if DOCS.resolve() in (Path(out).resolve(), *Path(out).resolve().parents):
+        raise ValueError(f"{out}: choose a folder outside {DOCS}, which is copied there")
     source, html = Path(out, "source"), Path(out, "html")
     for old in (source, html):
         shutil.rmtree(old, ignore_errors=True)
     shutil.copytree(DOCS, source, ignore=shutil.ignore_patterns("build.py", "__pycache__"))
     _write_results(preset, Path(results), folder, source)
-    (source / "reference" / "cli.md").write_text(_command_line())
+    (source / "generated" / "cli.md").write_text(_command_line())
     for name, path in {**_notebooks(STORED), **executed}.items():
         about = f"Executed with the preset `{preset}`" if name in executed else STORED_OUTPUT
-        nbformat.write(_as_page(nbformat.read(path, 4), name, about), source / "tutorials" / name)
+        shutil.copy(path, source / "generated")  # as it is, to be downloaded
+        nbformat.write(_as_page(_read(path), name, about), source / "tutorials" / name)
     options = ["--fail-on-warning", "--keep-going", "--quiet", "--builder", "html"]
     doctrees = ["--doctree-dir", str(Path(out, "doctrees")), "--fresh-env"]
-    if build_main([*options, *doctrees, str(source), str(html)]):
-        raise ValueError("Sphinx warns of what is told above")
+    # in a process of its own: autodoc changes the signatures of what it documents
+    command = [sys.executable, "-m", "sphinx", *options, *doctrees, str(source), str(html)]
+    if subprocess.run(command).returncode:
+        raise ValueError(f"Sphinx reported the warnings above; {source} is a copy of {DOCS}")
     return html / "index.html"
 
 
@@ -79,6 +86,13 @@ def _notebooks(folder: Path) -> dict[str, Path]:
     """Name -> notebook in the folder, in order, without those that failed."""
     paths = sorted(folder.glob("[0-9]*.ipynb"))
     return {path.name: path for path in paths if ".failed" not in path.name}
+
+
+def _read(path: Path) -> NotebookNode:
+    try:
+        return nbformat.read(path, 4)
+    except (ValueError, nbformat.ValidationError) as error:
+        raise ValueError(f"{path}: no notebook that can be read: {error}") from None
 
 
 def _write_results(preset: str, results: Path, folder: Path, source: Path) -> None:
@@ -111,22 +125,31 @@ def _command_line() -> str:
     command = typer.main.get_command(cli.app)
     text = get_docs_for_click(obj=command, ctx=typer.Context(command), name="dli")
     text = CODE_OR_TAG.sub(lambda found: found[1] or r"\<", text)
-    return text.replace("# `dli`", "# The command line", 1)
+    return text.replace("# `dli`\n", "", 1)
 
 
 def _as_page(notebook: NotebookNode, name: str, about: str) -> NotebookNode:
     """An executed notebook as a page: figures described, long code folded, no script needed."""
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
+    title, *rest = notebook.cells
+    file = f"{{download}}`{name} <../generated/{name}>`"
+    about = f"*{about}; open it with `make lab`, or download it: {file}.*"
+    cells = [title, new_markdown_cell(about, id="about")]
+    for cell in rest:
+        tags = cell.metadata.get("tags", [])
+        if cell.cell_type == "markdown":
+            cell.source = DOCS_PAGE.sub(_link, cell.source)
+        else:
             _describe_images(cell)
             cell.source = cell.source.removeprefix(COMPARED)
             cell.outputs = [_still(output) for output in cell.outputs]
-            if cell.source.count("\n") >= LONGEST_SHOWN:
-                cell.metadata.tags = [*cell.metadata.get("tags", []), "hide-input"]
-        else:
-            cell.source = DOCS_PAGE.sub(_link, cell.source)
-    download = f"open it with `make lab`, or download it: {{download}}`{name} <{name}>`"
-    notebook.cells.insert(1, new_markdown_cell(f"*{about}; {download}.*", id="about"))
+            if cells[-1].source == GLANCE or cell.source.count("\n") >= LONGEST_SHOWN:
+                cell.metadata.tags = [*tags, "hide-input"]
+        if "injected-parameters" in tags:
+            cells.append(
+                new_markdown_cell("For this page some of them were changed:", id="changed")
+            )
+        cells.append(cell)
+    notebook.cells = cells
     return notebook
 
 

@@ -1,5 +1,7 @@
 """Configuration of Sphinx. `docs/build.py` puts the sources together and calls it."""
 
+import re
+
 from docutils import nodes
 from docutils.utils.math import MathError
 from docutils.utils.math.latex2mathml import tex2mathml
@@ -9,6 +11,8 @@ from sphinx.writers.html5 import HTML5Translator
 
 from dlilib.version import __version__
 
+# Patterns of what stands in equations in pairs.
+PAIRS = [(r"(?<!\\){", r"(?<!\\)}"), (r"\\begin\b", r"\\end\b"), (r"\\left\b", r"\\right\b")]
 project = "dlilib"
 copyright = "The dlilib authors"
 release = version = __version__
@@ -48,11 +52,15 @@ copybutton_prompt_text = ">>> "
 
 
 def _mathml(node: nodes.Element, as_block: bool) -> str:
+    text = node.astext()
     try:
-        return str(tex2mathml(node.astext(), as_block=as_block))
+        for opening, closing in PAIRS:  # docutils takes equations that end too early
+            if len(re.findall(opening, text)) != len(re.findall(closing, text)):
+                raise MathError(f"not as many {opening} as {closing}")
+        return str(tex2mathml(text, as_block=as_block))
     except MathError as error:
-        logging.getLogger(__name__).warning("%s: %s", error, node.astext(), location=node)
-        return node.astext()
+        logging.getLogger(__name__).warning("%s: %s", error, text, location=node)
+        return text
 
 
 def _inline_math(translator: HTML5Translator, node: nodes.math) -> None:

@@ -192,7 +192,7 @@ def test_notebooks_that_fail_stop_nobody_and_are_redone(tiny_study, tmp_path):
     stamps = {name: (made / f"{name}.ipynb").stat().st_mtime_ns for name in ("1_good", "4_good")}
     redone = dli(*words, "--failed")
     assert redone.exit_code == 0
-    assert "make docs PRESET=tiny" in redone.output
+    assert f"--preset tiny --results {results} builds pages" in redone.output
     assert sorted(p.stem for p in made.iterdir()) == ["1_good", "2_wrong", "3_killed", "4_good"]
     assert printed(made / "2_wrong.ipynb") == "begun tiny\nended\n"
     assert {name: (made / f"{name}.ipynb").stat().st_mtime_ns for name in stamps} == stamps

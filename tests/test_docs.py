@@ -23,10 +23,6 @@ from dlilib.losses import METHODS
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 VIEW = "application/vnd.jupyter.widget-view+json"
-pytestmark = [  # of Sphinx's extensions
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::PendingDeprecationWarning"),
-]
 OWN_PAGES = ("search.html", "genindex.html")  # that Sphinx writes itself
 
 
@@ -151,13 +147,15 @@ def test_the_front_page_tells_the_verdicts(pages):
     assert all(method in text for method in METHODS)
 
 
-def test_every_public_name_is_in_the_reference(site):
+def test_every_public_name_is_in_the_reference(site, pages):
     inventory = InventoryFile.loads((site / "objects.inv").read_bytes(), uri="")
     # private API of Sphinx, whose form may change: the names are all that counts here
     names = {name for group in inventory.data.values() for name in group}
     public = {f"dlilib.{name}" for name in dlilib.__all__ if not name.startswith("_")}
     assert public <= names
     assert {f"dlilib.Run.{field.name}" for field in fields(dlilib.Run)} <= names
+    # a colon in an attribute's comment makes a type of what stands before it
+    assert not [page for page in pages if ">Type<" in pages[page]]
     methods = ("plan", "apply_plan", "as_released")
     assert {f"dlilib.DynamicLabelInjection.{method}" for method in methods} <= names
 
@@ -177,14 +175,28 @@ def test_without_executed_notebooks_it_says_what_to_run(build, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_warning_is_an_error(build, tmp_path, monkeypatch, capfd):
+def test_warnings_are_errors_that_name_the_page(build, tmp_path, monkeypatch, capfd):
     copy = tmp_path / "docs"
     shutil.copytree(ROOT / "docs", copy)
-    (copy / "start.md").write_text("# Start\n\n[nowhere](no_such_page.md)\n")
+    broken = ["[nowhere](no_such_page.md)", r"$\frac{1}{2$", r"$\begin{cases} a$", r"$\unknown$"]
+    (copy / "start.md").write_text("# Start\n\n" + "\n\n".join(broken))
     monkeypatch.setattr(build, "DOCS", copy)
-    with pytest.raises(ValueError, match="Sphinx warns"):
+    with pytest.raises(ValueError, match="Sphinx reported the warnings above"):
         build.build("lite", ROOT / "results", tmp_path / "out")
-    assert "no_such_page.md" in capfd.readouterr().err
+    told = [line for line in capfd.readouterr().err.splitlines() if "start.md" in line]
+    assert len(told) == len(broken)
+    for words in broken:
+        assert any(words.strip("$")[-12:].strip(")") in line for line in told), words
+
+
+def test_what_cannot_be_built_is_refused_by_name(build, tmp_path):
+    with pytest.raises(ValueError, match="choose a folder outside"):
+        build.build("lite", ROOT / "results", ROOT / "docs" / "out")
+    folder = tmp_path / "lite" / "notebooks"
+    folder.mkdir(parents=True)
+    (folder / "01_half.ipynb").write_text('{"cells": [')
+    with pytest.raises(ValueError, match="01_half[.]ipynb: no notebook that can be read"):
+        build.build("lite", tmp_path, tmp_path / "out")
 
 
 def test_the_readmes_result_is_what_the_records_say():

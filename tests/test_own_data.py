@@ -13,9 +13,10 @@ import cv2
 import nbformat
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from dlilib import DataError, Run, TileSet, fit, from_folder
+from dlilib import IGNORE, DataError, Run, TileSet, fit, from_folder, models
 from dlilib.data.convert import to_folder
 from dlilib.study import own_data
 from dlilib.training import trainer
@@ -235,3 +236,52 @@ def test_a_folder_written_from_tiles_reads_back(photographs, tmp_path):
     assert (again.images == tiles.images).all() and (again.masks == tiles.masks).all()
     assert again.names == tiles.names and again.classes == tiles.classes
     assert len(np.unique(np.stack([again.groups, tiles.groups]), axis=1).T) == 20
+
+
+def test_the_worst_misses_are_one_of_each_part_the_worst_first():
+    masks = torch.zeros(5, 8, 8, dtype=torch.uint8)
+    masks[:4, 0, :4] = 1  # four pixels each; the last image is defect-free
+    masks[2, 1, :] = IGNORE
+    tiles = TileSet.from_arrays(
+        torch.zeros(5, 1, 8, 8, dtype=torch.uint8), masks, ["pit"], groups=[0, 0, 1, 2, 3]
+    )
+    maps = masks.clone()
+    maps[0, 0, 0] = 0  # one of four missed
+    maps[1, 0, :2] = 0  # two of four missed, in the same part
+    maps[2] = torch.where(masks[2] == IGNORE, 1, masks[2])  # wrong only where nothing counts
+    maps[4, 7, 7] = 1  # a false alarm: all that is marked
+    found = own_data.worst_misses(maps, tiles, np.arange(5))
+    assert found.index.tolist() == [4, 1]
+    assert found["share"].tolist() == [1.0, 0.5] and found["pixels"].tolist() == [1, 2]
+    val = np.array([3, 1])
+    assert own_data.worst_misses(maps[val], tiles, val).index.tolist() == [1]
+    assert len(own_data.worst_misses(maps, tiles, np.arange(5), most=1)) == 1
+    assert len(own_data.worst_misses(masks, tiles, np.arange(5))) == 1  # nothing is wrong
+
+
+def test_scores_tell_classes_and_false_alarms():
+    last = {
+        "iou": 0.5,
+        "classes": [[5, 5, 0], [0, 0, 0]],
+        "false_alarms": {"images": 1, "of": 8, "pixels": 3},
+    }
+    record = {"last": last, "data": {"classes": ["pit", "scratch"]}}
+    run = Run(data="parts")
+    found = own_data.scores({run: record, Run(data="parts", method="baseline"): record})
+    assert found.index.tolist() == [("resnet18", "DLI"), ("resnet18", "none")]
+    row = found.iloc[0]
+    assert (row["all defects"], row["pit"], row["false alarms"]) == (0.5, 0.5, "1 of 8")
+    assert np.isnan(row["scratch"]) and row["false pixels"] == 3
+
+
+@pytest.mark.slow
+def test_exported_models_are_compared_with_torch(tmp_path, monkeypatch):
+    model = models.build("resnet18", 2, weights=None).eval()
+    run, images = Run(data="parts", size=32), torch.rand(3, 1, 32, 32)
+    found = own_data.export_models({run: model}, images, tmp_path)
+    row = found.loc["resnet18"]
+    assert (tmp_path / row["file"]).stat().st_size == round(1e6 * row["MB"])
+    assert row["largest difference of a logit"] < 1e-3 and row["ms per image"] > 0
+    monkeypatch.setattr(own_data, "SAME_LOGIT", -1.0)
+    with pytest.raises(ValueError, match=r"\.onnx: its logits differ from the model's"):
+        own_data.export_models({run: model}, images, tmp_path)

@@ -48,6 +48,7 @@ PROTOCOLS = {
     "tile-disjoint, last epoch": Protocol(TILE, epoch="last"),
     "all corrected": Protocol(TILE | FREE_IN_VAL, losses="published", epoch="last"),
 }
+NOT_PLANNED = "not planned"  # no run of the preset feeds it
 # The harder one first; the one with more seeds gives the verdict.
 AUDIT = ("all corrected", "tile-disjoint, last epoch")
 
@@ -161,11 +162,11 @@ CLAIMS = {
         {"method": "baseline"}, measure=small_less_large, obstacle=small_not_found
     ),
 }
-OPEN = {  # what DLI leaves open: its released choice, less the other one
-    "every defect-free image filled, less until uniform": Claim({"until": "uniform"}),
-    "Poisson on the rectangle, less on the mask": Claim({"region": "mask"}),
-    "mixed gradients, less the donor's": Claim({"guidance": "donor"}),
-    "widened label, less the donor's own": Claim({"label": "tight"}),
+OPEN = {  # what DLI leaves open: its released choice, minus the other one
+    "every defect-free image filled, minus until uniform": Claim({"until": "uniform"}),
+    "Poisson on the rectangle, minus on the mask": Claim({"region": "mask"}),
+    "mixed gradients, minus the donor's": Claim({"guidance": "donor"}),
+    "widened label, minus the donor's own": Claim({"label": "tight"}),
 }
 COLUMNS = (
     "encoder",
@@ -234,7 +235,7 @@ def _measure(
     groups = [group for group in records if all(group)]
     found, theirs = claim.measure(groups, protocol.epoch), claim.paper(encoder)
     if not groups and not any(planned.issuperset(runs) for runs in needed):
-        text, word = "not planned", Verdict("not planned")
+        text, word = NOT_PLANNED, Verdict(NOT_PLANNED)
     elif not math.isnan(found.mean) and (why := claim.obstacle(groups, protocol.epoch)):
         text, word = str(found), Verdict("not measurable", why)
     else:
@@ -268,16 +269,29 @@ def verdict(ours: Estimate, paper: float) -> Verdict:
     return Verdict("weaker" if ours.high < paper else "reproduced")
 
 
+def audited(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of `claims` that audit: of each encoder's claim that protocol of `AUDIT`.
+
+    It is the one with more seeds; of as many, one that is planned; of these, the harder one.
+    """
+    rows = frame[frame["protocol"].isin(AUDIT)]
+    order = pd.DataFrame(
+        {
+            "n": -rows["n"],
+            "unplanned": rows["state"] == NOT_PLANNED,
+            "harder": rows["protocol"].map(AUDIT.index),
+        }
+    )
+    order = order.sort_values(["n", "unplanned", "harder"], kind="stable")
+    return rows.loc[order.index].drop_duplicates(["encoder", "claim"])
+
+
 def verdicts(frame: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of `claims` that decide: the paper's own protocol, and the audit."""
     rows = []
     for (encoder, claim), found in frame.groupby(["encoder", "claim"], sort=False):
-        protocols = {row.protocol: row for row in found.itertuples()}
-        ours = protocols["paper's protocol"]
-        # the one with more seeds; of as many, one that is planned; of these, the harder one
-        audit = max(
-            (protocols[name] for name in AUDIT), key=lambda row: (row.n, row.state != "not planned")
-        )
+        (ours,) = found[found["protocol"] == "paper's protocol"].itertuples()
+        (audit,) = audited(found).itertuples()
         rows.append(
             {
                 "encoder": encoder,

@@ -8,9 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dlilib.data import splits
-from dlilib.tiles import TileSet
-
-FREE = "Free"  # how the class of the images without a defect is called
+from dlilib.tiles import FREE, TileSet
 
 
 def images(tiles: TileSet) -> pd.DataFrame:
@@ -138,7 +136,7 @@ def finding(tiles: TileSet, leaked: pd.DataFrame) -> str:
     seen, seen_defective = mean.loc["image"]
     return (
         f"{free:.0%} of the images are defect-free, and the most frequent defect class has "
-        f"{ratio:.1f} times the images of the rarest. With the image-level split {seen:.0%} of the "
-        f"validation images show a part that is in training ({seen_defective:.0%} one that is "
+        f"{ratio:.1f} times the images of the rarest. With the image-level split {seen:.1%} of the "
+        f"validation images show a part that is in training ({seen_defective:.1%} one that is "
         f"there with a defect), with the tile-disjoint split {mean.loc['tile', 'leak']:.0%}."
     )

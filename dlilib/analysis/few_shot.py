@@ -141,19 +141,22 @@ def gains(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["encoder", "shots", f"part ({INTERPRETATION})", *measures])
 
 
-def finding(gains: pd.DataFrame) -> str:
+def finding(added: pd.DataFrame) -> str:
     """Say which parts help the micro IoU, in a line for each encoder and number of shots.
 
     Args:
-        gains: What the parts add, as `gains` returns it.
+        added: What the parts add, as `gains` returns it.
     """
     lines = []
-    part, gain = gains.columns[2], f"gain in {MEASURES['iou']}"
-    words = gains[gain].str.rpartition(": ")[2].rename("word")
-    for (encoder, shots), rows in gains.groupby(["encoder", "shots"], sort=False):
+    part, gain = added.columns[2], f"gain in {MEASURES['iou']}"
+    words = added[gain].str.rpartition(": ")[2]
+    for (encoder, shots), rows in added.groupby(["encoder", "shots"], sort=False):
         by_word = rows[part].groupby(words.loc[rows.index], sort=False)
         found = "; ".join(f"{word}: {', '.join(names)}" for word, names in by_word)
-        lines.append(f"{encoder}, {shots} annotated a class: {found}.")
+        if set(words.loc[rows.index]) == {"pending"}:
+            found = "not measured yet"
+        number = "1 annotated image" if shots == 1 else f"{shots} annotated images"
+        lines.append(f"{encoder}, {number} a class: {found}.")
     return "\n".join(lines)
 
 

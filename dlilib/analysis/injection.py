@@ -7,7 +7,7 @@ import pandas as pd
 from torch import Tensor
 
 from dlilib.balance import Plan, plan_classes
-from dlilib.tiles import TileSet
+from dlilib.tiles import FREE, TileSet
 
 
 def plan_table(plan: Plan, tiles: TileSet) -> pd.DataFrame:
@@ -42,7 +42,7 @@ def class_counts(batches: dict[str, Tensor], classes: Sequence[str]) -> pd.DataF
     Returns:
         A row for each batch, a column for each class, the defect-free images first.
     """
-    names = ["Free", *classes]
+    names = [FREE, *classes]
     rows = {title: np.bincount(labels, minlength=len(names)) for title, labels in batches.items()}
     return pd.DataFrame.from_dict(rows, orient="index", columns=names)
 

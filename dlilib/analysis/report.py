@@ -27,8 +27,8 @@ FEW_SHOT = (
     "their angle to the mean direction of these.\n"
 )
 GAINS = (
-    "What each part adds: the variants with it less the same variants without it, seed by seed; "
-    '"all three" and "DLI" less plain training. Intervals for the micro IoU as under "What '
+    "What each part adds: the variants with it minus the same variants without it, seed by seed; "
+    '"all three" and "DLI" minus plain training. Intervals for the micro IoU as under "What '
     "survives\", for the other two Student's t over seeds alone. Nothing is corrected for how many "
     "they are: of 20 intervals one excludes 0 by chance. Not measurable: IoUs below 0.05 on "
     "average with the part and without it.\n"
@@ -37,7 +37,7 @@ VERDICTS = (
     "Differences in micro IoU over n seeds; 95 % intervals: the wider of Student's t over seeds "
     "and a bootstrap over seeds and parts (not over images). The last two claims are other "
     "differences, with Student's t alone: in the share of the IoU kept at half the data, and in "
-    "the mean IoU gained by small classes less large ones.\n"
+    "the mean IoU gained by small classes minus large ones.\n"
 )
 PILOT = (
     "Runs of seed 0 that compared batch size, learning rate and length before the preset's "
@@ -46,7 +46,9 @@ PILOT = (
 )
 INTRODUCTION = """# Results
 
-Written by `dli report` from the records; do not edit. Ours: mean micro IoU of the validation images
+<!-- Written by `dli report` from the records; do not edit. -->
+
+Ours: mean micro IoU of the validation images
 at the epoch that is best on them, the paper's figure, with a 95 % interval (Student's t) over n
 seeds. Paper: mean ± standard deviation over 5 seeds at 1000 epochs. Average: over the encoders;
 ours seed by seed with its interval over seeds, the paper's ± over the encoders. A verdict is about
@@ -144,9 +146,10 @@ def _grouped(rows: pd.DataFrame, column: str) -> str:
     """The methods by verdict: "reproduced against wce; pending against baseline and focal"."""
     parts = []
     for verdict, same in rows.groupby(column, sort=False):
-        names = same["claim"].str.removeprefix(LEAD).tolist()
-        listed = " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
-        parts.append(f"{verdict} against {listed}")
+        *first, last = same["claim"].str.removeprefix(LEAD)
+        names = f"{', '.join(first)} and {last}" if first else last
+        word = "not measured yet" if verdict == "pending" else verdict
+        parts.append(f"{word} against {names}")
     return "; ".join(parts)
 
 
@@ -204,7 +207,7 @@ def renewed(page: str, results: str | Path) -> str:
     """
     before, begin, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)
-    preset = next((p for p in PRESETS_SHOWN if _preset(p, results)), None)
+    preset = next((p for p in PRESETS_SHOWN if any(_finished(p, results))), None)
     if not end or preset is None:
         return page
     return f"{before}{begin}\n\n{summary(preset, results)}\n{end}{after}"
@@ -213,13 +216,12 @@ def renewed(page: str, results: str | Path) -> str:
 def _preset(preset: str, results: str | Path) -> list[str]:
     """Blocks of Markdown that make a preset's section; none if none of its runs is finished."""
     folder = experiments.results_folder(preset, results)
-    frame = select(records(folder / "records"), experiments.all_runs(preset))
-    pilot = tables.pilot_table(preset, folder)
-    piloted = len(pilot) > 0 and (pilot["micro IoU"] != "pending").any()
-    if not len(frame) and not piloted:
+    trained, piloted = _finished(preset, results)
+    if not trained and not piloted:
         return []
+    frame = select(records(folder / "records"), experiments.all_runs(preset))
     blocks = [f"## `{preset}`\n"]
-    if len(frame):
+    if trained:
         blocks.append(_about(preset, frame))
         blocks += _paper_tables(preset, frame)
         blocks += _claims(preset, frame, folder)
@@ -227,8 +229,17 @@ def _preset(preset: str, results: str | Path) -> list[str]:
     else:
         blocks.append(f"{PRESETS[preset].about}. No run of its grid is finished.\n")
     if piloted:
-        blocks += ["### Pilot\n", PILOT, tables.markdown(pilot), ""]
+        pilot = tables.markdown(tables.pilot_table(preset, folder))
+        blocks += ["### Pilot\n", PILOT, pilot, ""]
     return blocks
+
+
+def _finished(preset: str, results: str | Path) -> tuple[bool, bool]:
+    """Whether a run of the preset's grid is finished, and whether one of its pilot is."""
+    folder = experiments.results_folder(preset, results)
+    finished = set(records(folder / "records")["id"])
+    grid, pilot = experiments.all_runs(preset), experiments.pilot(preset)
+    return tuple(any(run.id in finished for run in runs) for runs in (grid, pilot))
 
 
 def _about(preset: str, frame: pd.DataFrame) -> str:

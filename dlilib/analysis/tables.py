@@ -51,7 +51,8 @@ def paper_table(
 
     Returns:
         For each encoder, and for the average over all three, the columns "<encoder>, ours"
-        ("pending" where no run is finished) and "<encoder>, paper".
+        ("pending" where no run is finished, "not planned" where the preset has none) and
+        "<encoder>, paper".
 
     Raises:
         ValueError: There is no such table.
@@ -60,7 +61,7 @@ def paper_table(
         raise ValueError(f"number must be one of {tuple(TABLES)}, got {number!r}")
     name, by = TABLES[number]
     runs = experiments.experiment(name, preset, PAPER_ENCODERS, seeds=seeds, split=split)
-    ours = summarise(runs, frame, ["encoder", by]).set_index(["encoder", by])["text"]
+    ours = _texts(preset, runs, frame, ["encoder", by])
     rows = []
     for key in METHODS if number == 1 else (0.0, 1.0, 0.5):
         row = {by: key}
@@ -68,7 +69,8 @@ def paper_table(
             row[f"{encoder}, ours"] = ours[encoder, key]
             row[f"{encoder}, paper"] = _printed(number, encoder, key)
         found = select(frame, [run for run in runs if getattr(run, by) == key])
-        row["average, ours"] = _average(found)
+        planned = claims.NOT_PLANNED not in [row[f"{encoder}, ours"] for encoder in PAPER_ENCODERS]
+        row["average, ours"] = _average(found) if planned else claims.NOT_PLANNED
         row["average, paper"] = _printed(number, "average", key)
         rows.append(row)
     return pd.DataFrame(rows).set_index(by)
@@ -90,9 +92,22 @@ def result_table(preset: str, frame: pd.DataFrame, encoder: str) -> pd.DataFrame
     table["paper"] = [_printed(1, encoder, method) for method in METHODS]
     for split, title in SPLITS.items():
         runs = experiments.experiment("comparison", preset, [encoder], split=split)
-        ours = summarise(runs, frame, ["method"]).set_index("method")["text"]
-        table[f"ours, {title}"] = table[encoder].map(ours)
+        table[f"ours, {title}"] = list(_texts(preset, runs, frame, ["method"]))
     return table
+
+
+def _texts(preset: str, runs: Sequence[Run], frame: pd.DataFrame, by: list[str]) -> pd.Series:
+    """What is measured of each group of runs, or that the preset plans none of them."""
+    planned = set(experiments.all_runs(preset))
+    expected = {tuple(getattr(run, name) for name in by) for run in runs if run in planned}
+    summary = summarise(runs, frame, by)
+    known = [key in expected for key in summary[by].itertuples(index=False, name=None)]
+    known = np.array(known) | (summary["n"] > 0)
+    return (
+        summary["text"]
+        .where(known, claims.NOT_PLANNED)
+        .set_axis(pd.MultiIndex.from_frame(summary[by]))
+    )
 
 
 def _average(frame: pd.DataFrame) -> str:

@@ -123,16 +123,17 @@ def largest_difference(tiles: TileSet, device: str = "cpu", most: int = 8) -> fl
     """Compare the blend of a batch with one image at a time in double precision on the CPU.
 
     Args:
-        tiles: The data set; its first defective images are blended into its first images.
+        tiles: The data set; its first defective images are blended into its first defect-free ones.
         device: Of the batch.
         most: Images.
 
     Returns:
         The largest difference, of images in [0, 1].
     """
-    rows = (tiles.labels > 0).nonzero()[:most, 0]
-    target, donor = tiles.images[: len(rows)].float() / 255, tiles.images[rows].float() / 255
-    mask = tiles.masks[rows] > 0
+    free, defective = ((tiles.labels > 0) == wanted for wanted in (False, True))
+    most = min(most, int(free.sum()), int(defective.sum()))
+    target, donor = (tiles.images[of][:most].float() / 255 for of in (free, defective))
+    mask = tiles.masks[defective][:most] > 0
     fast = poisson_blend(*(x.to(device) for x in (target, donor, mask))).cpu()
     singles = zip(target.double().split(1), donor.double().split(1), mask.split(1), strict=True)
     exact = torch.cat([poisson_blend(*single) for single in singles])

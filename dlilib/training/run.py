@@ -70,23 +70,23 @@ class Run:
     free_share: float = 1.0  #: of the defect-free training images that an epoch draws anew
     method: str = "dli"  #: "baseline", "focal", "balanced", "wce" or "dli"
     losses: str = "released"  #: the competitors' losses as "released" or as "published"
-    p_poisson: float = 0.5  #: DLI: probability of Poisson blending, else cut-paste
-    until: str = "filled"  #: DLI: fill every defect-free image, or stop once "uniform"
-    region: str = "rectangle"  #: DLI: where Poisson blending solves, "rectangle" or "mask"
-    guidance: str = "mixed"  #: DLI: Poisson blending's gradients, "mixed" or "donor"
-    label: str = "dilated"  #: DLI: a Poisson composite's label, "dilated" or "tight"
+    p_poisson: float = 0.5  #: of DLI, probability of Poisson blending, else cut-paste
+    until: str = "filled"  #: of DLI, fill every defect-free image, or stop once "uniform"
+    region: str = "rectangle"  #: of DLI, where Poisson blending solves, "rectangle" or "mask"
+    guidance: str = "mixed"  #: of DLI, Poisson blending's gradients, "mixed" or "donor"
+    label: str = "dilated"  #: of DLI, a Poisson composite's label, "dilated" or "tight"
     encoder: str = "resnet18"  #: a key of `models.ENCODERS`
-    weights: str | None = "imagenet"  #: the encoder's initial weights; None: random
+    weights: str | None = "imagenet"  #: the encoder's initial weights, random where None
     epochs: int = 1000  #: passes over the training images
     batch: int = 64  #: images
     lr: float = 5e-4  #: of AdamW without weight decay; cosine to 0 over the epochs
     seed: int = 0  #: of the split, the model and every draw
-    precision: str = "fp32"  #: or "bf16" (autocast), or "auto": bf16 where the hardware has units
-    shots: int = 0  #: few-shot: annotated images a class that train; 0: as the split says
+    precision: str = "fp32"  #: or "bf16" (autocast), or "auto", bf16 where the hardware has units
+    shots: int = 0  #: annotated images a class that train; with 0 as the split says
     nbr: float = 0.0  #: weight of the normal background regularisation (our interpretation)
-    #: DLI: weigh composites by their likeness to real defects (our interpretation)
+    #: of DLI, weigh composites by their likeness to real defects (our interpretation)
     similarity: bool = False
-    ties: str = "lowest"  #: DLI: which of several rarest classes is injected, "lowest" or "random"
+    ties: str = "lowest"  #: of DLI, which of several rarest classes, "lowest" or "random"
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -166,7 +166,7 @@ class Run:
 
     @property
     def id(self) -> str:
-        """A readable prefix and a hash over `changed`: the name of the run's files."""
+        """The name of the run's files, a readable prefix and a hash over `changed`."""
         # A field that is added later leaves the ids as they are, and a default must never change.
         text = json.dumps(self.changed, sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:10]

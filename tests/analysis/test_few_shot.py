@@ -1,5 +1,6 @@
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 from builders import record
 
@@ -164,3 +165,30 @@ def test_figures_show_every_run(folder):
     title = figures.feature_planes(records.to_dict())[0].figure.get_suptitle()
     assert title.replace("\n", " ").endswith("AUROC from 0.900 (plain) to 0.950 (DLI)")
     plt.close("all")
+
+
+def test_finding_groups_parts_by_what_they_do():
+    part, gain = f"part ({few_shot.INTERPRETATION})", "gain in micro IoU"
+    added = pd.DataFrame(
+        [
+            ("resnet18", 1, "NBR", "0.100 [0.050, 0.150] (n = 3): helps"),
+            ("resnet18", 1, "DLI", "0.010 (n = 1): undecided"),
+            ("resnet18", 1, "all three", "0.200 [0.100, 0.300] (n = 3): helps"),
+            ("resnet18", 5, "NBR", "pending"),
+        ],
+        columns=["encoder", "shots", part, gain],
+    )
+    assert few_shot.finding(added).splitlines() == [
+        "resnet18, 1 annotated image a class: helps: NBR, all three; undecided: DLI.",
+        "resnet18, 5 annotated images a class: not measured yet.",
+    ]
+
+
+def test_records_shown_are_of_the_first_seed_and_most_shots(folder):
+    frame = few_shot.runs("short", folder)
+    assert few_shot.records_shown(frame, ("no such variant",)) == {}
+    frame["record"] = [{"of": (row.variant, row.shots, row.seed)} for row in frame.itertuples()]
+    found = few_shot.records_shown(frame, ("DLI", "plain"))
+    seed, shots = frame["seed"].iloc[0], frame["shots"].max()
+    assert list(found) == ["DLI", "plain"]
+    assert found["DLI"]["of"] == ("DLI", shots, seed)

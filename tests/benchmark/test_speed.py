@@ -293,10 +293,32 @@ def test_the_readmes_ratios_are_told_to_hold_or_not():
     assert speed.verdicts({})["holds"].tolist() == ["–"] * 4
 
 
-def test_the_readme_says_what_is_claimed():
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
+def test_the_documentation_says_what_is_claimed():
+    page = Path(__file__).parents[2] / "docs" / "explanation" / "speed.md"
     for claim in speed.CLAIMS:
-        assert f"{claim.text}: at least {claim.least:g}" in readme
+        assert f"| {claim.text} | {claim.least:g} |" in page.read_text()
+
+
+def test_the_largest_difference_is_of_a_blend_that_changes_the_target(small_toy, monkeypatch):
+    assert 0 < speed.largest_difference(small_toy) < 1e-5
+    monkeypatch.setattr(
+        speed, "poisson_blend", lambda target, donor, mask: target + (len(target) > 1) * 0.25
+    )
+    assert speed.largest_difference(small_toy) == pytest.approx(0.25)
+
+
+def test_finding_tells_milliseconds_and_the_share_of_the_ceiling():
+    balancing = pd.DataFrame(
+        {"what": ["dlilib", "others", "dlilib"], "p_poisson": [0.0, 0.0, 1.0], "ms": [20, 400, 76]}
+    )
+    trained = pd.DataFrame(
+        {"encoder": "resnet18", "what": ["resident batch", "with injection"], "ms": [90.0, 100.0]}
+    )
+    assert speed.finding(balancing, trained) == (
+        "A batch of 64 is balanced in 20 ms at a share of 0, 76 ms at a share of 1 of Poisson "
+        "blending.\nTraining with injection reaches this much of the ceiling's speed: "
+        "90% (resnet18)."
+    )
 
 
 def test_a_compiler_that_fails_is_told_and_left_out(few_tiles, monkeypatch, capsys):

@@ -17,7 +17,7 @@ from dlilib.analysis.figures.style import (
     styled,
     wrapped,
 )
-from dlilib.tiles import TileSet
+from dlilib.tiles import FREE, TileSet
 
 MOST_IMAGES = 20  # of one part: those with more are counted here
 
@@ -68,7 +68,7 @@ def areas_and_sizes(images: pd.DataFrame, classes: Sequence[str]) -> list[Axes]:
         The three Axes: boxes of the mask areas, points of the sizes, bars of images a part.
     """
     axes = panels(3, 8.6)
-    colours = {"Free": FREE_COLOUR, **dict(zip(classes, CLASS_PALETTE, strict=False))}
+    colours = {FREE: FREE_COLOUR, **dict(zip(classes, CLASS_PALETTE, strict=False))}
     _areas(axes[0], images[images["mask share, %"] > 0], classes, colours)
     _sizes(axes[1], images, colours)
     _images_of_parts(axes[2], images.groupby("part").size())

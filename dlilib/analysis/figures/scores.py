@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 
-from dlilib.analysis.claims import AUDIT, FLOOR
+from dlilib.analysis.claims import FLOOR, audited
 from dlilib.analysis.figures.style import (
     HEADER,
     METHOD_COLOURS,
@@ -229,7 +229,7 @@ def _change_at_half(drop: pd.DataFrame) -> str:
     if not shares:
         return "No change from all of the training data is measured yet"
     share = 0.5 if 0.5 in shares else min(shares)
-    changes = drop.loc[share].dropna()
+    changes = drop.loc[share].dropna().round() + 0.0  # no "-0 %"
     told = [f"{change:+.0f} % ({_spoken(name)})" for name, change in changes.items()]
     text = f"At {percent(share)} of the training data the IoU changes by {listed(told)}"
     return text.replace("-", "−")
@@ -285,9 +285,7 @@ def _mark_paper(ax: Axes) -> None:
     """Mark how many images the paper trains on."""
     ax.axvline(PAPER_IMAGES, color="0.4", linestyle=":")
     text, where = f"paper: {PAPER_IMAGES:,}", {"textcoords": "offset points", "rotation": 90}
-    ax.annotate(
-        text, (PAPER_IMAGES, 0), (-2, 4), ha="right", fontsize="x-small", color="0.4", **where
-    )
+    ax.annotate(text, (PAPER_IMAGES, 0), (-2, 4), ha="right", fontsize=SMALL, color="0.4", **where)
 
 
 def _mark_powers_of_ten(ax: Axes) -> None:
@@ -310,7 +308,8 @@ def _classes_found(curves: pd.DataFrame) -> str:
         number = f"{len(missed)} of {len(best)} classes"
         return f"No finished run finds {number}: {listed(missed)}"
     first = by_class[by_class["IoU"] >= FLOOR].groupby("what")["images"].min()
-    return f"Some run finds every class: {first.idxmax()} last, after {first.max():,.0f} images"
+    last = f"{first.idxmax()} last, after {first.max():,.0f} images"
+    return f"Each class is found by some run: {last}"
 
 
 @styled
@@ -451,11 +450,11 @@ def effects(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     n = seeds(frame["n"].min(), frame["n"].max())
     ax.set_xlabel(f"difference in IoU, 95 % interval where n > 1; {encoders}, {n}")
     legend_below(ax, columns=1, lines=2)
-    state(ax, _above_zero(measured), chars=60)
+    state(ax, _above_zero(frame, measured), chars=60)
     return ax
 
 
-def _above_zero(measured: pd.DataFrame) -> str:
+def _above_zero(frame: pd.DataFrame, measured: pd.DataFrame) -> str:
     """For how many measured claims the whole interval is above 0, and where it is below."""
     if measured.empty:
         return "No claim is measured yet"
@@ -463,14 +462,12 @@ def _above_zero(measured: pd.DataFrame) -> str:
         return (
             f"{counted(measured['claim'].nunique(), 'claim')} measured, none with an interval yet"
         )
-    audit = measured[measured["protocol"].isin(AUDIT)].copy()
-    audit["order"] = audit["protocol"].map(AUDIT.index)  # as in `claims.verdicts`
-    audit = audit.sort_values(["n", "order"], ascending=[False, True]).drop_duplicates("claim")
+    audit = audited(frame)
     told = [
         f"{_intervals(rows)} under {name}"
         for name, rows in (
             ("the paper's protocol", measured[measured["protocol"] == "paper's protocol"]),
-            ("the audit", audit),
+            ("the audit", audit[audit.index.isin(measured.index)]),
         )
     ]
     return f"Whole interval above 0: {', '.join(told)}"
