@@ -195,7 +195,7 @@ def test_what_cannot_be_built_is_refused_by_name(build, tmp_path):
     folder = tmp_path / "lite" / "notebooks"
     folder.mkdir(parents=True)
     (folder / "01_half.ipynb").write_text('{"cells": [')
-    with pytest.raises(ValueError, match="01_half[.]ipynb: no notebook that can be read"):
+    with pytest.raises(ValueError, match=r"01_half\.ipynb: no notebook that can be read"):
         build.build("lite", tmp_path, tmp_path / "out")
 
 
