@@ -28,7 +28,7 @@ ALTERNATIVE_TEXT = re.compile(r"#\| fig-alt: (.+)\n")  # as in Quarto
 GLANCE = "## At a glance"  # what stands below is the finding, and its code folded
 COMPARED = "# NBVAL_CHECK_OUTPUT\n"  # a mark for nbval
 DOCS_PAGE = re.compile(r"`docs/([\w/]+\.md)`")
-CODE_OR_TAG = re.compile(r"(`[^`]*`)|<")
+CODE_OR_SPECIAL = re.compile(r"(`[^`]*`)|<|--[a-z][\w-]*")
 UNBROKEN = re.compile(r"\[\S+, \S+\]|\S+ ± \S+|\(n = \d+\)")  # "[0.1, 0.2]", "0.1 ± 0.2", "(n = 2)"
 OVERVIEW = """![A batch of mostly defect-free images, the warped defects that are injected, and the
 balanced batch, each with its counts by class](generated/figure_1.png)
@@ -88,6 +88,10 @@ def _notebooks(folder: Path) -> dict[str, Path]:
     return {path.name: path for path in paths if ".failed" not in path.name}
 
 
+def _as_text(found: str) -> str:
+    return r"\<" if found == "<" else f"`{found}`"
+
+
 def _read(path: Path) -> NotebookNode:
     try:
         return nbformat.read(path, 4)
@@ -124,7 +128,8 @@ def _figure(path: Path) -> str:
 def _command_line() -> str:
     command = typer.main.get_command(cli.app)
     text = get_docs_for_click(obj=command, ctx=typer.Context(command), name="dli")
-    text = CODE_OR_TAG.sub(lambda found: found[1] or r"\<", text)
+    # what is not code yet would be read as HTML, or as a dash
+    text = CODE_OR_SPECIAL.sub(lambda found: found[1] or _as_text(found[0]), text)
     return text.replace("# `dli`\n", "", 1)
 
 

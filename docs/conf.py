@@ -42,7 +42,6 @@ nb_execution_mode = "off"
 nb_merge_streams = True
 nb_ipywidgets_js = {}  # by default they come from another host
 
-smartquotes_action = "q"  # dashes stay: --budget is an option
 default_role = "code"  # docstrings write `name`, as Markdown does
 autosummary_generate = False
 autodoc_member_order = "bysource"
