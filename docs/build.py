@@ -88,10 +88,6 @@ def _notebooks(folder: Path) -> dict[str, Path]:
     return {path.name: path for path in paths if ".failed" not in path.name}
 
 
-def _as_text(found: str) -> str:
-    return r"\<" if found == "<" else f"`{found}`"
-
-
 def _read(path: Path) -> NotebookNode:
     try:
         return nbformat.read(path, 4)
@@ -131,6 +127,10 @@ def _command_line() -> str:
     # what is not code yet would be read as HTML, or as a dash
     text = CODE_OR_SPECIAL.sub(lambda found: found[1] or _as_text(found[0]), text)
     return text.replace("# `dli`\n", "", 1)
+
+
+def _as_text(found: str) -> str:
+    return r"\<" if found == "<" else f"`{found}`"
 
 
 def _as_page(notebook: NotebookNode, name: str, about: str) -> NotebookNode:

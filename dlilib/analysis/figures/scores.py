@@ -35,6 +35,7 @@ from dlilib.metrics import NOTHING
 ABBREVIATIONS = ("dli", "wce")  # methods whose names are written in capitals
 ALL = "all classes"
 SLOT = 0.16  # width of a bar, where the groups of bars are 1 apart
+DISTINCT = 5  # colours of lines that are told apart; further lines are dashed
 LINE = 0.11  # inches between the points of one claim
 BAR = 0.2  # inches between the bars of one few-shot variant
 
@@ -254,9 +255,9 @@ def learning_curves(records: dict[str, dict]) -> list[Axes]:
     height = 1.2 + 1.7 * -(-len(names) // 2) + 0.17 * len(records)
     axes = panels(len(names), height, columns=2, sharex=True, sharey=True)
     for k, (title, curve) in enumerate(curves.items()):
-        colour = PALETTE[k % len(PALETTE)]
+        style = {"color": PALETTE[k % DISTINCT], "linestyle": ("-", "--")[k // DISTINCT % 2]}
         for ax, (_, found) in zip(axes, curve.groupby("what", sort=False), strict=False):
-            ax.plot(found["images"], found["IoU"], color=colour, label=title, linewidth=1.2)
+            ax.plot(found["images"], found["IoU"], label=title, linewidth=1.2, **style)
     for ax, name in zip(axes, names, strict=True):
         ax.set(xscale="log", ylim=(-0.03, 1))
         ax.set_title(name, fontsize="medium", weight="normal")
@@ -275,7 +276,7 @@ def learning_curves(records: dict[str, dict]) -> list[Axes]:
         loc="outside lower left",
         title=f"n = {counted(len(records), 'run')}; found: IoU ≥ {FLOOR:g}",
         alignment="left",
-        handlelength=1.2,
+        handlelength=2.2,
     )
     state_all(axes[0], _classes_found(pd.concat(curves.values())))
     return axes
