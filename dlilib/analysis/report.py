@@ -262,7 +262,8 @@ def _paper_tables(preset: str, frame: pd.DataFrame) -> list[str]:
     for number, title in PAPER_TABLES.items():
         for split, name in tables.SPLITS.items():
             table = tables.paper_table(number, preset, frame, split=split).reset_index()
-            blocks += [f"### {title}, {name}\n", tables.markdown(table), ""]
+            note = "" if split == "image" else "The paper's numbers are of its own split.\n"
+            blocks += [f"### {title}, {name}\n", note, tables.markdown(table), ""]
     encoders = tables.finished_encoders(preset, frame)
     for split, name in tables.SPLITS.items():
         table = tables.class_table(preset, frame, encoders, split=split)
