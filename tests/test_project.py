@@ -70,6 +70,13 @@ def test_links_and_commands_of_pages_outside_the_documentation_exist(name):
         assert re.search(rf"^{word}:", makefile, re.MULTILINE), word
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "docs").rglob("*.md")), ids=lambda p: p.stem)
+def test_links_of_the_documentation_exist_in_the_project_too(path):
+    for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
+        if not target.startswith("http") and target != "results.md":  # made with the pages
+            assert (path.parent / target).exists(), target
+
+
 def test_the_readme_is_short():
     lines = (ROOT / "README.md").read_text().splitlines()
     assert len(lines) <= 120 and max(map(len, lines)) <= 100
