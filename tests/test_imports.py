@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "dlilib"
 # A room is a folder or a module at the top; what is further down is listed first.
 FLOORS = (
-    {"version", "extras", "checks", "multigrid"},
+    {"version", "extras", "checks", "wording", "multigrid"},
     {"tiles", "augment", "blend", "patches"},
     {"metrics", "donors"},
     {"models", "balance", "losses", "data"},

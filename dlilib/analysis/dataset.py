@@ -28,14 +28,9 @@ def images(tiles: TileSet) -> pd.DataFrame:
             "exposure": tiles.exposure,
             "height": tiles.sizes[:, 0],
             "width": tiles.sizes[:, 1],
-            "mask share, %": 100 * _shares(tiles),
+            "mask share, %": 100 * (tiles.masks > 0).double().mean(dim=(1, 2)).numpy(),
         }
     )
-
-
-def _shares(tiles: TileSet) -> np.ndarray:
-    """How much of each image is marked: (N,), 0 to 1."""
-    return (tiles.masks > 0).double().mean(dim=(1, 2)).numpy()
 
 
 def overview(tiles: TileSet) -> pd.DataFrame:
@@ -86,11 +81,11 @@ def edge_ratios(tiles: TileSet, solid: TileSet) -> pd.DataFrame:
         A row for each class: the median over its images of the larger area over the smaller one.
         Images whose mask all but vanishes at the higher threshold are left out.
     """
-    area, smaller = _shares(tiles), _shares(solid)
+    listed = images(tiles)
+    area, smaller = listed["mask share, %"], images(solid)["mask share, %"]
     shown = (area > 0) & (100 * smaller > area)
-    ratios = pd.DataFrame({"class": images(tiles)["class"][shown]})
-    ratios["area ratio"] = area[shown] / smaller[shown]
-    return ratios.groupby("class").median().reindex(tiles.classes)
+    ratios = (area[shown] / smaller[shown]).rename("area ratio")
+    return ratios.groupby(listed["class"]).median().reindex(tiles.classes).to_frame()
 
 
 def leaks(tiles: TileSet, seeds: Sequence[int]) -> pd.DataFrame:

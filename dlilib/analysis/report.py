@@ -12,6 +12,7 @@ from dlilib.metrics import shown
 from dlilib.study import experiments
 from dlilib.study.presets import PRESETS
 from dlilib.training.store import Store
+from dlilib.wording import listed
 
 # The largest first; what toy tiles give says nothing about the paper.
 PRESETS_SHOWN = [name for name in reversed(PRESETS) if PRESETS[name].base.data != "toy"]
@@ -99,12 +100,11 @@ def summary(preset: str, results: str | Path) -> str:
     finished = f"{len(frame)} of {len(planned)} planned runs are finished."
     about = f"Preset `{preset}`: {PRESETS[preset].about}. {finished} {toys}"
     found = claims.verdicts(claims.claims(preset, folder, encoders))
-    blocks = [about]
+    blocks = [_wrapped(about)]
     for encoder in encoders:
         blocks.append(tables.markdown(tables.result_table(preset, frame, encoder)))
-    blocks.append(" ".join([*verdict_in_words(found), *_pilot_in_words(preset, folder)]))
-    wrapped = [block if block.startswith("|") else _wrapped(block) for block in blocks]
-    return "\n\n".join(filter(None, wrapped)) + "\n"
+    words = [*verdict_in_words(found), *_pilot_in_words(preset, folder)]
+    return "\n\n".join([*blocks, _wrapped(" ".join(words))]) + "\n"
 
 
 def _wrapped(text: str) -> str:
@@ -146,10 +146,8 @@ def _grouped(rows: pd.DataFrame, column: str) -> str:
     """The methods by verdict: "reproduced against wce; pending against baseline and focal"."""
     parts = []
     for verdict, same in rows.groupby(column, sort=False):
-        *first, last = same["claim"].str.removeprefix(LEAD)
-        names = f"{', '.join(first)} and {last}" if first else last
         word = "not measured yet" if verdict == "pending" else verdict
-        parts.append(f"{word} against {names}")
+        parts.append(f"{word} against {listed(same['claim'].str.removeprefix(LEAD))}")
     return "; ".join(parts)
 
 
@@ -172,9 +170,9 @@ def _pilot_in_words(preset: str, folder: Path) -> list[str]:
     """A sentence for each pair of runs of the pilot that differ in DLI alone."""
     store = Store(folder)
     lines = []
-    for run in experiments.pilot(preset):
+    for run in [run for run in experiments.pilot(preset) if run.method == "baseline"]:
         plain, dli = store.record(run), store.record(replace(run, method="dli"))
-        if run.method != "baseline" or plain is None or dli is None:
+        if plain is None or dli is None:
             continue
         images = tables.images_seen(plain) * run.epochs
         lines.append(

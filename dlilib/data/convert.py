@@ -32,13 +32,13 @@ from dlilib.data.formats.annotations import (
     Notes,
     Options,
     Photograph,
-    counted,
     tell_unread,
 )
 from dlilib.data.images import deep_values, image_size, read_image
 from dlilib.data.subsets import SUBSETS, folder_subset, original_name
 from dlilib.patches import check_patch, corners
 from dlilib.tiles import FREE, IGNORE, MOST_CLASSES, TileSet
+from dlilib.wording import counted
 
 # The masks' palette, red, green and blue of each class index: with it a viewer shows them coloured.
 # It has all 256 colours, or Pillow would store too few bits for the higher values.

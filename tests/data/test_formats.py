@@ -17,7 +17,7 @@ from pycocotools import mask as runs
 from dlilib import IGNORE, DataError, TileSet, from_folder, split
 from dlilib.data.class_names import class_list
 from dlilib.data.convert import SOURCES, convert, to_folder
-from dlilib.data.formats.annotations import counted
+from dlilib.wording import counted
 
 HEIGHT, WIDTH = 24, 40
 SQUARE = [[4, 4], [12, 4], [12, 12], [4, 12]]

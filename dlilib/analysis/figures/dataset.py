@@ -10,7 +10,6 @@ from dlilib.analysis.figures.style import (
     CLASS_PALETTE,
     FREE_COLOUR,
     axes_or_new,
-    listed,
     panels,
     percent,
     state,
@@ -18,6 +17,7 @@ from dlilib.analysis.figures.style import (
     wrapped,
 )
 from dlilib.tiles import FREE, TileSet
+from dlilib.wording import listed
 
 MOST_IMAGES = 20  # of one part: those with more are counted here
 

@@ -14,9 +14,7 @@ from dlilib.analysis.figures.style import (
     PALETTE,
     SMALL,
     axes_or_new,
-    counted,
     legend_below,
-    listed,
     name_rows,
     panels,
     percent,
@@ -31,6 +29,7 @@ from dlilib.analysis.stats import IOU_RANGE, estimate
 from dlilib.analysis.tables import PAPER_IMAGES, learning_curve
 from dlilib.losses import METHODS
 from dlilib.metrics import NOTHING
+from dlilib.wording import counted, listed
 
 ABBREVIATIONS = ("dli", "wce")  # methods whose names are written in capitals
 ALL = "all classes"

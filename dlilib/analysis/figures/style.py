@@ -3,7 +3,7 @@
 import functools
 import itertools
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +14,7 @@ from matplotlib.transforms import offset_copy
 
 from dlilib.losses import METHODS
 from dlilib.tiles import MOST_CLASSES
+from dlilib.wording import counted
 
 Drawn = TypeVar("Drawn")
 PALETTE = sns.color_palette("colorblind", 10)
@@ -134,17 +135,6 @@ def percent(share: float) -> str:
 def seeds(fewest: int, most: int) -> str:
     """Write how many seeds there are."""
     return f"n {'=' if fewest == most else '≤'} {counted(most, 'seed')}"
-
-
-def counted(number: int, word: str) -> str:
-    """Write a number of things: "1 seed" or "2 seeds"."""
-    return f"{number} {word}" if number == 1 else f"{number} {word}s"
-
-
-def listed(names: Iterable[str], word: str = "and") -> str:
-    """Write names as a list: "a, b and c"."""
-    *first, last = names
-    return f"{', '.join(first)} {word} {last}" if first else last
 
 
 def save(ax: Axes, folder: str | Path, name: str) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 from dlilib.data.files import DataError, Files, digest, read_text
 from dlilib.data.images import IMAGE_SUFFIXES, OTHER_PICTURES
 from dlilib.data.subsets import folder_subset, subset_named, subset_of
+from dlilib.wording import counted
 
 UNLISTED = ("leave out", "free")
 WIDTH = 10  # pixels, of lines and points: what labelme draws itself
@@ -466,13 +467,3 @@ def expected(source: str, place: str) -> Iterator[None]:
         raise DataError(f"{start}: {error} is missing") from None
     except (AttributeError, IndexError, TypeError, ValueError, OverflowError, RecursionError):
         raise DataError(f"{start}: a value is of another kind than there should be") from None
-
-
-def counted(number: int, what: str) -> str:
-    """A number and what there is of it, "1 class", "2 classes" or "2 parts of an annotation"."""
-    if number == 1:
-        return f"1 {what}"
-    things, of, whole = what.partition(" of ")
-    ending = "es" if things.endswith("s") else "s"
-    things = f"{things[:-1]}ies" if things.endswith("ry") else f"{things}{ending}"
-    return f"{number} {things}{of}{whole}"

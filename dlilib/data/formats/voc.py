@@ -25,7 +25,6 @@ from dlilib.data.formats.annotations import (
     Pictures,
     Region,
     add_unlisted,
-    counted,
     plain,
 )
 from dlilib.data.images import (
@@ -38,6 +37,7 @@ from dlilib.data.images import (
 from dlilib.data.mask_files import by_colour, check_edges, colour_values
 from dlilib.data.subsets import folder_subset, subset_named
 from dlilib.tiles import IGNORE
+from dlilib.wording import counted
 
 FOLDERS = ("SegmentationClass", "SegmentationClassPNG", "masks")  # of masks; the first one there
 OBJECT = re.compile(r"<object>\s*<name>\s*([^<]+?)\s*</name>")  # in Annotations/*.xml

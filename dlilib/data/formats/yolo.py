@@ -17,7 +17,6 @@ from dlilib.data.formats.annotations import (
     Pictures,
     Region,
     class_name,
-    counted,
     expected,
     plain,
     unannotated,
@@ -26,6 +25,7 @@ from dlilib.data.formats.coco import BOX, fill
 from dlilib.data.images import IMAGE_SUFFIXES
 from dlilib.data.subsets import SUBSETS, WORDS, subset_named
 from dlilib.extras import require
+from dlilib.wording import counted
 
 LISTS = ("classes.txt", "obj.names", "labels.txt")  # of names 0..K-1, where there is no data.yaml
 
