@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from dlilib import models
 from dlilib.models import WeightsError, build
 
-ENCODERS = ("resnest50d", "resnet18", "mobileone_s1")
+ENCODERS = ("resnest50d", "resnet18", "efficientnet_lite0", "mobileone_s1")
 
 
 @pytest.fixture
@@ -334,7 +334,7 @@ def test_weights_come_from_a_hub_at_the_pinned_revision(tmp_path, serve):
     )
 
 
-@pytest.mark.parametrize("encoder", ["resnet18", "mobileone_s1"])
+@pytest.mark.parametrize("encoder", ["resnet18", "efficientnet_lite0", "mobileone_s1"])
 def test_hub_revisions_are_pinned_to_a_commit(encoder):
     revision = models.ENCODERS[encoder].revision
     assert len(revision) == 40 and set(revision) <= set("0123456789abcdef")

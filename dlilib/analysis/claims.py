@@ -287,11 +287,16 @@ def audited(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def verdicts(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of `claims` that decide: the paper's own protocol, and the audit."""
+    """Return the rows of `claims` that decide: the paper's own protocol, and the audit.
+
+    A claim of which neither is planned has no row.
+    """
     rows = []
     for (encoder, claim), found in frame.groupby(["encoder", "claim"], sort=False):
         (ours,) = found[found["protocol"] == "paper's protocol"].itertuples()
         (audit,) = audited(found).itertuples()
+        if ours.state == audit.state == NOT_PLANNED:
+            continue
         rows.append(
             {
                 "encoder": encoder,

@@ -27,7 +27,8 @@ PAPER_IMAGES = 1000 * (313 + 952)  # training images seen: epochs × those of an
 def finished_encoders(preset: str, frame: pd.DataFrame) -> list[str]:
     """Return the preset's encoders that have a finished run; frame: the preset's records."""
     found = set(frame["encoder"])
-    return [name for name in experiments.preset_named(preset).encoders if name in found]
+    p = experiments.preset_named(preset)
+    return [name for name in (*p.encoders, *p.second_encoders) if name in found]
 
 
 def paper_table(

@@ -90,6 +90,10 @@ def _fraction_encoder(preset: Preset) -> tuple[str, ...]:
     return (preset.fraction_encoder,)
 
 
+def _second_encoders(preset: Preset) -> tuple[str, ...]:
+    return preset.second_encoders
+
+
 EXPERIMENTS = {
     "comparison": Experiment(comparison),
     "ablation": Experiment(ablation),
@@ -104,6 +108,7 @@ EXPERIMENTS = {
         seeds=lambda preset: preset.few_shot_seeds,
         split="tile",
     ),
+    "second_encoder": Experiment(comparison, encoders=_second_encoders),
 }
 
 
@@ -180,16 +185,17 @@ def experiment(
 def all_runs(preset: str, match: str = "") -> list[Run]:
     """Return every run of a preset once; what is finished at any moment is the most useful part.
 
-    The cheapest encoder comes first; for each the preset's stages; for each stage a whole seed, on
-    both splits, before the next one. The pilot's runs are not among them.
+    The encoders follow each other in the order of `ENCODERS`; for each come the preset's stages;
+    for each stage a whole seed, on both splits, before the next one. The pilot's runs are not among
+    them.
 
     Args:
         preset: A key of `PRESETS`.
         match: As in `matching`, for example "dli fraction=0.5".
     """
     runs = [run for stage in preset_named(preset).stages for run in _stage(preset, stage)]
-    cheapest_first = list(ENCODERS)
-    runs = sorted(dict.fromkeys(runs), key=lambda run: cheapest_first.index(run.encoder))
+    order = list(ENCODERS)
+    runs = sorted(dict.fromkeys(runs), key=lambda run: order.index(run.encoder))
     return matching(runs, match)
 
 

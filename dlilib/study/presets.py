@@ -26,6 +26,7 @@ Stages = tuple[tuple[tuple[str, str], ...], ...]
 COMPARISON = (("comparison", "image"), ("comparison", "tile"))
 ABLATION = (("ablation", "image"), ("ablation", "tile"))
 FEW_SHOT_STAGE = (("few_shot", "tile"),)
+SECOND_ENCODER = (("second_encoder", "image"), ("second_encoder", "tile"))
 PAPER_STAGES: Stages = (
     COMPARISON,
     ABLATION,
@@ -42,6 +43,7 @@ LITE_STAGES: Stages = (
     (("corrected", "image"), ("corrected", "tile")),
     (("choices", "image"),),
     FEW_SHOT_STAGE,
+    SECOND_ENCODER,
 )
 SMOKE_STAGES: Stages = (
     (("comparison", "image"),),
@@ -59,6 +61,7 @@ class Preset:
     base: Run  # every run is this one with some fields changed
     stages: Stages = PAPER_STAGES  # which runs there are, in their order
     encoders: tuple[str, ...] = PAPER_ENCODERS
+    second_encoders: tuple[str, ...] = ()  # further ones, which only the comparison trains
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     fractions: tuple[float, ...] = (0.1, 0.25, 0.5, 0.75, 1.0)  # of the weakly supervised runs
     fraction_encoder: str = "mobileone_s1"  # their encoder, the paper's
@@ -108,6 +111,7 @@ PRESETS = {
         LITE,
         stages=LITE_STAGES,
         seeds=(0, 1, 2),
+        second_encoders=("efficientnet_lite0",),
         few_shot_seeds=(0, 1, 2),
         fractions=(0.5, 1.0),
         few_shot=(("epochs", 20), ("free_share", 0.4)),

@@ -13,7 +13,6 @@ import dlilib
 from dlilib.analysis import claims, figures, report, tables
 from dlilib.analysis.records import load_or_train
 from dlilib.analysis.stats import Estimate, Pair, clustered_difference, estimate
-from dlilib.models import LIGHT_ENCODERS
 from dlilib.study import presets
 from dlilib.training.store import Store
 
@@ -287,7 +286,7 @@ def test_every_cell_of_the_papers_tables_is_ours_or_pending(tmp_path):
 def test_average_is_over_encoders_seed_by_seed(tmp_path):
     base = presets.PRESETS["short"].base
     for seed, encoder, right in [
-        (s, e, 5 + s + k) for s in (0, 1) for k, e in enumerate(LIGHT_ENCODERS)
+        (s, e, 5 + s + k) for s in (0, 1) for k, e in enumerate(presets.PAPER_ENCODERS)
     ]:
         run = replace(base, method="wce", encoder=encoder, seed=seed)
         if (seed, encoder) != (1, "resnest50d"):
