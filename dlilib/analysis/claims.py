@@ -12,9 +12,16 @@ import numpy as np
 import pandas as pd
 
 from dlilib.analysis.paper import printed
-from dlilib.analysis.stats import Estimate, Pair, clustered_difference, estimate
+from dlilib.analysis.stats import (
+    MOST_SEEDS,
+    Estimate,
+    Pair,
+    clustered_difference,
+    estimate,
+    seeds_to_decide,
+)
 from dlilib.losses import METHODS
-from dlilib.metrics import iou_score
+from dlilib.metrics import NOTHING, iou_score
 from dlilib.study.experiments import all_runs, preset_named
 from dlilib.training.run import Run
 from dlilib.training.store import Store
@@ -140,15 +147,22 @@ class Claim:
     # why it is not measurable, or ""
     obstacle: Callable[[list[SeedRecords], str], str] = no_obstacle
 
-    def paper(self, encoder: str) -> float:
-        """The difference that the paper prints, NaN if none."""
+    def paper(self, encoder: str) -> tuple[float, float]:
+        """The difference that the paper prints, and its standard deviation over seeds.
+
+        NaN if it prints none. It prints each method's deviation; that of the difference is their
+        root sum of squares, as if the runs of a seed shared nothing.
+        """
+        nothing = float("nan"), float("nan")
         if self.table is None:
-            return float("nan")
+            return nothing
         blend = 0.5 if self.table == 2 else None
         ours = printed(self.table, encoder, "dli", p_poisson=blend)
         method, share = self.rival.get("method", "dli"), self.rival.get("p_poisson", blend)
         theirs = printed(self.table, encoder, method, p_poisson=share)
-        return float("nan") if ours is None or theirs is None else ours[0] - theirs[0]
+        if ours is None or theirs is None:
+            return nothing
+        return ours[0] - theirs[0], math.hypot(ours[1], theirs[1])
 
 
 CLAIMS = {
@@ -173,10 +187,12 @@ COLUMNS = (
     "claim",
     "protocol",
     "paper",
+    "paper_deviation",
     "mean",
     "low",
     "high",
     "n",
+    "deviation",
     "text",
     "state",
     "verdict",
@@ -203,10 +219,10 @@ def claims(
         which: `CLAIMS` or `OPEN`.
 
     Returns:
-        A row for each encoder, claim and protocol: the paper's difference (NaN where it prints
-        none), mean, low and high (95 % interval of `stats.clustered_difference`, or of
-        `stats.estimate` where a claim is not about one pair), n (seeds), text, state and verdict
-        (the state and why).
+        A row for each encoder, claim and protocol: the paper's difference and its deviation (NaN
+        where it prints none), mean, low and high (95 % interval of `stats.clustered_difference`,
+        or of `stats.estimate` where a claim is not about one pair), n (seeds), deviation (over
+        them), text, state and verdict (the state and why).
     """
     p, planned = preset_named(preset), set(all_runs(preset))
     read = functools.cache(Store(folder).record)
@@ -233,14 +249,14 @@ def _measure(
     """The columns of `claims` from "paper" on; needed: the runs of each seed."""
     records = [[read(run) for run in runs] for runs in needed]
     groups = [group for group in records if all(group)]
-    found, theirs = claim.measure(groups, protocol.epoch), claim.paper(encoder)
+    found, (theirs, spread) = claim.measure(groups, protocol.epoch), claim.paper(encoder)
     if not groups and not any(planned.issuperset(runs) for runs in needed):
         text, word = NOT_PLANNED, Verdict(NOT_PLANNED)
     elif not math.isnan(found.mean) and (why := claim.obstacle(groups, protocol.epoch)):
         text, word = str(found), Verdict("not measurable", why)
     else:
         text, word = str(found), verdict(found, theirs)
-    return theirs, *astuple(found), text, word.state, str(word)
+    return theirs, spread, *astuple(found), text, word.state, str(word)
 
 
 def _runs(base: Run, claim: Claim, protocol: Protocol) -> list[Run]:
@@ -265,8 +281,69 @@ def verdict(ours: Estimate, paper: float) -> Verdict:
     if ours.high < 0:
         return Verdict("not reproduced")
     if not ours.low > 0:
-        return Verdict("undecided", f"n = {ours.n}")
+        return Verdict("undecided", _undecided(ours))
     return Verdict("weaker" if ours.high < paper else "reproduced")
+
+
+def _undecided(ours: Estimate) -> str:
+    """How many seeds there are, and how many would decide if the difference is as measured."""
+    seeds = f"n = {ours.n}"
+    if math.isnan(ours.deviation):
+        return seeds
+    number = seeds_to_decide(ours.mean, ours.deviation)
+    if number is None:
+        return f"{seeds}; more than {MOST_SEEDS:,} seeds would decide"
+    if number <= ours.n:
+        return f"{seeds}; its parts leave it open, not its seeds"
+    return f"{seeds}; about {number} seeds would decide"
+
+
+def seeds_needed(found: pd.DataFrame, hours: float) -> pd.DataFrame:
+    """Say how many seeds would decide each claim, by the paper's numbers and by ours.
+
+    The seeds are those with which 80 % of all studies would find an interval above or below 0, if
+    the true difference and its deviation over seeds were these (`stats.seeds_to_decide`).
+
+    Args:
+        found: Rows of `claims`, of one protocol.
+        hours: Of a run.
+
+    Returns:
+        A row for each encoder and claim: difference ± deviation and number of seeds, by the paper
+        and by ours, "–" where there is none; "hours" of all runs of our number of seeds, else of
+        the paper's.
+    """
+    rows = []
+    for row in found.itertuples():
+        deviation = math.nan if row.state == "not measurable" else row.deviation
+        theirs = seeds_to_decide(row.paper, row.paper_deviation)
+        ours = seeds_to_decide(row.mean, deviation)
+        runs = 2 * len((CLAIMS | OPEN)[row.claim].fractions)
+        seeds = ours or theirs
+        rows.append(
+            {
+                "encoder": row.encoder,
+                "claim": row.claim,
+                "paper": _spread(row.paper, row.paper_deviation),
+                "seeds by the paper": _seeds(theirs, row.paper_deviation),
+                "ours": _spread(row.mean, deviation),
+                "seeds by ours": _seeds(ours, deviation),
+                "hours": NOTHING
+                if seeds is None or math.isnan(hours)
+                else round(seeds * runs * hours),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _spread(mean: float, deviation: float) -> str:
+    return NOTHING if math.isnan(deviation) else f"{mean:+.3f} ± {deviation:.3f}"
+
+
+def _seeds(number: int | None, deviation: float) -> str:
+    if math.isnan(deviation):
+        return NOTHING
+    return f"more than {MOST_SEEDS:,}" if number is None else str(number)
 
 
 def audited(frame: pd.DataFrame) -> pd.DataFrame:

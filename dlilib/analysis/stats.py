@@ -1,30 +1,34 @@
 """Means with intervals over seeds, and paired differences with intervals over seeds and parts."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
-from scipy.special import stdtrit  # scipy.stats takes a second to import
+from scipy.special import nctdtr, stdtrit  # scipy.stats takes a second to import
 
 from dlilib.metrics import NOTHING, iou_score
 
 LEVEL = 0.95
 IOU_RANGE = (0.0, 1.0)  # the range of an IoU
 RESAMPLES = 2000  # of the bootstrap
+POWER = 0.8  # the share of studies that are to decide
+MOST_SEEDS = 1000  # that are counted up to
 
 
 @dataclass(frozen=True)
 class Estimate:
     """A mean over n seeds with its interval, which is NaN for a single seed.
 
-    The mean is NaN too where none of n seeds has anything to find.
+    The mean is NaN too where none of n seeds has anything to find. The deviation is the standard
+    deviation over the seeds, NaN for a single one.
     """
 
     mean: float
     low: float
     high: float
     n: int
+    deviation: float = field(default=np.nan, compare=False)
 
     def __str__(self) -> str:
         if self.n == 0:
@@ -74,9 +78,47 @@ def estimate(
     mean = float(values.mean())
     if n == 1:
         return Estimate(mean, np.nan, np.nan, 1)
+    deviation = float(values.std(ddof=1))
+    half = float(stdtrit(n - 1, (1 + level) / 2)) * deviation / n**0.5
+    return Estimate(mean, max(within[0], mean - half), min(within[1], mean + half), n, deviation)
+
+
+def power(mean: float, deviation: float, n: int, level: float = LEVEL) -> float:
+    """Compute how often the interval of `estimate` excludes 0 on the side of the true mean.
+
+    Args:
+        mean: The true mean of the seeds' values.
+        deviation: Their true standard deviation, above 0.
+        n: Number of seeds, 2 or more.
+        level: Of the interval, in (0, 1).
+
+    Returns:
+        A share of studies, by the noncentral t distribution, for normal values.
+
+    Example:
+        >>> round(power(0.034, 0.024, 5), 2)
+        0.66
+    """
     quantile = stdtrit(n - 1, (1 + level) / 2)
-    half = float(quantile * values.std(ddof=1) / np.sqrt(n))
-    return Estimate(mean, max(within[0], mean - half), min(within[1], mean + half), n)
+    return float(1 - nctdtr(n - 1, abs(mean) / deviation * n**0.5, quantile))
+
+
+def seeds_to_decide(mean: float, deviation: float, share: float = POWER) -> int | None:
+    """Count the seeds with which `share` of all studies would decide; see `power`.
+
+    Returns:
+        The smallest number; None if it is above `MOST_SEEDS`, or mean or deviation are NaN.
+
+    Example:
+        >>> seeds_to_decide(0.034, 0.024)
+        7
+    """
+    if deviation == 0 and mean != 0:
+        return 2
+    for n in range(2, MOST_SEEDS + 1):
+        if deviation > 0 and power(mean, deviation, n) >= share:
+            return n
+    return None
 
 
 @dataclass(frozen=True)
@@ -111,25 +153,33 @@ def clustered_difference(pairs: Sequence[Pair], level: float = LEVEL, seed: int 
     differences = [iou_score(*p.ours.sum(axis=0)) - iou_score(*p.theirs.sum(axis=0)) for p in pairs]
     by_seed = estimate(differences, level)
     pairs = [p for p, gap in zip(pairs, differences, strict=True) if not np.isnan(gap)]
-    n = len(pairs)
-    if n < 2:
+    if len(pairs) < 2:
         return by_seed
+    low, high = bootstrap(pairs, level, seed)
+    return replace(by_seed, low=min(by_seed.low, low), high=max(by_seed.high, high))
+
+
+def bootstrap(
+    pairs: Sequence[Pair], level: float = LEVEL, seed: int = 0, *, resamples: int = RESAMPLES
+) -> tuple[float, float]:
+    """Return the bootstrap's interval over parts and seeds alone; see `clustered_difference`."""
+    n = len(pairs)
     parts = np.unique(np.concatenate([p.tiles for p in pairs]))
     rng = np.random.default_rng(seed)
-    # How often each resample draws each part: (RESAMPLES, P).
-    weights = rng.multinomial(len(parts), np.full(len(parts), 1 / len(parts)), size=RESAMPLES)
-    gaps = np.empty((RESAMPLES, n))
+    # How often each resample draws each part: (resamples, P).
+    weights = rng.multinomial(len(parts), np.full(len(parts), 1 / len(parts)), size=resamples)
+    gaps = np.empty((resamples, n))
     for k, pair in enumerate(pairs):
-        ours = weights @ _by_part(pair.ours, pair.tiles, parts)  # (RESAMPLES, 3)
-        theirs = weights @ _by_part(pair.theirs, pair.tiles, parts)
+        ours = weights @ by_part(pair.ours, pair.tiles, parts)  # (resamples, 3)
+        theirs = weights @ by_part(pair.theirs, pair.tiles, parts)
         gaps[:, k] = _gap(ours, theirs)
     drawn_seeds = rng.integers(n, size=gaps.shape)
     means = np.take_along_axis(gaps, drawn_seeds, axis=1).mean(axis=1)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return Estimate(by_seed.mean, min(by_seed.low, float(low)), max(by_seed.high, float(high)), n)
+    return float(low), float(high)
 
 
-def _by_part(counts: np.ndarray, tiles: np.ndarray, parts: np.ndarray) -> np.ndarray:
+def by_part(counts: np.ndarray, tiles: np.ndarray, parts: np.ndarray) -> np.ndarray:
     """Counts (V, 3) summed over the images of each of the sorted `parts`: (P, 3)."""
     where = np.searchsorted(parts, tiles)
     return np.stack([np.bincount(where, c, len(parts)) for c in counts.T], axis=1)
@@ -170,7 +220,8 @@ def summarise(
     rows = []
     for key, found in groups.items():
         measured = estimate(found, within=IOU_RANGE)
-        rows.append((*key, *astuple(measured), str(measured)))
+        interval = (measured.mean, measured.low, measured.high, measured.n)
+        rows.append((*key, *interval, str(measured)))
     return pd.DataFrame(rows, columns=[*by, "mean", "low", "high", "n", "text"])
 
 

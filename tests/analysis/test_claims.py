@@ -92,6 +92,32 @@ def test_verdict_is_never_stronger_than_the_interval(low, high, n, paper, expect
     assert str(claims.verdict(Estimate(0.02, low, high, n), paper)) == expected
 
 
+@pytest.mark.parametrize(
+    ("mean", "deviation", "n", "expected"),
+    [
+        (0.034, 0.024, 3, "n = 3; about 7 seeds would decide"),
+        (0.004, 0.0206, 5, "n = 5; about 211 seeds would decide"),
+        (-0.034, 0.024, 3, "n = 3; about 7 seeds would decide"),
+        (0.0, 0.02, 5, "n = 5; more than 1,000 seeds would decide"),
+        (0.05, 0.01, 5, "n = 5; its parts leave it open, not its seeds"),
+    ],
+)
+def test_undecided_says_how_many_seeds_would_decide(mean, deviation, n, expected):
+    found = claims.verdict(Estimate(mean, -0.1, 0.1, n, deviation), 0.02)
+    assert str(found) == f"undecided ({expected})"
+
+
+def test_seeds_needed_by_the_papers_own_spread(tmp_path):
+    found = claims.claims("lite", tmp_path, protocols=["paper's protocol"])
+    table = claims.seeds_needed(found, hours=2.0).set_index("claim")
+    # DLI 0.780 ± 0.016, the baseline 0.746 ± 0.018; two runs a seed
+    row = table.loc["DLI beats baseline"]
+    assert (row["paper"], row["seeds by the paper"], row["hours"]) == ("+0.034 ± 0.024", "7", 28)
+    assert table.loc["both blends beat cut-paste", "seeds by the paper"] == "211"
+    nothing = table.loc["DLI drops less than WCE at half the data"]
+    assert (nothing["paper"], nothing["seeds by ours"], nothing["hours"]) == ("–", "–", "–")
+
+
 def test_claims_compare_what_they_say(tmp_path):
     store = Store(tmp_path)
     good, poor = [[9, 1, 0]] * 4, [[6, 4, 0]] * 4
@@ -107,7 +133,9 @@ def test_claims_compare_what_they_say(tmp_path):
     row = frame.loc["DLI beats baseline", "paper's protocol"]
     assert (row["mean"], row["low"], row["n"]) == (pytest.approx(0.3), pytest.approx(0.3), 3)
     assert row["paper"] == pytest.approx(0.780 - 0.746) and row["verdict"] == "reproduced"
-    assert frame.loc["DLI beats baseline", "tile-disjoint"]["verdict"] == "undecided (n = 3)"
+    assert frame.loc["DLI beats baseline", "tile-disjoint"]["verdict"] == (
+        "undecided (n = 3; more than 1,000 seeds would decide)"
+    )
     assert frame.loc["DLI beats wce", "paper's protocol"]["verdict"] == "pending"
     assert frame.loc["both blends beat Poisson", "paper's protocol"]["paper"] == pytest.approx(
         0.780 - 0.769

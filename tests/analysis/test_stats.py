@@ -6,7 +6,16 @@ import pytest
 from scipy.stats import ttest_1samp
 
 from dlilib import Run
-from dlilib.analysis.stats import Estimate, Pair, clustered_difference, drop, estimate, summarise
+from dlilib.analysis.stats import (
+    Estimate,
+    Pair,
+    clustered_difference,
+    drop,
+    estimate,
+    power,
+    seeds_to_decide,
+    summarise,
+)
 
 
 def test_mean_and_interval_of_equal_values_are_that_value():
@@ -53,6 +62,26 @@ def test_interval_covers_the_truth_as_often_as_it_says(n):
     draws = np.random.default_rng(n).normal(0.7, 0.05, (2000, n))
     covered = [e.low <= 0.7 <= e.high for e in map(estimate, draws)]
     assert np.mean(covered) == pytest.approx(0.95, abs=0.02)
+
+
+def test_estimate_keeps_the_deviation_over_seeds():
+    assert estimate([0.2, 0.6]).deviation == pytest.approx(0.08**0.5)
+    assert math.isnan(estimate([0.2]).deviation)
+
+
+@pytest.mark.parametrize(("mean", "n"), [(0.5, 3), (1.0, 5), (-1.0, 5), (2.0, 4)])
+def test_power_is_the_share_of_studies_that_decide(mean, n):
+    draws = np.random.default_rng(n).normal(abs(mean), 1, (3000, n))
+    decided = np.mean([e.low > 0 for e in map(estimate, draws)])
+    assert power(mean, 1, n) == pytest.approx(decided, abs=0.03)
+
+
+def test_seeds_to_decide_are_the_first_with_enough_power():
+    n = seeds_to_decide(0.034, 0.024)
+    assert power(0.034, 0.024, n) >= 0.8 > power(0.034, 0.024, n - 1)
+    assert seeds_to_decide(0.1, 0.0) == 2  # the values are all alike
+    assert seeds_to_decide(0.0, 0.1) is seeds_to_decide(math.nan, 0.1) is None
+    assert seeds_to_decide(0.1, math.nan) is None
 
 
 def test_nothing_and_a_single_value():

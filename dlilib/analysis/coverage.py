@@ -1,0 +1,84 @@
+"""How often the study's intervals hold the truth, in simulated studies."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pandas as pd
+
+from dlilib.analysis.stats import LEVEL, Pair, bootstrap, by_part, estimate
+from dlilib.metrics import iou_score
+
+STUDIES = 200  # simulated of each kind
+RESAMPLES = 500  # of a simulated study's bootstrap
+STUDENTS, WIDER = "Student's t", "the wider of both"
+INTERVALS = (STUDENTS, "bootstrap", WIDER)
+PARTS = {  # which parts the seeds of a simulated study validate on
+    "other parts each seed": False,
+    "the same parts each seed": True,
+}
+
+
+def coverage(
+    pair: Pair, deviation: float, *, seeds: Sequence[int] = (3, 5), studies: int = STUDIES
+) -> pd.DataFrame:
+    """Simulate studies whose true difference is known, and count the intervals that hold it.
+
+    The pair's parts are the population. A study draws as many of them with replacement, and for
+    each seed a normal shift of the difference, which stands for all that another training run
+    changes: pixels found by the rival move between true positives and false negatives, on all
+    parts alike. The truth is the pair's own difference.
+
+    Args:
+        pair: Pixel counts of two runs on the same validation images.
+        deviation: Standard deviation of the shift between seeds, in IoU.
+        seeds: Numbers of seeds of a study.
+        studies: How many of each kind.
+
+    Returns:
+        A row for each number of seeds and way to validate (`PARTS`): the shares of studies whose
+        95 % interval holds the truth, by Student's t over the seeds, by the bootstrap over parts
+        and seeds, and by the wider of both, which this study uses.
+    """
+    rows = []
+    for n in seeds:
+        for name, shared in PARTS.items():
+            held = list(_studies(pair, deviation, n, shared, studies))
+            shares = zip(INTERVALS, np.mean(held, axis=0), strict=True)
+            rows.append({"seeds": n, "validation": name, **dict(shares)})
+    return pd.DataFrame(rows)
+
+
+def _studies(
+    pair: Pair, deviation: float, n: int, shared: bool, studies: int
+) -> Iterator[tuple[bool, bool, bool]]:
+    """For each simulated study, which of its three intervals hold the truth."""
+    ids = np.unique(pair.tiles)
+    ours, theirs = (by_part(counts, pair.tiles, ids) for counts in (pair.ours, pair.theirs))
+    truth = _difference(ours, theirs)
+    rng = np.random.default_rng(0)
+    for _ in range(studies):
+        drawn = rng.integers(len(ids), size=(1 if shared else n, len(ids)))
+        shifts = rng.normal(0, deviation, n)
+        pairs = []
+        for k, shift in enumerate(shifts):
+            row = 0 if shared else k
+            parts = np.arange(len(ids)) + row * len(ids)  # drawn twice, it counts as two parts
+            rival = _shifted(theirs[drawn[row]], shift)
+            pairs.append(Pair(ours[drawn[row]], rival, parts))
+        by_seed = estimate([_difference(p.ours, p.theirs) for p in pairs])
+        low, high = bootstrap(pairs, LEVEL, resamples=RESAMPLES)
+        yield (
+            by_seed.low <= truth <= by_seed.high,
+            low <= truth <= high,
+            min(low, by_seed.low) <= truth <= max(high, by_seed.high),
+        )
+
+
+def _shifted(counts: np.ndarray, shift: float) -> np.ndarray:
+    """Counts (P, 3) whose IoU is lower by `shift` on every part."""
+    pixels = shift * counts.sum(axis=1)
+    return counts + np.stack([-pixels, 0 * pixels, pixels], axis=1)
+
+
+def _difference(ours: np.ndarray, theirs: np.ndarray) -> float:
+    return iou_score(*ours.sum(axis=0)) - iou_score(*theirs.sum(axis=0))

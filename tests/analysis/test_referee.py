@@ -1,0 +1,112 @@
+"""The questions of a referee, on records whose answers are known."""
+
+from dataclasses import replace
+
+import pytest
+from builders import record
+
+from dlilib.analysis import referee
+from dlilib.study import presets
+from dlilib.training.store import Store
+
+LITE = presets.PRESETS["lite"]
+BASE = LITE.base
+
+
+def classes_of(*found):
+    """Counts of five classes of 10 pixels each, of which so many are found."""
+    return [[n, 0, 10 - n] for n in found]
+
+
+def keep(store, run, best, last=None):
+    """Keep a record whose images 1 to 5 show a class each; best, last: pixels found of each."""
+    counts, after = classes_of(*best), classes_of(*(last or best))
+    found = record(run, counts, tiles=(1, 2, 3, 4, 5), classes=counts)
+    found["data"]["train"] = [50, 20, 10, 10, 10, 10]
+    found["last"] = {
+        "epoch": run.epochs,
+        "iou": sum(row[0] for row in after) / 50,
+        "classes": after,
+        "images": after,
+    }
+    store.finish(run, found)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Three seeds of DLI, which finds Break better, and of the baseline; one of them by tile."""
+    store = Store(tmp_path)
+    for seed in (0, 1, 2):
+        keep(store, replace(BASE, seed=seed), (0, 9, 0, 8, 8), (0, 7, 0, 8, 8))
+        plain = replace(BASE, seed=seed, method="baseline")
+        keep(store, plain, (0, 4 + seed, 0, 8, 8), (0, 3 + seed, 0, 8, 8))
+    keep(store, replace(BASE, split="tile"), (0, 1, 0, 4, 5))
+    return tmp_path
+
+
+def test_what_the_epoch_and_the_leak_add(folder):
+    found = referee.flattery("lite", folder).set_index("method")
+    assert found.loc["dli", "best less last epoch"] == "0.040 [0.040, 0.040] (n = 3)"
+    assert found.loc["dli", "paper's split less tile-disjoint"] == "0.260 (n = 1)"
+    baseline = found.loc["baseline"]
+    assert baseline["best less last epoch"] == "0.020 [0.020, 0.020] (n = 3)"
+    assert baseline["paper's split less tile-disjoint"] == "pending"
+    assert set(found.loc["wce"]) == {"pending"}
+
+
+def test_epoch_chosen_for_all_classes_is_not_that_of_each(folder):
+    found = referee.chosen("lite", folder).set_index("method")
+    assert found["n"].to_dict() == {"baseline": 3, "dli": 3}
+    assert found["Break"].to_dict() == {"baseline": "0.500 → 0.400", "dli": "0.900 → 0.700"}
+    assert found["Fray"].to_dict() == {"baseline": "0.800 → 0.800", "dli": "0.800 → 0.800"}
+
+
+def test_class_that_carries_the_lead(folder):
+    found = referee.carried("lite", folder).set_index("class")
+    # Break gains 5, 4 and 3 of its 10 pixels, which are 5, 4 and 3 of all 50
+    assert found.loc["Break"].tolist() == [
+        "0.400 [0.152, 0.648] (n = 3)",
+        "0.080 [0.030, 0.130] (n = 3)",
+    ]
+    assert found.loc["Uneven"].tolist() == ["0.000 [0.000, 0.000] (n = 3)"] * 2
+
+
+def test_runs_twice_as_long_stand_beside_the_others(folder):
+    store = Store(folder)
+    short = next(run for run in LITE.pilot if (run.size, run.epochs) == (128, 80))
+    keep(store, short, (0, 9, 0, 8, 8))
+    assert referee.doubled("lite", folder)["Break"].tolist() == ["0.900 → 0.900"]
+    keep(store, replace(short, epochs=320), (5, 9, 2, 8, 8))
+    found = referee.doubled("lite", folder)
+    # 160 epochs are the preset's own
+    assert found["images seen"].tolist() == ["5,600 → 11,200", "11,200 → 22,400"]
+    assert found["Blowhole"].tolist() == ["0.000 → 0.000", "0.000 → 0.500"]
+    assert found["all classes"].tolist() == ["0.500 → 0.500", "0.500 → 0.640"]
+
+
+def test_simulated_studies_take_the_measured_deviation(folder):
+    assert referee.held("lite", folder)["deviation"].unique().tolist() == ["0.020, measured"]
+
+
+def test_a_single_seed_takes_the_papers_deviation(tmp_path):
+    for method, found in (("dli", 9), ("baseline", 4)):
+        keep(Store(tmp_path), replace(BASE, method=method), (0, found, 0, 8, 8))
+    assert referee.held("lite", tmp_path)["deviation"].unique().tolist() == ["0.024, paper"]
+
+
+def test_words_say_what_the_tables_say(folder):
+    words = "\n".join(referee.in_words("lite", folder))
+    assert "adds 0.020 [0.020, 0.020] (n = 3) to the baseline's IoU and 0.040 [0.040" in words
+    assert "parts on both sides is not measured" not in words
+    assert "Break 0.080 [0.030, 0.130] (n = 3)" in words
+    # the paper: 0.780 ± 0.016 beside 0.746 ± 0.018; here 0.08 ± 0.02
+    assert "(the paper has 5): 7 (baseline)" in words
+    assert "By what is measured here: 3 (baseline)." in words
+
+
+def test_without_records_only_the_paper_speaks(tmp_path):
+    (tmp_path / "records").mkdir()
+    (words,) = referee.in_words("lite", tmp_path)
+    assert words.startswith("**What would decide?**") and "measured here" not in words
+    for table in (referee.doubled, referee.chosen, referee.carried, referee.held):
+        assert table("lite", tmp_path).empty
