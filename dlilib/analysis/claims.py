@@ -17,7 +17,9 @@ from dlilib.analysis.stats import (
     Estimate,
     Pair,
     clustered_difference,
+    deviation_interval,
     estimate,
+    half_width,
     seeds_to_decide,
 )
 from dlilib.losses import METHODS
@@ -281,69 +283,86 @@ def verdict(ours: Estimate, paper: float) -> Verdict:
     if ours.high < 0:
         return Verdict("not reproduced")
     if not ours.low > 0:
-        return Verdict("undecided", _undecided(ours))
+        return Verdict("undecided", _undecided(ours, paper))
     return Verdict("weaker" if ours.high < paper else "reproduced")
 
 
-def _undecided(ours: Estimate) -> str:
-    """How many seeds there are, and how many would decide if the difference is as measured."""
+def _undecided(ours: Estimate, paper: float) -> str:
+    """How many seeds there are, and how many would decide.
+
+    They are counted for the paper's difference, where it prints one, with the measured deviation.
+    """
     seeds = f"n = {ours.n}"
     if math.isnan(ours.deviation):
         return seeds
-    number = seeds_to_decide(ours.mean, ours.deviation)
-    if number is None:
-        return f"{seeds}; more than {MOST_SEEDS:,} seeds would decide"
-    if number <= ours.n:
-        return f"{seeds}; its parts leave it open, not its seeds"
-    return f"{seeds}; about {number} seeds would decide"
+    half = half_width(ours.deviation, ours.n)
+    nearest = ours.mean - ours.low if ours.mean > 0 else ours.high - ours.mean
+    if nearest > 1.001 * half:  # it is the bootstrap's end that is beyond 0
+        return f"{seeds}; its parts leave it open"
+    difference, whose = (ours.mean, "this") if math.isnan(paper) else (paper, "the paper's")
+    number = seeds_to_decide(difference, ours.deviation)
+    if number is not None and number <= ours.n:
+        return f"{seeds}, enough for {whose} difference"
+    least = f"more than {MOST_SEEDS:,}" if number is None else f"at least {number}"
+    return f"{seeds}; {least} would decide {whose} difference"
 
 
 def seeds_needed(found: pd.DataFrame, hours: float) -> pd.DataFrame:
-    """Say how many seeds would decide each claim, by the paper's numbers and by ours.
+    """Say how many seeds would decide each claim, by the paper's deviation and by ours.
 
-    The seeds are those with which 80 % of all studies would find an interval above or below 0, if
-    the true difference and its deviation over seeds were these (`stats.seeds_to_decide`).
+    They are `stats.seeds_to_decide`, by Student's t alone and so the least: those with which 80 %
+    of all studies would exclude 0, if the true difference were the paper's, or the measured one
+    where it prints none.
 
     Args:
         found: Rows of `claims`, of one protocol.
-        hours: Of a run.
+        hours: Of a run, NaN if none was measured.
 
     Returns:
-        A row for each encoder and claim: difference ± deviation and number of seeds, by the paper
-        and by ours, "–" where there is none; "hours" of all runs of our number of seeds, else of
-        the paper's.
+        A row for each encoder and claim: the paper's difference and deviation, and its seeds; our
+        deviation with its 95 % interval, and the seeds with each of these; "hours a seed", of all
+        runs that the claim needs. "–" where there is none.
     """
     rows = []
     for row in found.itertuples():
-        deviation = math.nan if row.state == "not measurable" else row.deviation
-        theirs = seeds_to_decide(row.paper, row.paper_deviation)
-        ours = seeds_to_decide(row.mean, deviation)
+        difference = row.mean if math.isnan(row.paper) else row.paper
+        ours = _ours(row)
         runs = 2 * len((CLAIMS | OPEN)[row.claim].fractions)
-        seeds = ours or theirs
         rows.append(
             {
                 "encoder": row.encoder,
                 "claim": row.claim,
-                "paper": _spread(row.paper, row.paper_deviation),
-                "seeds by the paper": _seeds(theirs, row.paper_deviation),
-                "ours": _spread(row.mean, deviation),
-                "seeds by ours": _seeds(ours, deviation),
-                "hours": NOTHING
-                if seeds is None or math.isnan(hours)
-                else round(seeds * runs * hours),
+                "paper": _signed(row.paper, row.paper_deviation),
+                "seeds by it": _seeds(difference, row.paper_deviation),
+                "our deviation": _with_range([f"{value:.3f}" for value in ours]),
+                "seeds by ours": _with_range([_seeds(difference, value) for value in ours]),
+                "hours a seed": NOTHING if math.isnan(hours) else f"{runs * hours:.1f}",
             }
         )
     return pd.DataFrame(rows)
 
 
-def _spread(mean: float, deviation: float) -> str:
-    return NOTHING if math.isnan(deviation) else f"{mean:+.3f} ± {deviation:.3f}"
+def _ours(row: Any) -> list[float]:
+    """The measured deviation and the ends of its interval; none with one seed."""
+    if math.isnan(row.deviation) or row.state == "not measurable":
+        return []
+    return [row.deviation, *deviation_interval(row.deviation, row.n)]
 
 
-def _seeds(number: int | None, deviation: float) -> str:
-    if math.isnan(deviation):
+def _signed(mean: float, deviation: float) -> str:
+    return NOTHING if math.isnan(mean) else f"{mean:+.3f} ± {deviation:.3f}"
+
+
+def _seeds(difference: float, deviation: float) -> str:
+    if math.isnan(difference) or math.isnan(deviation):
         return NOTHING
-    return f"more than {MOST_SEEDS:,}" if number is None else str(number)
+    number = seeds_to_decide(difference, deviation)
+    return f"over {MOST_SEEDS:,}" if number is None else str(number)
+
+
+def _with_range(values: list[str]) -> str:
+    """A value and its range, as "9 (4 to 260)"."""
+    return "{} ({} to {})".format(*values) if values else NOTHING
 
 
 def audited(frame: pd.DataFrame) -> pd.DataFrame:

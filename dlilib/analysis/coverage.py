@@ -1,5 +1,6 @@
 """How often the study's intervals hold the truth, in simulated studies."""
 
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -8,7 +9,7 @@ import pandas as pd
 from dlilib.analysis.stats import LEVEL, Pair, bootstrap, by_part, estimate
 from dlilib.metrics import iou_score
 
-STUDIES = 200  # simulated of each kind
+STUDIES = 400  # simulated of each kind
 RESAMPLES = 500  # of a simulated study's bootstrap
 STUDENTS, WIDER = "Student's t", "the wider of both"
 INTERVALS = (STUDENTS, "bootstrap", WIDER)
@@ -28,18 +29,25 @@ def coverage(
     changes: pixels found by the rival move between true positives and false negatives, on all
     parts alike. The truth is the pair's own difference.
 
+    The shifts are such that the differences of a study's seeds have the deviation asked for. Where
+    each seed has other parts, these bring a part of it; if they bring more than all of it, there
+    is no shift.
+
     Args:
         pair: Pixel counts of two runs on the same validation images.
-        deviation: Standard deviation of the shift between seeds, in IoU.
-        seeds: Numbers of seeds of a study.
+        deviation: Standard deviation of the difference between seeds, in IoU.
+        seeds: Numbers of seeds of a study, 2 or more.
         studies: How many of each kind.
 
     Returns:
         A row for each number of seeds and way to validate (`PARTS`): the shares of studies whose
         95 % interval holds the truth, by Student's t over the seeds, by the bootstrap over parts
-        and seeds, and by the wider of both, which this study uses.
+        and seeds, and by the wider of both, which this study uses. No rows if the images have no
+        pixel to find.
     """
     rows = []
+    if math.isnan(_difference(pair.ours, pair.theirs)):
+        return pd.DataFrame(rows)
     for n in seeds:
         for name, shared in PARTS.items():
             held = list(_studies(pair, deviation, n, shared, studies))
@@ -56,9 +64,11 @@ def _studies(
     ours, theirs = (by_part(counts, pair.tiles, ids) for counts in (pair.ours, pair.theirs))
     truth = _difference(ours, theirs)
     rng = np.random.default_rng(0)
+    of_parts = 0.0 if shared else _deviation_of_parts(ours, theirs, rng)
+    shift_deviation = max(0.0, deviation**2 - of_parts**2) ** 0.5
     for _ in range(studies):
         drawn = rng.integers(len(ids), size=(1 if shared else n, len(ids)))
-        shifts = rng.normal(0, deviation, n)
+        shifts = rng.normal(0, shift_deviation, n)
         pairs = []
         for k, shift in enumerate(shifts):
             row = 0 if shared else k
@@ -72,6 +82,12 @@ def _studies(
             low <= truth <= high,
             min(low, by_seed.low) <= truth <= max(high, by_seed.high),
         )
+
+
+def _deviation_of_parts(ours: np.ndarray, theirs: np.ndarray, rng: np.random.Generator) -> float:
+    """How much the difference of counts (P, 3) changes if other parts are drawn."""
+    drawn = rng.integers(len(ours), size=(RESAMPLES, len(ours)))
+    return float(np.nanstd([_difference(ours[rows], theirs[rows]) for rows in drawn]))
 
 
 def _shifted(counts: np.ndarray, shift: float) -> np.ndarray:

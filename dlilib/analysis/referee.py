@@ -1,7 +1,7 @@
 """The study's numbers read as a referee would: where a lead comes from, and what would decide it.
 
-A table for each question, and the answers in sentences. All are about the preset's first encoder,
-and about DLI beside the baseline where two methods are compared.
+A table for each question, and the answers in sentences. All are about the preset's first encoder
+and all its seeds, and about DLI beside the baseline where two methods are compared.
 """
 
 import math
@@ -13,19 +13,24 @@ import numpy as np
 import pandas as pd
 
 from dlilib.analysis import claims, tables
-from dlilib.analysis.coverage import PARTS, STUDENTS, WIDER, coverage
+from dlilib.analysis.coverage import STUDENTS, WIDER, coverage
 from dlilib.analysis.records import records, select
-from dlilib.analysis.stats import POWER, estimate
+from dlilib.analysis.stats import IOU_RANGE, POWER, Estimate, estimate
 from dlilib.losses import METHODS
-from dlilib.metrics import NOTHING, iou_score
+from dlilib.metrics import NOTHING, iou_score, shown
 from dlilib.study import experiments
+from dlilib.training.run import Run
 from dlilib.training.store import Store
 from dlilib.wording import listed
 
-CLAIM = "DLI beats baseline"
+RIVAL = "baseline"
+CLAIM = f"DLI beats {RIVAL}"
+LEAD = f"dli less {RIVAL}"
 PAPERS = "paper's protocol"
+EPOCH, SPLIT = "best less last epoch", "paper's split less tile-disjoint"
 ALL = "all classes"
-FLATTERY = ("best less last epoch", "paper's split less tile-disjoint")
+ALONE = "gain in micro IoU from it alone"
+STILL = 0.02  # a smaller change of the micro IoU is none
 
 Record = dict[str, Any]
 
@@ -37,13 +42,8 @@ def doubled(preset: str, folder: str | Path) -> pd.DataFrame:
         A row for each two that are finished: method, split, size, "images seen", and "all classes"
         and each class, their IoU at the best epoch, as "0.794 → 0.782".
     """
-    store, planned = Store(folder), experiments.pilot(preset)
     rows = []
-    for run in planned:
-        longer = replace(run, epochs=2 * run.epochs)
-        both = [store.record(run), store.record(longer)]
-        if longer not in planned or None in both:
-            continue
+    for run, *both in _doubled(preset, folder):
         seen = [tables.images_seen(record) * record["run"]["epochs"] for record in both]
         by_class = [claims.class_iou(record, "best") for record in both]
         rows.append(
@@ -59,29 +59,53 @@ def doubled(preset: str, folder: str | Path) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def _doubled(preset: str, folder: str | Path) -> list[tuple[Run, Record, Record]]:
+    """The pilot's runs of which one twice as long is finished, too: both records."""
+    store, planned = Store(folder), experiments.pilot(preset)
+    found = []
+    for run in planned:
+        longer = replace(run, epochs=2 * run.epochs)
+        short, long = store.record(run), store.record(longer)
+        if longer in planned and short and long:
+            found.append((run, short, long))
+    return found
+
+
 def _change(before: float, after: float) -> str:
-    return f"{before:.3f} → {after:.3f}"
+    return f"{shown(before)} → {shown(after)}"
 
 
 def flattery(preset: str, folder: str | Path) -> pd.DataFrame:
-    """Measure what the choice of the epoch, and parts on both sides, add to each method's IoU.
+    """Measure how the choice of the epoch, and the split, change each method's IoU.
+
+    The paper's split shows the model other exposures of its validation parts, but it also has
+    other images to find and more to train on than a tile-disjoint one.
 
     Returns:
         A row for each method: micro IoU under the paper's protocol; there, the best epoch's less
         the last one's; and the paper's split less tile-disjoint, both at the last epoch, so that
-        the choice of the epoch is not counted twice.
+        the choice of the epoch is not counted twice. A last row has the same of DLI less the
+        baseline, paired by seed: what each adds to the lead.
     """
     image, tile = (_comparison(preset, folder, split) for split in tables.SPLITS)
     columns = {
         PAPERS: image["iou_best"],
-        FLATTERY[0]: image["iou_best"] - image["iou_last"],
-        FLATTERY[1]: (image["iou_last"] - tile["iou_last"]).dropna(),
+        EPOCH: image["iou_best"] - image["iou_last"],
+        SPLIT: (image["iou_last"] - tile["iou_last"]).dropna(),
     }
-    rows = []
-    for method in METHODS:
-        texts = {name: _estimated(values, method) for name, values in columns.items()}
-        rows.append({"method": method, **texts})
-    return pd.DataFrame(rows)
+    rows = {method: {} for method in (*METHODS, LEAD)}
+    for name, values in columns.items():
+        by_method = values.unstack("method").reindex(columns=list(METHODS))
+        by_method[LEAD] = by_method["dli"] - by_method[RIVAL]
+        within = IOU_RANGE if name == PAPERS else (-np.inf, np.inf)
+        for method, row in rows.items():
+            limits = (-np.inf, np.inf) if method == LEAD else within
+            row[name] = str(estimate(by_method[method].dropna(), within=limits))
+    frame = pd.DataFrame(rows.values())
+    frame.insert(0, "method", list(rows))
+    if not any(run.split == "tile" and not run.shots for run in experiments.all_runs(preset)):
+        frame[SPLIT] = claims.NOT_PLANNED
+    return frame
 
 
 def chosen(preset: str, folder: str | Path) -> pd.DataFrame:
@@ -98,9 +122,13 @@ def chosen(preset: str, folder: str | Path) -> pd.DataFrame:
         found = [record for run in runs if (record := store.record(run))]
         if not found:
             continue
-        best, last = (
-            np.mean([claims.class_iou(record, epoch) for record in found], axis=0)
+        by_class = {
+            epoch: [claims.class_iou(record, epoch) for record in found]
             for epoch in ("best", "last")
+        }
+        best, last = (
+            pd.DataFrame(values).mean().to_numpy()  # of the seeds that have it to find
+            for values in by_class.values()
         )
         changes = dict(zip(found[0]["data"]["classes"], map(_change, best, last), strict=True))
         rows.append({"method": method, "n": len(found), **changes})
@@ -115,17 +143,13 @@ def _comparison(preset: str, folder: str | Path, split: str) -> pd.DataFrame:
     return frame.set_index(["method", "seed"])
 
 
-def _estimated(values: pd.Series, method: str) -> str:
-    """The mean over the method's seeds; values: by method and seed."""
-    return str(estimate(values[values.index.get_level_values("method") == method]))
-
-
 def carried(preset: str, folder: str | Path) -> pd.DataFrame:
     """Say which classes carry DLI's lead over the baseline, under the paper's protocol.
 
     Returns:
         A row for each class: DLI's IoU less the baseline's, and what the baseline's micro IoU would
-        gain if it found this class as DLI does and the others as before; paired by seed.
+        gain if it found this class as DLI does and the others as before; paired by seed. The latter
+        need not add up to the lead, which the last row has.
     """
     groups = _pairs(preset, folder)
     rows = []
@@ -136,19 +160,27 @@ def carried(preset: str, folder: str | Path) -> pd.DataFrame:
             {
                 "class": name,
                 "gain in its IoU": str(estimate(gains)),
-                "gain in micro IoU from it alone": str(estimate(alone)),
+                ALONE: str(estimate(alone)),
             }
         )
+    if rows:
+        rows.append({"class": ALL, "gain in its IoU": "", ALONE: str(_lead(groups))})
     return pd.DataFrame(rows)
 
 
-def _pairs(preset: str, folder: str | Path) -> list[tuple[Record, Record]]:
+def _lead(groups: list[tuple[Record, Record]]) -> Estimate:
+    """DLI's micro IoU less the baseline's, over the seeds."""
+    return claims.gain([list(group) for group in groups], "best")
+
+
+def _pairs(preset: str, folder: str | Path, split: str = "image") -> list[tuple[Record, Record]]:
     """Of each seed that has both, DLI's record and the baseline's."""
     p, store = experiments.preset_named(preset), Store(folder)
     pairs = []
     for seed in p.seeds:
-        ours = store.record(replace(p.base, method="dli", seed=seed))
-        theirs = store.record(replace(p.base, method="baseline", seed=seed))
+        run = replace(p.base, split=split, seed=seed)
+        ours = store.record(replace(run, method="dli"))
+        theirs = store.record(replace(run, method=RIVAL))
         if ours and theirs:
             pairs.append((ours, theirs))
     return pairs
@@ -168,63 +200,87 @@ def _gain_alone(ours: Record, theirs: Record, c: int) -> float:
 def held(preset: str, folder: str | Path) -> pd.DataFrame:
     """Simulate how often the intervals of DLI's lead over the baseline hold the truth.
 
-    The parts are those of the first seed's pair of records. The deviation between seeds is the
-    measured one, or the paper's while there is a single seed.
+    The parts are those of each split's first pair of records. The deviation between seeds is the
+    measured one, or the paper's while there is a single seed. The numbers of seeds are the
+    preset's, if it has several, and the paper's 5.
 
     Returns:
-        As `coverage`, with the deviation; no rows while no seed has both runs.
+        As `coverage`, with the split, its number of parts, and the deviation and whose it is; no
+        rows for a split of which no seed has both runs.
     """
-    groups = _pairs(preset, folder)
-    if not groups:
-        return pd.DataFrame()
-    measured = claims.gain([list(group) for group in groups], "best").deviation
-    (_, papers) = claims.CLAIMS[CLAIM].paper(experiments.preset_named(preset).base.encoder)
-    deviation = papers if math.isnan(measured) else measured
-    found = coverage(claims.pair(*groups[0], "best"), deviation)
-    found["deviation"] = f"{deviation:.3f}, {'paper' if math.isnan(measured) else 'measured'}"
-    return found
+    p = experiments.preset_named(preset)
+    (_, papers) = claims.CLAIMS[CLAIM].paper(p.base.encoder)
+    seeds = sorted({5, max(2, len(p.seeds))} if len(p.seeds) > 1 else {5})
+    found = []
+    for split, title in tables.SPLITS.items():
+        groups = _pairs(preset, folder, split)
+        if not groups:
+            continue
+        measured = _lead(groups).deviation
+        deviation, whose = (papers, "paper") if math.isnan(measured) else (measured, "measured")
+        pair = claims.pair(*groups[0], "best")
+        rows = coverage(pair, deviation, seeds=seeds)
+        rows.insert(0, "split", title)
+        rows.insert(1, "parts", len(np.unique(pair.tiles)))
+        rows["deviation"] = f"{deviation:.3f}, {whose}"
+        found.append(rows)
+    return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
 
 
-def decided(preset: str, folder: str | Path) -> pd.DataFrame:
-    """Return `claims.seeds_needed` of the preset's claims under the paper's protocol."""
-    found = claims.claims(preset, folder, protocols=[PAPERS])
-    frame = select(records(Path(folder, "records")), experiments.all_runs(preset))
-    return claims.seeds_needed(found, frame["seconds"].mean() / 3600)
+def decided(preset: str, folder: str | Path, encoder: str = "") -> pd.DataFrame:
+    """Return `claims.seeds_needed` of the claims under the paper's protocol.
+
+    Args:
+        preset: A key of `PRESETS`.
+        folder: Of its results.
+        encoder: Instead of the preset's first.
+    """
+    encoder = encoder or experiments.preset_named(preset).base.encoder
+    found = claims.claims(preset, folder, [encoder], protocols=[PAPERS])
+    runs = [
+        run
+        for split in tables.SPLITS
+        for run in experiments.experiment("comparison", preset, [encoder], split=split)
+    ]
+    seconds = select(records(Path(folder, "records")), runs)["seconds"]
+    return claims.seeds_needed(found, seconds.mean() / 3600)
 
 
 def in_words(preset: str, folder: str | Path) -> list[str]:
     """Answer the questions in a sentence or two each, as far as there are records."""
-    answers = (_length, _flattered, _classes, _held, _decided)
+    answers = (_length, _epoch_and_split, _classes, _held, _decided)
     return [words for answer in answers if (words := answer(preset, folder))]
 
 
 def _length(preset: str, folder: str | Path) -> str:
     """Whether the runs are long enough."""
-    found = doubled(preset, folder)
-    if found.empty:
+    found = _doubled(preset, folder)
+    if not found:
         return ""
-    row = found.iloc[-1]
-    changes = [f"{name} {row[name]}" for name in list(found)[list(found).index(ALL) :]]
+    run, *both = found[-1]
+    table = doubled(preset, folder).iloc[-1]
+    before, after = (claims.class_iou(record, "best") for record in both)
+    new = (before < claims.FLOOR) & (after >= claims.FLOOR)
+    names = [f"{name} ({table[name]})" for name in np.array(both[0]["data"]["classes"])[new]]
+    still = abs(both[0]["best"]["iou"] - both[1]["best"]["iou"]) < STILL
+    appear = f", but only then were found {listed(names)}" if names else ""
     return (
-        f"**Long enough?** IoU of {row['method']} with twice the images ({row['images seen']}; the "
-        f"paper: {tables.PAPER_IMAGES:,}): {listed(changes)}."
+        f"**Long enough?** With twice the images ({table['images seen']}; the paper: "
+        f"{tables.PAPER_IMAGES:,}) the micro IoU of one {run.method} run "
+        f"{'hardly moved' if still else 'moved'} ({table[ALL]}){appear}."
     )
 
 
-def _flattered(preset: str, folder: str | Path) -> str:
-    """Whether the choice of the epoch or the leak explains the lead."""
-    found = flattery(preset, folder).set_index("method")
-    epoch, leak = ([found.loc[m, column] for m in ("baseline", "dli")] for column in FLATTERY)
-    if "pending" in epoch:
+def _epoch_and_split(preset: str, folder: str | Path) -> str:
+    """Whether the choice of the epoch or the split explains the lead."""
+    lead = flattery(preset, folder).set_index("method").loc[LEAD]
+    if lead[PAPERS] in ("pending", NOTHING):
         return ""
-    tiles = (
-        "what parts on both sides add is not measured yet"
-        if "pending" in leak
-        else f"parts on both sides {leak[0]} and {leak[1]}"
-    )
+    known = lead[SPLIT] not in ("pending", claims.NOT_PLANNED)
+    split = f"the paper's split instead of a tile-disjoint one {lead[SPLIT]}" if known else ""
     return (
-        f"**The best epoch or the leak?** Choosing the epoch on the validation images adds "
-        f"{epoch[0]} to the baseline's IoU and {epoch[1]} to DLI's; {tiles}."
+        f"**The best epoch or the leak?** To DLI's lead over the {RIVAL}, {lead[PAPERS]}, the "
+        f"choice of the epoch adds {lead[EPOCH]}; {split or 'the split: not measured yet'}."
     )
 
 
@@ -233,10 +289,11 @@ def _classes(preset: str, folder: str | Path) -> str:
     found = carried(preset, folder)
     if found.empty:
         return ""
-    alone = [f"{row[0]} {row[2]}" for row in found.itertuples(index=False)]
+    shares = found.set_index("class")[ALONE]
+    alone = [f"{name} {text}" for name, text in shares.drop(ALL).items()]
     return (
-        "**Which classes?** What the baseline's micro IoU would gain if it found one class as DLI "
-        f"does: {listed(alone)}."
+        f"**Which classes carry it?** The {RIVAL}'s gain if it found one class as DLI does: "
+        f"{listed(alone)}."
     )
 
 
@@ -245,33 +302,42 @@ def _held(preset: str, folder: str | Path) -> str:
     found = held(preset, folder)
     if found.empty:
         return ""
-    most = found[found["seeds"] == found["seeds"].max()].set_index("validation")
-    shares = [f"{_percent(most.loc[name, WIDER])} ({name})" for name in PARTS]
-    students = [_percent(most.loc[name, STUDENTS]) for name in PARTS]
+    found = found[found["seeds"] == found["seeds"].min()]
+    shares = []
+    for split, rows in found.groupby("split", sort=False):
+        wider, students = (_percents(rows[name]) for name in (WIDER, STUDENTS))
+        shares.append(f"{split} {wider} (Student's t alone {students})")
     return (
-        f"**Honest intervals?** Of simulated 95 % intervals over {most['seeds'].iloc[0]} seeds, "
-        f"{listed(shares)} hold the truth; of Student's t alone, {listed(students)}."
+        f"**Honest intervals?** Of simulated 95 % intervals over {found['seeds'].iloc[0]} seeds, "
+        f"which validate on the same parts or on others, so many hold the truth: "
+        f"{listed(shares)}."
     )
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
+def _percents(shares: pd.Series) -> str:
+    low, high = (f"{100 * share:.0f}" for share in (shares.min(), shares.max()))
+    return f"{low} %" if low == high else f"{low} to {high} %"
 
 
 def _decided(preset: str, folder: str | Path) -> str:
     """What it would take to decide the claims."""
     found = decided(preset, folder)
-    papers, ours = (_seeds(found, f"seeds by {whom}") for whom in ("the paper", "ours"))
-    measured = f" By what is measured here: {listed(ours)}." if ours else ""
-    return (
-        "**What would decide?** If the paper's differences and spreads were the truth, "
-        f"{_percent(POWER)} of studies would decide with this many seeds (the paper has 5): "
-        f"{listed(papers)}.{measured}"
+    names = found["claim"].str.removeprefix("DLI beats ")
+    papers, ours = (
+        [
+            f"{name} {seeds}"
+            for name, seeds in zip(names, found[column], strict=True)
+            if seeds != NOTHING
+        ]
+        for column in ("seeds by it", "seeds by ours")
     )
-
-
-def _seeds(found: pd.DataFrame, column: str) -> list[str]:
-    """The seeds that would decide each claim, by a column of `claims.seeds_needed`."""
-    known = found[found[column] != NOTHING]
-    names = known["claim"].str.removeprefix("DLI beats ")
-    return [f"{seeds} ({name})" for seeds, name in zip(known[column], names, strict=True)]
+    hours = found["hours a seed"].iloc[0]
+    words = (
+        "**What would decide?** At least this many seeds, for the paper's differences and with its "
+        f"spread (it has 5; {100 * POWER:.0f} % of studies would decide): {listed(papers)}."
+    )
+    if ours:
+        words += f" With the spread measured here: {listed(ours)}."
+    if hours != NOTHING:
+        words += f" A seed of both methods took {hours} hours here."
+    return words

@@ -41,10 +41,11 @@ VERDICTS = (
     "the mean IoU gained by small classes minus large ones.\n"
 )
 SEEDS = (
-    "How many seeds would decide each claim: differences ± standard deviations over seeds, and the "
-    "number of seeds with which 80 % of all studies would find an interval that excludes 0, if "
-    "these were the truth. The paper's deviation is the root sum of squares of the two that it "
-    "prints. Hours: of all those runs, one after the other, at the mean time of the runs here.\n"
+    "How many seeds would decide each claim: those with which 80 % of all studies would exclude 0 "
+    "by Student's t alone, so the least, if the true difference were the paper's, or the measured "
+    "one where it prints none. Once with the paper's standard deviation over seeds, the root sum "
+    "of squares of the two that it prints, and once with ours and with the ends of its 95 % "
+    "interval. Hours: of the runs that a seed needs, as long as they took here.\n"
 )
 PILOT = (
     "Runs of seed 0 that compared batch size, learning rate and length before the preset's "
@@ -104,7 +105,7 @@ def summary(preset: str, results: str | Path) -> str:
     frame = select(records(folder / "records"), planned)
     encoders = tables.finished_encoders(preset, frame) or [PRESETS[preset].base.encoder]
     toys = TOYS if PRESETS[preset].base.data == "toy" else ""
-    finished = f"{len(frame)} of {len(planned)} planned runs are finished."
+    finished = f"Finished: {len(frame)} of {len(planned)} planned runs."
     about = f"Preset `{preset}`: {PRESETS[preset].about}. {finished} {toys}"
     found = claims.verdicts(claims.claims(preset, folder, encoders))
     blocks = [_wrapped(about)]
@@ -165,7 +166,8 @@ def lead_in_words(found: pd.DataFrame) -> str:
 def _grouped(rows: pd.DataFrame, column: str) -> str:
     """The methods by verdict: "reproduced against wce; pending against baseline and focal"."""
     parts = []
-    for verdict, same in rows.groupby(column, sort=False):
+    short = rows[column].str.replace(r"[,;] .*\)$", ")", regex=True)  # without what would decide
+    for verdict, same in rows.groupby(short, sort=False):
         word = "not measured yet" if verdict == "pending" else verdict
         parts.append(f"{word} against {listed(same['claim'].str.removeprefix(LEAD))}")
     return "; ".join(parts)
@@ -289,6 +291,10 @@ def _paper_tables(preset: str, frame: pd.DataFrame) -> list[str]:
             note = "" if split == "image" else "The paper's numbers are of its own split.\n"
             blocks += [f"### {title}, {name}\n", note, tables.markdown(table), ""]
     encoders = tables.finished_encoders(preset, frame)
+    for encoder in [name for name in encoders if name in PRESETS[preset].second_encoders]:
+        table = tables.result_table(preset, frame, encoder).drop(columns="paper")
+        blocks += ["### A second encoder, which the paper does not have\n"]
+        blocks += [tables.markdown(table), ""]
     for split, name in tables.SPLITS.items():
         table = tables.class_table(preset, frame, encoders, split=split)
         blocks += [f"### IoU per class, {name}\n", tables.markdown(table), ""]
@@ -299,7 +305,8 @@ def _claims(preset: str, frame: pd.DataFrame, folder: Path) -> list[str]:
     """The verdicts, and what DLI's open choices change, at both epochs."""
     encoders = tables.finished_encoders(preset, frame)
     verdicts = tables.verdict_table(preset, folder, encoders)
-    found = claims.claims(preset, folder, encoders, protocols=EPOCHS, which=claims.OPEN)
+    planned = [name for name in encoders if name in PRESETS[preset].encoders]
+    found = claims.claims(preset, folder, planned, protocols=EPOCHS, which=claims.OPEN)
     choices = found.pivot(index=["encoder", "claim"], columns="protocol", values="text")
     choices = choices[list(EPOCHS)].reset_index()
     survives = ["### What survives\n", VERDICTS, tables.markdown(verdicts), ""]

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
-from scipy.special import nctdtr, stdtrit  # scipy.stats takes a second to import
+from scipy.special import chdtri, nctdtr, stdtrit  # scipy.stats takes a second to import
 
 from dlilib.metrics import NOTHING, iou_score
 
@@ -35,9 +35,9 @@ class Estimate:
             return "pending"
         if np.isnan(self.mean):
             return NOTHING
-        if self.n == 1:
-            return f"{self.mean:.3f} (n = 1)"
-        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}] (n = {self.n})"
+        mean, low, high = (f"{value:z.3f}" for value in (self.mean, self.low, self.high))
+        interval = "" if self.n == 1 else f" [{low}, {high}]"
+        return f"{mean}{interval} (n = {self.n})"
 
 
 def estimate(
@@ -79,12 +79,19 @@ def estimate(
     if n == 1:
         return Estimate(mean, np.nan, np.nan, 1)
     deviation = float(values.std(ddof=1))
-    half = float(stdtrit(n - 1, (1 + level) / 2)) * deviation / n**0.5
+    half = half_width(deviation, n, level)
     return Estimate(mean, max(within[0], mean - half), min(within[1], mean + half), n, deviation)
+
+
+def half_width(deviation: float, n: int, level: float = LEVEL) -> float:
+    """Return half the width of Student's t interval of a mean over n seeds, 2 or more."""
+    return float(stdtrit(n - 1, (1 + level) / 2)) * deviation / n**0.5
 
 
 def power(mean: float, deviation: float, n: int, level: float = LEVEL) -> float:
     """Compute how often the interval of `estimate` excludes 0 on the side of the true mean.
+
+    A wider interval, such as that of `clustered_difference`, has less power.
 
     Args:
         mean: The true mean of the seeds' values.
@@ -106,6 +113,8 @@ def power(mean: float, deviation: float, n: int, level: float = LEVEL) -> float:
 def seeds_to_decide(mean: float, deviation: float, share: float = POWER) -> int | None:
     """Count the seeds with which `share` of all studies would decide; see `power`.
 
+    It is the least number for an interval that is wider than Student's t.
+
     Returns:
         The smallest number; None if it is above `MOST_SEEDS`, or mean or deviation are NaN.
 
@@ -119,6 +128,17 @@ def seeds_to_decide(mean: float, deviation: float, share: float = POWER) -> int 
         if deviation > 0 and power(mean, deviation, n) >= share:
             return n
     return None
+
+
+def deviation_interval(deviation: float, n: int, level: float = LEVEL) -> tuple[float, float]:
+    """Return the interval of a standard deviation over n seeds, 2 or more, of normal values.
+
+    Example:
+        >>> [round(end, 3) for end in deviation_interval(0.03, 3)]
+        [0.016, 0.189]
+    """
+    ends = (chdtri(n - 1, tail) for tail in ((1 - level) / 2, (1 + level) / 2))
+    return tuple(deviation * float((n - 1) / end) ** 0.5 for end in ends)
 
 
 @dataclass(frozen=True)

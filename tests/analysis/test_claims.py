@@ -12,7 +12,13 @@ from builders import TINY, record
 import dlilib
 from dlilib.analysis import claims, figures, report, tables
 from dlilib.analysis.records import load_or_train
-from dlilib.analysis.stats import Estimate, Pair, clustered_difference, estimate
+from dlilib.analysis.stats import (
+    Estimate,
+    Pair,
+    clustered_difference,
+    estimate,
+    seeds_to_decide,
+)
 from dlilib.study import presets
 from dlilib.training.store import Store
 
@@ -93,29 +99,47 @@ def test_verdict_is_never_stronger_than_the_interval(low, high, n, paper, expect
 
 
 @pytest.mark.parametrize(
-    ("mean", "deviation", "n", "expected"),
+    ("measured", "paper", "expected"),
     [
-        (0.034, 0.024, 3, "n = 3; about 7 seeds would decide"),
-        (0.004, 0.0206, 5, "n = 5; about 211 seeds would decide"),
-        (-0.034, 0.024, 3, "n = 3; about 7 seeds would decide"),
-        (0.0, 0.02, 5, "n = 5; more than 1,000 seeds would decide"),
-        (0.05, 0.01, 5, "n = 5; its parts leave it open, not its seeds"),
+        (
+            estimate([0.0, 0.02, 0.04]),
+            0.034,
+            "n = 3; at least 5 would decide the paper's difference",
+        ),
+        (estimate([0.0, 0.02, 0.04]), 0.004, "n = 3; at least 199 would decide the paper's"),
+        (estimate([0.0, -0.02, -0.04]), 0.034, "n = 3; at least 5 would decide the paper's"),
+        (estimate([0.0, 0.02, 0.04]), 0.1, "n = 3, enough for the paper's difference"),
+        (estimate([0.0, 0.02, 0.04]), math.nan, "n = 3; at least 10 would decide this difference"),
+        (estimate([-0.02, 0.0, 0.02]), math.nan, "n = 3; more than 1,000 would decide this"),
+        # the seeds agree, so it is the bootstrap's end that is beyond 0
+        (Estimate(0.01, -0.02, 0.04, 3, 0.001), 0.02, "n = 3; its parts leave it open"),
+        (Estimate(-0.01, -0.04, 0.02, 3, 0.001), 0.02, "n = 3; its parts leave it open"),
     ],
 )
-def test_undecided_says_how_many_seeds_would_decide(mean, deviation, n, expected):
-    found = claims.verdict(Estimate(mean, -0.1, 0.1, n, deviation), 0.02)
-    assert str(found) == f"undecided ({expected})"
+def test_undecided_says_how_many_seeds_would_decide(measured, paper, expected):
+    assert str(claims.verdict(measured, paper)).startswith(f"undecided ({expected}")
 
 
 def test_seeds_needed_by_the_papers_own_spread(tmp_path):
     found = claims.claims("lite", tmp_path, protocols=["paper's protocol"])
-    table = claims.seeds_needed(found, hours=2.0).set_index("claim")
+    table = claims.seeds_needed(found, hours=2.25).set_index("claim")
     # DLI 0.780 ± 0.016, the baseline 0.746 ± 0.018; two runs a seed
     row = table.loc["DLI beats baseline"]
-    assert (row["paper"], row["seeds by the paper"], row["hours"]) == ("+0.034 ± 0.024", "7", 28)
-    assert table.loc["both blends beat cut-paste", "seeds by the paper"] == "211"
+    assert row[["paper", "seeds by it"]].tolist() == ["+0.034 ± 0.024", "7"]
+    assert row[["seeds by ours", "hours a seed"]].tolist() == ["–", "4.5"]
+    assert table.loc["both blends beat cut-paste", "seeds by it"] == "211"
     nothing = table.loc["DLI drops less than WCE at half the data"]
-    assert (nothing["paper"], nothing["seeds by ours"], nothing["hours"]) == ("–", "–", "–")
+    assert nothing[["paper", "seeds by it", "hours a seed"]].tolist() == ["–", "–", "9.0"]
+
+
+def test_seeds_needed_by_ours_take_the_papers_difference():
+    row = {"encoder": "resnet18", "claim": "DLI beats baseline", "state": "undecided", "n": 3}
+    measured = {"mean": 0.01, "deviation": 0.03, "paper": 0.034, "paper_deviation": 0.024}
+    table = claims.seeds_needed(pd.DataFrame([row | measured]), hours=math.nan)
+    assert table["our deviation"].tolist() == ["0.030 (0.016 to 0.189)"]
+    ends = [seeds_to_decide(0.034, deviation) for deviation in (0.03, 0.01562, 0.18854)]
+    assert table["seeds by ours"].tolist() == ["{} ({} to {})".format(*ends)]
+    assert table["hours a seed"].tolist() == ["–"]
 
 
 def test_claims_compare_what_they_say(tmp_path):
@@ -134,7 +158,7 @@ def test_claims_compare_what_they_say(tmp_path):
     assert (row["mean"], row["low"], row["n"]) == (pytest.approx(0.3), pytest.approx(0.3), 3)
     assert row["paper"] == pytest.approx(0.780 - 0.746) and row["verdict"] == "reproduced"
     assert frame.loc["DLI beats baseline", "tile-disjoint"]["verdict"] == (
-        "undecided (n = 3; more than 1,000 seeds would decide)"
+        "undecided (n = 3, enough for the paper's difference)"
     )
     assert frame.loc["DLI beats wce", "paper's protocol"]["verdict"] == "pending"
     assert frame.loc["both blends beat Poisson", "paper's protocol"]["paper"] == pytest.approx(

@@ -44,3 +44,14 @@ def test_images_of_a_part_are_one_draw():
         coverage(pair_of(12, 20, images), 0.02, seeds=(3,), studies=50) for images in (1, 3)
     )
     assert alone.equals(thrice)
+
+
+def test_seeds_deviate_as_asked_for_whatever_their_parts_bring():
+    # the parts alone bring more than that: nothing is added, and Student's t holds its level
+    found = coverage(pair_of(30, 20), 0.01, seeds=(5,), studies=400)
+    assert shares(found, STUDENTS)[OTHER] == pytest.approx(0.95, abs=0.03)
+
+
+def test_without_a_pixel_to_find_nothing_is_simulated():
+    pair = Pair(np.array([[0, 3, 0]] * 2), np.array([[0, 0, 0]] * 2), np.array([1, 2]))
+    assert coverage(pair, 0.02).empty

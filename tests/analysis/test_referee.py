@@ -52,6 +52,27 @@ def test_what_the_epoch_and_the_leak_add(folder):
     assert baseline["best less last epoch"] == "0.020 [0.020, 0.020] (n = 3)"
     assert baseline["paper's split less tile-disjoint"] == "pending"
     assert set(found.loc["wce"]) == {"pending"}
+    lead = found.loc["dli less baseline"]
+    assert lead.tolist() == [
+        "0.080 [0.030, 0.130] (n = 3)",
+        "0.020 [0.020, 0.020] (n = 3)",
+        "pending",
+    ]
+
+
+def test_means_are_cut_at_what_an_iou_can_be_and_differences_are_not(tmp_path):
+    store = Store(tmp_path)
+    for seed, found in ((0, 10), (1, 1)):
+        keep(store, replace(BASE, seed=seed), (found,) * 5, (0,) * 5)
+    row = referee.flattery("lite", tmp_path).set_index("method").loc["dli"]
+    assert row["paper's protocol"] == "0.550 [0.000, 1.000] (n = 2)"
+    assert row["best less last epoch"] == "0.550 [-5.168, 6.268] (n = 2)"
+
+
+def test_split_that_is_not_planned_is_not_pending(tmp_path):
+    (tmp_path / "records").mkdir()
+    found = referee.flattery("smoke", tmp_path)
+    assert set(found["paper's split less tile-disjoint"]) == {"not planned"}
 
 
 def test_epoch_chosen_for_all_classes_is_not_that_of_each(folder):
@@ -59,6 +80,17 @@ def test_epoch_chosen_for_all_classes_is_not_that_of_each(folder):
     assert found["n"].to_dict() == {"baseline": 3, "dli": 3}
     assert found["Break"].to_dict() == {"baseline": "0.500 → 0.400", "dli": "0.900 → 0.700"}
     assert found["Fray"].to_dict() == {"baseline": "0.800 → 0.800", "dli": "0.800 → 0.800"}
+
+
+def test_class_that_a_seed_does_not_have_is_in_no_mean(folder):
+    store, run = Store(folder), replace(BASE, seed=0)
+    found = store.record(run)
+    for moment in ("best", "last"):
+        found[moment]["classes"][1] = [0, 0, 0]
+        found[moment]["iou"] = sum(row[0] for row in found[moment]["classes"]) / 40
+    store.finish(run, found)
+    chosen = referee.chosen("lite", folder).set_index("method")
+    assert chosen.loc["dli", "Break"] == "0.900 → 0.700"  # of the other two seeds
 
 
 def test_class_that_carries_the_lead(folder):
@@ -85,7 +117,10 @@ def test_runs_twice_as_long_stand_beside_the_others(folder):
 
 
 def test_simulated_studies_take_the_measured_deviation(folder):
-    assert referee.held("lite", folder)["deviation"].unique().tolist() == ["0.020, measured"]
+    found = referee.held("lite", folder)
+    assert found["deviation"].unique().tolist() == ["0.020, measured"]
+    assert found["split"].unique().tolist() == ["the paper's split"]  # no pair on the other
+    assert found["seeds"].unique().tolist() == [3, 5] and (found["parts"] == 5).all()
 
 
 def test_a_single_seed_takes_the_papers_deviation(tmp_path):
@@ -96,17 +131,18 @@ def test_a_single_seed_takes_the_papers_deviation(tmp_path):
 
 def test_words_say_what_the_tables_say(folder):
     words = "\n".join(referee.in_words("lite", folder))
-    assert "adds 0.020 [0.020, 0.020] (n = 3) to the baseline's IoU and 0.040 [0.040" in words
-    assert "parts on both sides is not measured" not in words
+    assert "over the baseline, 0.080 [0.030, 0.130] (n = 3), the choice of the epoch adds" in words
+    assert "adds 0.020 [0.020, 0.020] (n = 3); the split: not measured yet" in words
     assert "Break 0.080 [0.030, 0.130] (n = 3)" in words
-    # the paper: 0.780 ± 0.016 beside 0.746 ± 0.018; here 0.08 ± 0.02
-    assert "(the paper has 5): 7 (baseline)" in words
-    assert "By what is measured here: 3 (baseline)." in words
+    # the paper: 0.780 ± 0.016 beside 0.746 ± 0.018; here ± 0.02
+    assert "would decide): baseline 7, focal 5," in words
+    assert "With the spread measured here: baseline 5 (3 to 110)." in words
 
 
 def test_without_records_only_the_paper_speaks(tmp_path):
     (tmp_path / "records").mkdir()
     (words,) = referee.in_words("lite", tmp_path)
-    assert words.startswith("**What would decide?**") and "measured here" not in words
+    assert words.startswith("**What would decide?**")
+    assert "measured here" not in words and "hours" not in words
     for table in (referee.doubled, referee.chosen, referee.carried, referee.held):
         assert table("lite", tmp_path).empty

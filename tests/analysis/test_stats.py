@@ -10,6 +10,7 @@ from dlilib.analysis.stats import (
     Estimate,
     Pair,
     clustered_difference,
+    deviation_interval,
     drop,
     estimate,
     power,
@@ -82,6 +83,17 @@ def test_seeds_to_decide_are_the_first_with_enough_power():
     assert seeds_to_decide(0.1, 0.0) == 2  # the values are all alike
     assert seeds_to_decide(0.0, 0.1) is seeds_to_decide(math.nan, 0.1) is None
     assert seeds_to_decide(0.1, math.nan) is None
+
+
+def test_a_mean_that_rounds_to_nothing_has_no_sign():
+    assert str(Estimate(-0.0001, -0.0002, 0.1, 3)) == "0.000 [0.000, 0.100] (n = 3)"
+
+
+@pytest.mark.parametrize("n", [3, 5])
+def test_interval_of_a_deviation_holds_it_as_often_as_it_says(n):
+    draws = np.random.default_rng(n).normal(0, 0.03, (3000, n)).std(axis=1, ddof=1)
+    ends = [deviation_interval(deviation, n) for deviation in draws]
+    assert np.mean([low <= 0.03 <= high for low, high in ends]) == pytest.approx(0.95, abs=0.02)
 
 
 def test_nothing_and_a_single_value():
