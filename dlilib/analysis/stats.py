@@ -88,7 +88,7 @@ def half_width(deviation: float, n: int, level: float = LEVEL) -> float:
     return float(stdtrit(n - 1, (1 + level) / 2)) * deviation / n**0.5
 
 
-def power(mean: float, deviation: float, n: int, level: float = LEVEL) -> float:
+def power(mean: float, deviation: float, n: int, *, level: float = LEVEL) -> float:
     """Compute how often the interval of `estimate` excludes 0 on the side of the true mean.
 
     A wider interval, such as that of `clustered_difference`, has less power.
