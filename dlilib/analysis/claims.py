@@ -362,6 +362,8 @@ def _seeds(difference: float, deviation: float) -> str:
 
 def _with_range(values: list[str]) -> str:
     """A value and its range, as "9 (4 to 260)"."""
+    if len(set(values)) == 1:
+        return values[0]
     return "{} ({} to {})".format(*values) if values else NOTHING
 
 

@@ -101,6 +101,7 @@ def flattery(preset: str, folder: str | Path) -> pd.DataFrame:
         for method, row in rows.items():
             limits = (-np.inf, np.inf) if method == LEAD else within
             row[name] = str(estimate(by_method[method].dropna(), within=limits))
+    rows[LEAD][PAPERS] = str(_lead(_pairs(preset, folder)))  # over parts, too
     frame = pd.DataFrame(rows.values())
     frame.insert(0, "method", list(rows))
     if not any(run.split == "tile" and not run.shots for run in experiments.all_runs(preset)):
@@ -286,14 +287,16 @@ def _epoch_and_split(preset: str, folder: str | Path) -> str:
 
 def _classes(preset: str, folder: str | Path) -> str:
     """Which classes carry the lead."""
-    found = carried(preset, folder)
-    if found.empty:
+    groups = _pairs(preset, folder)
+    if not groups:
         return ""
-    shares = found.set_index("class")[ALONE]
-    alone = [f"{name} {text}" for name, text in shares.drop(ALL).items()]
+    means = []
+    for c, name in enumerate(groups[0][0]["data"]["classes"]):
+        alone = estimate([_gain_alone(ours, theirs, c) for ours, theirs in groups])
+        means.append(f"{name} {alone.mean:z.3f}")
     return (
-        f"**Which classes carry it?** The {RIVAL}'s gain if it found one class as DLI does: "
-        f"{listed(alone)}."
+        f"**Which classes carry it?** The {RIVAL}'s gain in micro IoU if it found one class as DLI "
+        f"does (means, n = {len(groups)}): {listed(means)}."
     )
 
 
@@ -322,22 +325,22 @@ def _percents(shares: pd.Series) -> str:
 def _decided(preset: str, folder: str | Path) -> str:
     """What it would take to decide the claims."""
     found = decided(preset, folder)
-    names = found["claim"].str.removeprefix("DLI beats ")
-    papers, ours = (
-        [
-            f"{name} {seeds}"
-            for name, seeds in zip(names, found[column], strict=True)
-            if seeds != NOTHING
-        ]
-        for column in ("seeds by it", "seeds by ours")
-    )
+    found = found[found["paper"] != NOTHING]
+    papers, ours = (_seeds(found, column) for column in ("seeds by it", "seeds by ours"))
     hours = found["hours a seed"].iloc[0]
     words = (
         "**What would decide?** At least this many seeds, for the paper's differences and with its "
         f"spread (it has 5; {100 * POWER:.0f} % of studies would decide): {listed(papers)}."
     )
     if ours:
-        words += f" With the spread measured here: {listed(ours)}."
+        words += f" With the spread measured here, roughly: {listed(ours)}."
     if hours != NOTHING:
         words += f" A seed of both methods took {hours} hours here."
     return words
+
+
+def _seeds(found: pd.DataFrame, column: str) -> list[str]:
+    """The seeds that each claim needs, without their range, by a column of `decided`."""
+    names = found["claim"].str.removeprefix("DLI beats ")
+    known = zip(names, found[column].str.partition(" (")[0], strict=True)
+    return [f"{name} {seeds}" for name, seeds in known if seeds != NOTHING]

@@ -93,8 +93,8 @@ def report(results: str | Path) -> str:
 def summary(preset: str, results: str | Path) -> str:
     """Write a preset's result in short, as Markdown.
 
-    What its runs are, Table 1 on both splits beside the paper's, the verdict in words, and what a
-    referee would ask.
+    What its runs are, Table 1 on both splits beside the paper's, the verdict in words, also of
+    second encoders, and what a referee would ask.
 
     Args:
         preset: A key of `PRESETS`.
@@ -109,7 +109,7 @@ def summary(preset: str, results: str | Path) -> str:
     about = f"Preset `{preset}`: {PRESETS[preset].about}. {finished} {toys}"
     found = claims.verdicts(claims.claims(preset, folder, encoders))
     blocks = [_wrapped(about)]
-    for encoder in encoders:
+    for encoder in [name for name in encoders if name in PRESETS[preset].encoders]:
         blocks.append(tables.markdown(tables.result_table(preset, frame, encoder)))
     words = [*verdict_in_words(found), *_pilot_in_words(preset, folder)]
     blocks.append(_wrapped(" ".join(words)))
