@@ -99,8 +99,7 @@ def flattery(preset: str, folder: str | Path) -> pd.DataFrame:
         by_method[LEAD] = by_method["dli"] - by_method[RIVAL]
         within = IOU_RANGE if name == PAPERS else (-np.inf, np.inf)
         for method, row in rows.items():
-            limits = (-np.inf, np.inf) if method == LEAD else within
-            row[name] = str(estimate(by_method[method].dropna(), within=limits))
+            row[name] = str(estimate(by_method[method].dropna(), within=within))
     rows[LEAD][PAPERS] = str(_lead(_pairs(preset, folder)))  # over parts, too
     frame = pd.DataFrame(rows.values())
     frame.insert(0, "method", list(rows))
@@ -211,7 +210,7 @@ def held(preset: str, folder: str | Path) -> pd.DataFrame:
     """
     p = experiments.preset_named(preset)
     (_, papers) = claims.CLAIMS[CLAIM].paper(p.base.encoder)
-    seeds = sorted({5, max(2, len(p.seeds))} if len(p.seeds) > 1 else {5})
+    seeds = sorted({len(p.seeds), 5} - {1})
     found = []
     for split, title in tables.SPLITS.items():
         groups = _pairs(preset, folder, split)
@@ -228,15 +227,9 @@ def held(preset: str, folder: str | Path) -> pd.DataFrame:
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
 
 
-def decided(preset: str, folder: str | Path, encoder: str = "") -> pd.DataFrame:
-    """Return `claims.seeds_needed` of the claims under the paper's protocol.
-
-    Args:
-        preset: A key of `PRESETS`.
-        folder: Of its results.
-        encoder: Instead of the preset's first.
-    """
-    encoder = encoder or experiments.preset_named(preset).base.encoder
+def decided(preset: str, folder: str | Path) -> pd.DataFrame:
+    """Return `claims.seeds_needed` of the claims under the paper's protocol."""
+    encoder = experiments.preset_named(preset).base.encoder
     found = claims.claims(preset, folder, [encoder], protocols=[PAPERS])
     runs = [
         run
@@ -277,11 +270,12 @@ def _epoch_and_split(preset: str, folder: str | Path) -> str:
     lead = flattery(preset, folder).set_index("method").loc[LEAD]
     if lead[PAPERS] in ("pending", NOTHING):
         return ""
-    known = lead[SPLIT] not in ("pending", claims.NOT_PLANNED)
-    split = f"the paper's split instead of a tile-disjoint one {lead[SPLIT]}" if known else ""
+    split = f"the paper's split instead of a tile-disjoint one {lead[SPLIT]}"
+    if lead[SPLIT] in ("pending", claims.NOT_PLANNED):
+        split = f"the split: {lead[SPLIT]}"
     return (
         f"**The best epoch or the leak?** To DLI's lead over the {RIVAL}, {lead[PAPERS]}, the "
-        f"choice of the epoch adds {lead[EPOCH]}; {split or 'the split: not measured yet'}."
+        f"choice of the epoch adds {lead[EPOCH]}; {split}."
     )
 
 

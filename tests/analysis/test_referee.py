@@ -132,7 +132,7 @@ def test_a_single_seed_takes_the_papers_deviation(tmp_path):
 def test_words_say_what_the_tables_say(folder):
     words = "\n".join(referee.in_words("lite", folder))
     assert "over the baseline, 0.080 [0.000, 0.260] (n = 3), the choice of the epoch adds" in words
-    assert "adds 0.020 [0.020, 0.020] (n = 3); the split: not measured yet" in words
+    assert "adds 0.020 [0.020, 0.020] (n = 3); the split: pending." in words
     assert "(means, n = 3): Blowhole 0.000, Break 0.080, Crack 0.000," in words
     # the paper: 0.780 ± 0.016 beside 0.746 ± 0.018; here ± 0.02
     assert "would decide): baseline 7, focal 5," in words
