@@ -67,9 +67,8 @@ def build(preset: str, results: str | Path, out: str | Path) -> Path:
     for old in (source, html):
         shutil.rmtree(old, ignore_errors=True)
     shutil.copytree(DOCS, source, ignore=shutil.ignore_patterns("build.py", "__pycache__"))
-    for page in source.rglob(
-        "*.md"
-    ):  # the pages link to the notebooks where they lie in the project
+    # the pages link to the notebooks where they lie in the project
+    for page in source.rglob("*.md"):
         page.write_text(page.read_text().replace("../notebooks/", "tutorials/"))
     _write_results(preset, Path(results), folder, source)
     (source / "generated" / "cli.md").write_text(_command_line())

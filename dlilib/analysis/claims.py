@@ -28,6 +28,8 @@ from dlilib.study.experiments import all_runs, preset_named
 from dlilib.training.run import Run
 from dlilib.training.store import Store
 
+PAPERS = "paper's protocol"
+LEAD = "DLI beats "  # how the claims about a competitor begin
 SMALL = ("Blowhole", "Crack")  # the defects below 1 % of an image
 FLOOR = 0.05  # below this IoU of the small defects, in every run, gains in it say nothing
 
@@ -47,7 +49,7 @@ class Protocol:
 FREE_IN_VAL = {"free_in_val": True}
 TILE = {"split": "tile"}
 PROTOCOLS = {
-    "paper's protocol": Protocol(),
+    PAPERS: Protocol(),
     "last epoch": Protocol(epoch="last"),
     "published losses": Protocol(losses="published"),
     "defect-free images validate": Protocol(FREE_IN_VAL),
@@ -168,7 +170,7 @@ class Claim:
 
 
 CLAIMS = {
-    **{f"DLI beats {name}": Claim({"method": name}, table=1) for name in METHODS if name != "dli"},
+    **{f"{LEAD}{name}": Claim({"method": name}, table=1) for name in METHODS if name != "dli"},
     "both blends beat cut-paste": Claim({"p_poisson": 0.0}, table=2),
     "both blends beat Poisson": Claim({"p_poisson": 1.0}, table=2),
     "DLI drops less than WCE at half the data": Claim(
@@ -391,7 +393,7 @@ def verdicts(frame: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for (encoder, claim), found in frame.groupby(["encoder", "claim"], sort=False):
-        (ours,) = found[found["protocol"] == "paper's protocol"].itertuples()
+        (ours,) = found[found["protocol"] == PAPERS].itertuples()
         (audit,) = audited(found).itertuples()
         if ours.state == audit.state == NOT_PLANNED:
             continue

@@ -5,6 +5,7 @@ and all its seeds, and about DLI beside the baseline where two methods are compa
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,8 @@ from dlilib.training.store import Store
 from dlilib.wording import listed
 
 RIVAL = "baseline"
-CLAIM = f"DLI beats {RIVAL}"
-LEAD = f"dli less {RIVAL}"
-PAPERS = "paper's protocol"
+LESS = f"dli less {RIVAL}"
 EPOCH, SPLIT = "best less last epoch", "paper's split less tile-disjoint"
-ALL = "all classes"
 ALONE = "gain in micro IoU from it alone"
 STILL = 0.02  # a smaller change of the micro IoU is none
 
@@ -52,7 +50,7 @@ def doubled(preset: str, folder: str | Path) -> pd.DataFrame:
                 "split": run.split,
                 "size": run.size,
                 "images seen": f"{seen[0]:,} → {seen[1]:,}",
-                ALL: _change(*[record["best"]["iou"] for record in both]),
+                tables.ALL: _change(*[record["best"]["iou"] for record in both]),
                 **dict(zip(both[0]["data"]["classes"], map(_change, *by_class), strict=True)),
             }
         )
@@ -87,25 +85,26 @@ def flattery(preset: str, folder: str | Path) -> pd.DataFrame:
         the choice of the epoch is not counted twice. A last row has the same of DLI less the
         baseline, paired by seed: what each adds to the lead.
     """
-    image, tile = (_comparison(preset, folder, split) for split in tables.SPLITS)
+    frame = records(Path(folder, "records"))
+    image, tile = (_comparison(preset, frame, split) for split in tables.SPLITS)
     columns = {
-        PAPERS: image["iou_best"],
+        claims.PAPERS: image["iou_best"],
         EPOCH: image["iou_best"] - image["iou_last"],
         SPLIT: (image["iou_last"] - tile["iou_last"]).dropna(),
     }
-    rows = {method: {} for method in (*METHODS, LEAD)}
+    rows = {method: {} for method in (*METHODS, LESS)}
     for name, values in columns.items():
         by_method = values.unstack("method").reindex(columns=list(METHODS))
-        by_method[LEAD] = by_method["dli"] - by_method[RIVAL]
-        within = IOU_RANGE if name == PAPERS else (-np.inf, np.inf)
+        by_method[LESS] = by_method["dli"] - by_method[RIVAL]
+        within = IOU_RANGE if name == claims.PAPERS else (-np.inf, np.inf)
         for method, row in rows.items():
             row[name] = str(estimate(by_method[method].dropna(), within=within))
-    rows[LEAD][PAPERS] = str(_lead(_pairs(preset, folder)))  # over parts, too
-    frame = pd.DataFrame(rows.values())
-    frame.insert(0, "method", list(rows))
+    rows[LESS][claims.PAPERS] = str(_lead(_pairs(preset, folder)))  # over parts, too
+    table = pd.DataFrame(rows.values())
+    table.insert(0, "method", list(rows))
     if not any(run.split == "tile" and not run.shots for run in experiments.all_runs(preset)):
-        frame[SPLIT] = claims.NOT_PLANNED
-    return frame
+        table[SPLIT] = claims.NOT_PLANNED
+    return table
 
 
 def chosen(preset: str, folder: str | Path) -> pd.DataFrame:
@@ -135,12 +134,11 @@ def chosen(preset: str, folder: str | Path) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _comparison(preset: str, folder: str | Path, split: str) -> pd.DataFrame:
-    """The comparison's records, by method and seed."""
+def _comparison(preset: str, frame: pd.DataFrame, split: str) -> pd.DataFrame:
+    """The comparison's rows of all records, by method and seed."""
     encoder = experiments.preset_named(preset).base.encoder
     runs = experiments.experiment("comparison", preset, [encoder], split=split)
-    frame = select(records(Path(folder, "records")), runs)
-    return frame.set_index(["method", "seed"])
+    return select(frame, runs).set_index(["method", "seed"])
 
 
 def carried(preset: str, folder: str | Path) -> pd.DataFrame:
@@ -153,18 +151,11 @@ def carried(preset: str, folder: str | Path) -> pd.DataFrame:
     """
     groups = _pairs(preset, folder)
     rows = []
-    for c, name in enumerate(groups[0][0]["data"]["classes"] if groups else []):
+    for c, (name, alone) in enumerate(_alone(groups).items()):
         gains = [_gain(ours, theirs, c) for ours, theirs in groups]
-        alone = [_gain_alone(ours, theirs, c) for ours, theirs in groups]
-        rows.append(
-            {
-                "class": name,
-                "gain in its IoU": str(estimate(gains)),
-                ALONE: str(estimate(alone)),
-            }
-        )
+        rows.append({"class": name, "gain in its IoU": str(estimate(gains)), ALONE: str(alone)})
     if rows:
-        rows.append({"class": ALL, "gain in its IoU": "", ALONE: str(_lead(groups))})
+        rows.append({"class": tables.ALL, "gain in its IoU": "", ALONE: str(_lead(groups))})
     return pd.DataFrame(rows)
 
 
@@ -190,6 +181,15 @@ def _gain(ours: Record, theirs: Record, c: int) -> float:
     return float(claims.class_iou(ours, "best")[c] - claims.class_iou(theirs, "best")[c])
 
 
+def _alone(groups: list[tuple[Record, Record]]) -> dict[str, Estimate]:
+    """What each class alone, found as DLI does, would add to the rival's micro IoU."""
+    classes = groups[0][0]["data"]["classes"] if groups else []
+    return {
+        name: estimate([_gain_alone(ours, theirs, c) for ours, theirs in groups])
+        for c, name in enumerate(classes)
+    }
+
+
 def _gain_alone(ours: Record, theirs: Record, c: int) -> float:
     counts = np.array(theirs["best"]["classes"])
     swapped = counts.copy()
@@ -197,20 +197,24 @@ def _gain_alone(ours: Record, theirs: Record, c: int) -> float:
     return iou_score(*swapped.sum(axis=0)) - iou_score(*counts.sum(axis=0))
 
 
-def held(preset: str, folder: str | Path) -> pd.DataFrame:
+def held(preset: str, folder: str | Path, seeds: Sequence[int] = ()) -> pd.DataFrame:
     """Simulate how often the intervals of DLI's lead over the baseline hold the truth.
 
     The parts are those of each split's first pair of records. The deviation between seeds is the
-    measured one, or the paper's while there is a single seed. The numbers of seeds are the
-    preset's, if it has several, and the paper's 5.
+    measured one, or the paper's while there is a single seed.
+
+    Args:
+        preset: A key of `PRESETS`.
+        folder: Of its results.
+        seeds: Numbers of seeds of a study, instead of the preset's, if it has several, and the
+            paper's 5.
 
     Returns:
         As `coverage`, with the split, its number of parts, and the deviation and whose it is; no
         rows for a split of which no seed has both runs.
     """
     p = experiments.preset_named(preset)
-    (_, papers) = claims.CLAIMS[CLAIM].paper(p.base.encoder)
-    seeds = sorted({len(p.seeds), 5} - {1})
+    (_, papers) = claims.CLAIMS[claims.LEAD + RIVAL].paper(p.base.encoder)
     found = []
     for split, title in tables.SPLITS.items():
         groups = _pairs(preset, folder, split)
@@ -219,7 +223,7 @@ def held(preset: str, folder: str | Path) -> pd.DataFrame:
         measured = _lead(groups).deviation
         deviation, whose = (papers, "paper") if math.isnan(measured) else (measured, "measured")
         pair = claims.pair(*groups[0], "best")
-        rows = coverage(pair, deviation, seeds=seeds)
+        rows = coverage(pair, deviation, seeds=seeds or _numbers_of_seeds(preset))
         rows.insert(0, "split", title)
         rows.insert(1, "parts", len(np.unique(pair.tiles)))
         rows["deviation"] = f"{deviation:.3f}, {whose}"
@@ -227,10 +231,14 @@ def held(preset: str, folder: str | Path) -> pd.DataFrame:
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
 
 
+def _numbers_of_seeds(preset: str) -> list[int]:
+    return sorted({len(experiments.preset_named(preset).seeds), 5} - {1})
+
+
 def decided(preset: str, folder: str | Path) -> pd.DataFrame:
     """Return `claims.seeds_needed` of the claims under the paper's protocol."""
     encoder = experiments.preset_named(preset).base.encoder
-    found = claims.claims(preset, folder, [encoder], protocols=[PAPERS])
+    found = claims.claims(preset, folder, [encoder], protocols=[claims.PAPERS])
     runs = [
         run
         for split in tables.SPLITS
@@ -261,21 +269,21 @@ def _length(preset: str, folder: str | Path) -> str:
     return (
         f"**Long enough?** With twice the images ({table['images seen']}; the paper: "
         f"{tables.PAPER_IMAGES:,}) the micro IoU of one {run.method} run "
-        f"{'hardly moved' if still else 'moved'} ({table[ALL]}){appear}."
+        f"{'hardly moved' if still else 'moved'} ({table[tables.ALL]}){appear}."
     )
 
 
 def _epoch_and_split(preset: str, folder: str | Path) -> str:
     """Whether the choice of the epoch or the split explains the lead."""
-    lead = flattery(preset, folder).set_index("method").loc[LEAD]
-    if lead[PAPERS] in ("pending", NOTHING):
+    lead = flattery(preset, folder).set_index("method").loc[LESS]
+    if lead[claims.PAPERS] in ("pending", NOTHING):
         return ""
     split = f"the paper's split instead of a tile-disjoint one {lead[SPLIT]}"
     if lead[SPLIT] in ("pending", claims.NOT_PLANNED):
         split = f"the split: {lead[SPLIT]}"
     return (
-        f"**The best epoch or the leak?** To DLI's lead over the {RIVAL}, {lead[PAPERS]}, the "
-        f"choice of the epoch adds {lead[EPOCH]}; {split}."
+        f"**The best epoch or the leak?** To DLI's lead over the {RIVAL}, "
+        f"{lead[claims.PAPERS]}, the choice of the epoch adds {lead[EPOCH]}; {split}."
     )
 
 
@@ -284,10 +292,7 @@ def _classes(preset: str, folder: str | Path) -> str:
     groups = _pairs(preset, folder)
     if not groups:
         return ""
-    means = []
-    for c, name in enumerate(groups[0][0]["data"]["classes"]):
-        alone = estimate([_gain_alone(ours, theirs, c) for ours, theirs in groups])
-        means.append(f"{name} {alone.mean:z.3f}")
+    means = [f"{name} {alone.mean:z.3f}" for name, alone in _alone(groups).items()]
     return (
         f"**Which classes carry it?** The {RIVAL}'s gain in micro IoU if it found one class as DLI "
         f"does (means, n = {len(groups)}): {listed(means)}."
@@ -296,16 +301,16 @@ def _classes(preset: str, folder: str | Path) -> str:
 
 def _held(preset: str, folder: str | Path) -> str:
     """Whether the intervals are honest."""
-    found = held(preset, folder)
+    fewest = _numbers_of_seeds(preset)[0]
+    found = held(preset, folder, [fewest])
     if found.empty:
         return ""
-    found = found[found["seeds"] == found["seeds"].min()]
     shares = []
     for split, rows in found.groupby("split", sort=False):
         wider, students = (_percents(rows[name]) for name in (WIDER, STUDENTS))
         shares.append(f"{split} {wider} (Student's t alone {students})")
     return (
-        f"**Honest intervals?** Of simulated 95 % intervals over {found['seeds'].iloc[0]} seeds, "
+        f"**Honest intervals?** Of simulated 95 % intervals over {fewest} seeds, "
         f"which validate on the same parts or on others, so many hold the truth: "
         f"{listed(shares)}."
     )
@@ -335,6 +340,6 @@ def _decided(preset: str, folder: str | Path) -> str:
 
 def _seeds(found: pd.DataFrame, column: str) -> list[str]:
     """The seeds that each claim needs, without their range, by a column of `decided`."""
-    names = found["claim"].str.removeprefix("DLI beats ")
+    names = found["claim"].str.removeprefix(claims.LEAD)
     known = zip(names, found[column].str.partition(" (")[0], strict=True)
     return [f"{name} {seeds}" for name, seeds in known if seeds != NOTHING]

@@ -16,7 +16,7 @@ from dlilib.wording import listed
 
 # The largest first; what toy tiles give says nothing about the paper.
 PRESETS_SHOWN = [name for name in reversed(PRESETS) if PRESETS[name].base.data != "toy"]
-EPOCHS = ("paper's protocol", "last epoch")
+EPOCHS = (claims.PAPERS, "last epoch")
 PAPER_TABLES = {
     1: "Table 1: methods",
     2: "Table 2: DLI by cut-paste (0), Poisson (1) and both (0.5)",
@@ -66,7 +66,6 @@ the preset that it stands under, and never stronger than its interval.
 NO_NUMBERS = "No run on real tiles is finished yet."
 TOYS = "**Toy tiles show that everything runs; these numbers say nothing about the paper.**"
 COLUMNS = 100  # of a line of text
-LEAD = "DLI beats "  # how the claims about a competitor begin
 BEGIN, END = "<!-- dli report: begin -->", "<!-- dli report: end -->"
 
 
@@ -140,7 +139,7 @@ def verdict_in_words(found: pd.DataFrame) -> list[str]:
     """
     lines = []
     for encoder, rows in found.groupby("encoder", sort=False):
-        leads = rows[rows["claim"].str.startswith(LEAD)]
+        leads = rows[rows["claim"].str.startswith(claims.LEAD)]
         audits = " or ".join(leads["audit"].unique())
         lines.append(
             f"Under the paper's protocol, DLI's lead ({encoder}) is "
@@ -156,7 +155,7 @@ def lead_in_words(found: pd.DataFrame) -> str:
     Args:
         found: Rows of `claims.claims`, of one protocol.
     """
-    leads = found[found["claim"].str.startswith(LEAD)]
+    leads = found[found["claim"].str.startswith(claims.LEAD)]
     by_encoder = leads.groupby("encoder", sort=False)
     return "\n".join(
         f"DLI's lead ({encoder}) is {_grouped(rows, 'verdict')}." for encoder, rows in by_encoder
@@ -169,7 +168,7 @@ def _grouped(rows: pd.DataFrame, column: str) -> str:
     short = rows[column].str.replace(r"[,;] .*\)$", ")", regex=True)  # without what would decide
     for verdict, same in rows.groupby(short, sort=False):
         word = "not measured yet" if verdict == "pending" else verdict
-        parts.append(f"{word} against {listed(same['claim'].str.removeprefix(LEAD))}")
+        parts.append(f"{word} against {listed(same['claim'].str.removeprefix(claims.LEAD))}")
     return "; ".join(parts)
 
 
@@ -197,7 +196,7 @@ def _pilot_in_words(preset: str, folder: Path) -> list[str]:
     lines = []
     for run in [run for run in experiments.pilot(preset) if run.method == "baseline"]:
         own = replace(PRESETS[preset].base, split=run.split)
-        if all(store.record(replace(own, method=method)) for method in ("baseline", "dli")):
+        if all(store.record(replace(own, method=method)) for method in experiments.AUDITED):
             continue
         plain, dli = store.record(run), store.record(replace(run, method="dli"))
         if plain is None or dli is None:

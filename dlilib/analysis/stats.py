@@ -1,5 +1,6 @@
 """Means with intervals over seeds, and paired differences with intervals over seeds and parts."""
 
+import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -185,18 +186,26 @@ def bootstrap(
     """Return the bootstrap's interval over parts and seeds alone; see `clustered_difference`."""
     n = len(pairs)
     parts = np.unique(np.concatenate([p.tiles for p in pairs]))
-    rng = np.random.default_rng(seed)
-    # How often each resample draws each part: (resamples, P).
-    weights = rng.multinomial(len(parts), np.full(len(parts), 1 / len(parts)), size=resamples)
+    weights, drawn_seeds = _resamples(len(parts), n, seed, resamples)
     gaps = np.empty((resamples, n))
     for k, pair in enumerate(pairs):
         ours = weights @ by_part(pair.ours, pair.tiles, parts)  # (resamples, 3)
         theirs = weights @ by_part(pair.theirs, pair.tiles, parts)
         gaps[:, k] = _gap(ours, theirs)
-    drawn_seeds = rng.integers(n, size=gaps.shape)
     means = np.take_along_axis(gaps, drawn_seeds, axis=1).mean(axis=1)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+@functools.lru_cache(maxsize=8)
+def _resamples(parts: int, n: int, seed: int, resamples: int) -> tuple[np.ndarray, np.ndarray]:
+    """How often each resample draws each part, (resamples, parts), and its seeds, (resamples, n).
+
+    The same for all differences of one shape, of which there are many: they are drawn once.
+    """
+    rng = np.random.default_rng(seed)
+    weights = rng.multinomial(parts, np.full(parts, 1 / parts), size=resamples)
+    return weights, rng.integers(n, size=(resamples, n))
 
 
 def by_part(counts: np.ndarray, tiles: np.ndarray, parts: np.ndarray) -> np.ndarray:

@@ -21,6 +21,7 @@ from dlilib.training.store import Store
 # Number of a table of the paper -> its experiment, and the field of Run that its rows differ in.
 TABLES = {1: ("comparison", "method"), 2: ("ablation", "p_poisson")}
 SPLITS = {"image": "the paper's split", "tile": "tile-disjoint"}
+ALL = "all classes"  # beside the single ones
 PAPER_IMAGES = 1000 * (313 + 952)  # training images seen: epochs × those of an epoch
 
 
@@ -165,7 +166,7 @@ def learning_curve(record: dict[str, Any]) -> pd.DataFrame:
     epochs, seen = np.arange(1, run.epochs + 1), images_seen(record)
     rows = []
     for epoch, tp, fp in zip(epochs, history["tp"], history["fp"], strict=True):
-        rows.append(("all classes", seen * epoch, iou_score(tp, fp, record["positives"] - tp)))
+        rows.append((ALL, seen * epoch, iou_score(tp, fp, record["positives"] - tp)))
     for c, name in enumerate(record["data"]["classes"]):
         positives = last[c][0] + last[c][2]
         kept = zip(epochs[::every], by_class, strict=False)

@@ -26,13 +26,12 @@ from dlilib.analysis.figures.style import (
 )
 from dlilib.analysis.paper import printed
 from dlilib.analysis.stats import IOU_RANGE, estimate
-from dlilib.analysis.tables import PAPER_IMAGES, learning_curve
+from dlilib.analysis.tables import ALL, PAPER_IMAGES, learning_curve
 from dlilib.losses import METHODS
 from dlilib.metrics import NOTHING
 from dlilib.wording import counted, listed
 
 ABBREVIATIONS = ("dli", "wce")  # methods whose names are written in capitals
-ALL = "all classes"
 SLOT = 0.16  # width of a bar, where the groups of bars are 1 apart
 DISTINCT = 5  # colours of lines that are told apart; further lines are dashed
 LINE = 0.11  # inches between the points of one claim
