@@ -53,6 +53,7 @@ test: style
 	mkdir -p build/nbval/results
 	cp -r notebooks build/nbval/
 	cp -r tests/smoke build/nbval/results/
+	cp tests/nbval_conftest.py build/nbval/conftest.py
 	OMP_NUM_THREADS=1 $(PYTEST) --dist loadscope --nbval-lax build/nbval/notebooks
 
 soak: setup

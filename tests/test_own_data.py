@@ -14,6 +14,7 @@ import nbformat
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from PIL import Image
 
 from dlilib import IGNORE, DataError, Run, TileSet, fit, from_folder, models
@@ -84,7 +85,8 @@ def run(photographs, tmp_path, *words):
         photographs,
         *words,
     ]
-    done = subprocess.run(command, cwd=tmp_path / "notebooks", capture_output=True, text=True)
+    with FileLock(tmp_path.parents[1] / "papermill.lock"):  # two kernels may be given one port
+        done = subprocess.run(command, cwd=tmp_path / "notebooks", capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     cells = nbformat.read(tmp_path / "notebooks" / "mine.ipynb", 4).cells
     outputs = [o for c in cells if c.cell_type == "code" for o in c.outputs]

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import contextmanager
 from dataclasses import replace
@@ -169,19 +170,23 @@ def jupyterlab(folder, home):
         "--allow-root",
         f"--ServerApp.root_dir={folder}",
         "--IdentityProvider.token=open",
+        "--KernelManager.transport=ipc",  # kernels that start at once may be given one port
     ]
-    with (home / "log.txt").open("w") as log:
+    with (
+        (home / "log.txt").open("w") as log,
+        tempfile.TemporaryDirectory(dir="/tmp") as sockets,  # a socket's name must be short
+    ):
         process = subprocess.Popen(
-            [sys.executable, "-m", "jupyterlab", *options],
+            [sys.executable, "-m", "jupyterlab", *options, f"--KernelManager.ip={sockets}/kernel"],
             stdout=log,
             stderr=log,
             env={**os.environ, **places, "HOME": str(home)},
         )
-    try:
-        yield _address(process, home)
-    finally:
-        process.terminate()
-        process.wait(30)
+        try:
+            yield _address(process, home)
+        finally:
+            process.terminate()
+            process.wait(30)
 
 
 def _address(process, home, seconds=120):
