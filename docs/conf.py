@@ -72,6 +72,13 @@ def _math_block(translator: HTML5Translator, node: nodes.math_block) -> None:
     raise nodes.SkipNode
 
 
+def _with_a_scale(app: Sphinx, doctree: nodes.document) -> None:
+    """Sphinx links an image that has a scale to its file, where it can be opened larger."""
+    for image in doctree.findall(nodes.image):
+        image.setdefault("scale", 100)
+
+
 def setup(app: Sphinx) -> None:
-    """Write equations as MathML: browsers show it without a script."""
+    """Write equations as MathML, which browsers show without a script, and link the images."""
     app.add_html_math_renderer("mathml", (_inline_math, None), (_math_block, None))
+    app.connect("doctree-read", _with_a_scale)

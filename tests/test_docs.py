@@ -102,6 +102,12 @@ def test_every_link_anchor_and_image_is_there(site, pages):
             assert not anchor or other not in ids or unquote(anchor) in ids[other], (page, target)
 
 
+def test_every_image_opens_alone_at_a_click(pages):
+    for name, page in pages.items():
+        for file in re.findall(r'<img [^>]*src="([^"]+\.png)"', page):
+            assert re.search(rf'<a [^>]*href="{re.escape(file)}"[^>]*><img ', page), (name, file)
+
+
 def test_every_image_of_a_page_is_described(pages):
     for page, text in pages.items():
         (article,) = re.findall("<article.*?</article>", text, re.DOTALL)

@@ -287,8 +287,8 @@ def _paper_tables(preset: str, frame: pd.DataFrame) -> list[str]:
     for number, title in PAPER_TABLES.items():
         for split, name in tables.SPLITS.items():
             table = tables.paper_table(number, preset, frame, split=split).reset_index()
-            note = "" if split == "image" else "The paper's numbers are of its own split.\n"
-            blocks += [f"### {title}, {name}\n", note, tables.markdown(table), ""]
+            note = [] if split == "image" else ["The paper's numbers are of its own split.\n"]
+            blocks += [f"### {title}, {name}\n", *note, tables.markdown(table), ""]
     encoders = tables.finished_encoders(preset, frame)
     for encoder in [name for name in encoders if name in PRESETS[preset].second_encoders]:
         table = tables.result_table(preset, frame, encoder).drop(columns="paper")

@@ -420,7 +420,8 @@ def effects(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     measured = frame[(frame["n"] > 0) & (frame["state"] != "not measurable")]
     names = list(frame["claim"].unique())
     protocols = list(measured["protocol"].unique())
-    row = HEADER + 0.1 + LINE * (1 + len(protocols))  # the paper has the first line
+    lines = 1 + max(1, len(protocols))  # the paper has the first
+    row = HEADER + 0.1 + LINE * lines
     top_of = {claim: k * row + HEADER + LINE / 2 for k, claim in enumerate(names)}
     ax = axes_or_new(ax, 1.3 + row * len(names) + 0.17 * (1 + len(protocols)))
     name_rows(ax, names, row)
@@ -442,9 +443,9 @@ def effects(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         )
     for claim in set(names) - set(measured["claim"]):
         why = frame.loc[frame["claim"] == claim, "state"].iloc[0]
-        where = (0, top_of[claim] + LINE / 2)
+        where = (0, top_of[claim] + LINE * (lines - 1))
         style = {"textcoords": "offset points", "fontsize": SMALL, "color": "0.4"}
-        ax.annotate(why, where, (4, 0), va="top", **style)
+        ax.annotate(why, where, (4, 0), va="center", **style)
     encoders = ", ".join(frame["encoder"].unique())
     n = seeds(frame["n"].min(), frame["n"].max())
     ax.set_xlabel(f"difference in IoU, 95 % interval where n > 1; {encoders}, {n}")
