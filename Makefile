@@ -60,6 +60,7 @@ soak: setup
 	$(BIN)/python -m pytest -m soak
 
 accept:
+	@! ls results/smoke/notebooks/*.failed.ipynb 2>/dev/null
 	cp results/smoke/notebooks/*.ipynb notebooks/
 	rm -rf tests/smoke
 	mkdir -p tests/smoke

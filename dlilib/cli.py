@@ -25,6 +25,7 @@ from dlilib.study.presets import PRESETS
 from dlilib.training import precision
 from dlilib.training.run import Run
 from dlilib.training.store import machine
+from dlilib.wording import duration
 
 WAIT = 10  # seconds, before runs that another process holds are asked for again
 INTERRUPTED = 130  # exit code after Ctrl-C
@@ -193,15 +194,16 @@ def status(
     runs, folder = _matching(preset, match, pilot), experiments.results_folder(preset, results)
     here = torch.device(sweep.device_named(device))
     name = machine(here)["device"]
+    left = sweep.pending(runs, folder)  # before the records are read: a sweep may write one
     known = {p: records(experiments.results_folder(p, results) / "records") for p in PRESETS}
     timed, finished = pd.concat(known.values()), known[preset].set_index("id")
     costs = {
         run: estimate_seconds(run, timed, name, precision.resolve(run.precision, here))
-        for run in sweep.pending(runs, folder)
+        for run in left
     }
     for run in runs:
         if run in costs:
-            text = f"pending, about {_in_words(costs[run][0])}" if costs[run] else "pending"
+            text = f"pending, about {duration(costs[run][0])}" if costs[run] else "pending"
         else:
             row = finished.loc[run.id]
             minutes = row["seconds"] / 60
@@ -212,7 +214,7 @@ def status(
     estimates = [cost for cost in costs.values() if cost]
     for basis in dict.fromkeys(basis for _, basis in estimates):
         seconds = [seconds for seconds, by in estimates if by == basis]
-        total = _in_words(sum(seconds))
+        total = duration(sum(seconds))
         print(f"  {len(seconds)} of them: about {total}, one after the other, by {basis}")
     if unknown := len(costs) - len(estimates):
         print(f"  {unknown} of them: duration unknown: no finished run is like them")
@@ -328,12 +330,6 @@ def _seconds(budget: str) -> float | None:
             f"budget is a number and s, m or h, as 90s, 9m, 2h; got {budget!r}"
         )
     return float(found[1]) * UNITS[found[2]]
-
-
-def _in_words(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 2 * 3600 else f"{seconds / 3600:.1f} hours"
 
 
 def _show_warning(message: Warning | str, *where: object, **more: object) -> None:

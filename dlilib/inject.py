@@ -511,8 +511,8 @@ def _check_agreement(masks: Tensor, labels: Tensor, num_classes: int) -> None:
     marks = masks.detach().as_subclass(Tensor).flatten(1)
     if marks.dtype == torch.bool:
         marks = marks * labels.clamp(min=1)  # of whatever class the label says
-    ignored = marks == IGNORE
-    wrong = ((marks < 0) | (marks > num_classes)) & ~ignored
+    ignored = (marks == IGNORE) & (marks > 0)  # in int8, -1 equals 255
+    wrong = (marks < 0) | ((marks > num_classes) & ~ignored)
     if wrong.any():
         raise ValueError(
             f"masks must hold 0..{num_classes} and {IGNORE} (ignored), got {int(marks[wrong][0])}"

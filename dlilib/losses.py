@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dlilib.checks import check_option
 from dlilib.tiles import IGNORE, TileSet
 
 VARIANTS = ("released", "published")
@@ -175,8 +176,6 @@ def criterion(method: str, tiles: TileSet, train: np.ndarray, *, variant: str = 
     Raises:
         ValueError: The method or variant is unknown, or a class has no sample to weigh it by.
     """
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {tuple(METHODS)}, got {method!r}")
-    if variant not in VARIANTS:
-        raise ValueError(f"variant must be one of {VARIANTS}, got {variant!r}")
+    check_option("method", method, tuple(METHODS))
+    check_option("variant", variant, VARIANTS)
     return with_dice(METHODS[method].loss(tiles, train, variant))

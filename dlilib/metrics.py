@@ -75,7 +75,7 @@ def _check_count(logits: Tensor, masks: Tensor, num_classes: int | None) -> None
             "background has none)"
         )
     if masks.device.type == "cpu" and masks.numel():  # another device would have to be waited for
-        wrong = ((masks < 0) | (masks > channels)) & (masks != IGNORE)
+        wrong = (masks < 0) | ((masks > channels) & (masks != IGNORE))
         if wrong.any():
             raise ValueError(
                 f"masks must hold 0..{channels} and {IGNORE} (ignored), got {int(masks[wrong][0])}"

@@ -12,7 +12,7 @@ from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from dlilib.checks import described, is_count
+from dlilib.checks import check_option, described, is_count
 from dlilib.metrics import class_map
 from dlilib.patches import check_patch, corners, stitch_weights
 
@@ -111,10 +111,9 @@ def build(
         >>> model(torch.zeros(1, 1, 64, 64)).shape
         torch.Size([1, 5, 64, 64])
     """
-    if encoder not in ENCODERS:
-        raise ValueError(f"encoder must be one of {tuple(ENCODERS)}, got {encoder!r}")
-    if num_classes < 1:
-        raise ValueError(f"num_classes must be at least 1, got {num_classes}")
+    check_option("encoder", encoder, tuple(ENCODERS))
+    if not is_count(num_classes):
+        raise ValueError(f"num_classes must be at least 1, got {num_classes!r}")
     if weights not in (None, "imagenet"):
         raise ValueError(f'weights must be None or "imagenet", got {weights!r}')
     import segmentation_models_pytorch as smp  # takes seconds, which the transform is spared

@@ -165,8 +165,13 @@ class TileSet(Dataset):
     def subset(self, rows: Arrays) -> "TileSet":
         """Return a data set of some of the images; rows: their indices, or bool (N,)."""
         wanted = _array("rows", list(rows) if isinstance(rows, range) else rows)
-        if wanted.ndim != 1:
-            raise ValueError(f"rows must be a row of indices, got {rows!r}")
+        count, number = len(self), np.issubdtype(wanted.dtype, np.integer)
+        inside = number and bool(((-count <= wanted) & (wanted < count)).all())
+        told = wanted.dtype == bool and len(wanted) == count
+        if wanted.ndim != 1 or (wanted.size and not inside and not told):
+            raise ValueError(
+                f"rows must be indices of the {count} images or bool ({count},), got {rows!r}"
+            )
         chosen = torch.from_numpy(np.arange(len(self))[wanted if wanted.size else []])
         found = {}
         for column in fields(self):

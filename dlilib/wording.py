@@ -13,6 +13,13 @@ def counted(number: int, what: str) -> str:
     return f"{number} {things}{of}{whole}"
 
 
+def duration(seconds: float) -> str:
+    """A time, "90 s", "5 min" or "2.5 hours"."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 2 * 3600 else f"{seconds / 3600:.1f} hours"
+
+
 def listed(names: Iterable[str]) -> str:
     """Names as a list, "a, b and c"."""
     *first, last = names

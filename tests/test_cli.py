@@ -12,10 +12,12 @@ from builders import TINY_PRESET
 from typer.testing import CliRunner
 
 from dlilib import cli
-from dlilib.cli import _in_words, _seconds, app
+from dlilib.analysis import records as records_
+from dlilib.cli import _seconds, app
 from dlilib.data.files import DataError
 from dlilib.study import experiments, presets, sweep
 from dlilib.training.store import Store
+from dlilib.wording import duration
 
 
 def dli(*words):
@@ -52,6 +54,25 @@ def test_run_stops_at_the_budget_and_status_tells(tiny_study, tmp_path):
     assert status.count("pending") == len(runs)  # a line each, and the sum
 
 
+def test_status_beside_a_sweep_counts_what_was_pending_when_it_looked(
+    tiny_study, tmp_path, monkeypatch
+):
+    words = ("--preset", "tiny", "--results", tmp_path, "--match", "baseline")
+    dli("run", *words)
+    (record,) = (tmp_path / "tiny" / "records").glob("*.json")
+    aside, read = record.rename(tmp_path / "aside"), records_.records
+
+    def then_one_more(folder):
+        found = read(folder)
+        if folder == record.parent:
+            shutil.copy(aside, record)
+        return found
+
+    monkeypatch.setattr(records_, "records", then_one_more)
+    result = dli("status", *words)
+    assert result.exit_code == 0 and "0 of 1 runs finished, 1 pending" in result.output
+
+
 def test_the_pilots_runs_are_asked_for_by_name(tmp_path):
     pilot = experiments.pilot("lite")
     told = dli(
@@ -72,7 +93,7 @@ def test_budget_in_words(text, seconds):
     ("seconds", "text"), [(8, "8 s"), (180, "3 min"), (7000, "117 min"), (33000, "9.2 hours")]
 )
 def test_durations_are_told_in_units_that_fit(seconds, text):
-    assert _in_words(seconds) == text
+    assert duration(seconds) == text
 
 
 @pytest.mark.parametrize(

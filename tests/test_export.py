@@ -40,6 +40,10 @@ def test_a_run_finished_without_its_model_is_trained_again_for_it(few_tiles, tmp
     stamp = path.stat().st_mtime_ns
     assert fit(RUN, few_tiles, folder=tmp_path, keep_model=True)["last"] == first["last"]
     assert path.stat().st_mtime_ns == stamp
+    path.unlink()
+    others = replace(few_tiles, images=255 - few_tiles.images, digest="")
+    with pytest.raises(ValueError, match="other data than these tiles"):
+        fit(RUN, others, folder=tmp_path, keep_model=True)
     with pytest.raises(ValueError, match="keep_model needs a folder"):
         fit(RUN, few_tiles, keep_model=True)
 

@@ -383,6 +383,7 @@ def test_plan_gives_the_same_images_on_cpu_and_cuda(toy, batch, region, guidance
         (lambda i, m, l: ((i - 0.43) / 0.12, m, l), "normalise them after the injection"),
         (lambda i, m, l: (i, m * 51, l), r"masks must hold 0\.\.5 and 255 \(ignored\), got"),
         (lambda i, m, l: (i, m.long() - 1, l), "masks must hold.*got -1"),
+        (lambda i, m, l: (i, m.to(torch.int8) - 1, l), "masks must hold.*got -1"),
         (lambda i, m, l: (i, (m > 0) * 255, l), "hold 0 and 255 alone, and 255 is ignored"),
         (lambda i, m, l: (i, m[:-1], l), r"masks must be.*\(16, 64, 64\)"),
         (lambda i, m, l: (i, m[..., :-1], l), r"masks must be.*\(17, 64, 63\)"),

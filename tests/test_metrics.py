@@ -154,6 +154,7 @@ def test_ignored_pixels_are_in_no_count():
         (lambda l, m: (l.argmax(1, keepdim=True), m), "logits must be float.*int64"),
         (lambda l, m: (l, m + 2), r"masks must hold 0\.\.3 and 255 \(ignored\), got"),
         (lambda l, m: (l, m - 1), "masks must hold.*got -1"),
+        (lambda l, m: (l, m.to(torch.int8) - 1), "masks must hold.*got -1"),
     ],
 )
 def test_what_cannot_be_counted_is_refused(change, message):

@@ -214,6 +214,12 @@ def test_subset_keeps_every_column(few_tiles, rows):
     assert len(defective) == 40 and (defective.labels > 0).all()
 
 
+@pytest.mark.parametrize("rows", [[72], [-73], [0.5], [True, False], ["a"], [[0]]])
+def test_rows_that_are_none_are_refused(few_tiles, rows):
+    with pytest.raises(ValueError, match="rows must be"):
+        few_tiles.subset(rows)
+
+
 def test_the_repr_is_one_line(toy):
     assert repr(toy).startswith("TileSet(toy: 336 images 1×64×64; Blowhole 29, ")
 
@@ -238,7 +244,7 @@ def test_every_content_has_a_digest_of_its_own():
     [
         (lambda t: t[0:3], r"a TileSet gives one image at a time, not \[slice"),
         (lambda t: t[[0, 1]], "one image at a time"),
-        (lambda t: t.subset(3), "rows must be a row of indices, got 3"),
+        (lambda t: t.subset(3), r"rows must be indices of the 4 images or bool \(4,\), got 3"),
         (
             lambda t: TileSet.from_arrays(None, t.masks, CLASSES),
             "images must be a tensor",

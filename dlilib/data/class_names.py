@@ -1,6 +1,7 @@
 """The names of classes as annotation programs list them, and what 0 and 255 mean among them."""
 
 import re
+from contextlib import suppress
 
 from dlilib.data.files import DataError, Files, read_text
 from dlilib.tiles import IGNORE, check_classes
@@ -15,7 +16,8 @@ CLASS_LISTS = ("classes.txt", "_classes.csv")
 LABEL_MAP = "labelmap.txt"  # CVAT's list of classes and their colours
 BORDER = (224, 224, 192)  # red, green and blue of what VOC's masks ignore
 NUMBERED = re.compile(r"(\d+)\s*[:,;]\s*(.+)")  # "1: dent"
-COUNTED = re.compile(r"(\d+)(?:\s*[=.)\-]\s*|\s+)(.+)")  # "1 dent", if the numbers are 0, 1, 2, …
+# "1 dent" or "1. dent", but not "1.5 mm", if the numbers are 0, 1, 2, …
+COUNTED = re.compile(r"(\d+)(?:\s*[=)\-]\s*|\s*\.(?!\d)\s*|\s+)(.+)")
 NAMED = re.compile(r"(.+?)\s*[:,;=]\s*(\d+)")  # "dent: 1"
 HEADS = re.compile(
     r"(pixel value|index|id|value|number)\s*[,;\t]\s*(class|name|label).*|names:?", re.I
@@ -96,10 +98,12 @@ def _numbers(lines: list[str]) -> list[tuple[int, str]] | None:
         found = [pattern.fullmatch(line) for line in lines]
         if lines and all(found):
             numbers = [int(match[number]) for match in found]
+            names = [match[name].strip() for match in found]
             kept = [n for n in numbers if n != IGNORE]
             counted = (list(range(len(kept))), list(range(1, len(kept) + 1)))
-            if kept in counted and len(kept) >= len(numbers) - 1:
-                return [(n, match[name].strip()) for n, match in zip(numbers, found, strict=True)]
+            distinct = len(set(names)) == len(names)  # "1-pin bent" and "2-pin bent" are names
+            if kept in counted and len(kept) >= len(numbers) - 1 and distinct:
+                return list(zip(numbers, names, strict=True))
     return None
 
 
@@ -121,8 +125,9 @@ def numbered_list(text: str, place: str) -> dict[int, str]:
 
 def written(names: list[str]) -> list[str]:
     """The lines of a class list that `class_list` reads as these names."""
-    if class_list("\n".join(names), "") == names:
-        return names
+    with suppress(DataError):  # a name such as "0: dent" may read as a number
+        if class_list("\n".join(names), "") == names:
+            return names
     return [f"{number}: {name}" for number, name in enumerate(names, start=1)]
 
 

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from dlilib.checks import check_option
 from dlilib.data.class_names import (
     BORDER,
     checked,
@@ -121,10 +122,8 @@ def convert(
         >>> folder = convert("labelme", "annotated", out="my_parts")
         >>> tiles = from_folder(folder)
     """
-    if source not in SOURCES:
-        raise ValueError(f"source must be one of {tuple(SOURCES)}, got {source!r}")
-    if unlisted not in UNLISTED:
-        raise ValueError(f"unlisted must be one of {UNLISTED}, got {unlisted!r}")
+    check_option("source", source, tuple(SOURCES))
+    check_option("unlisted", unlisted, UNLISTED)
     if not isinstance(width, int) or width < 1:
         raise ValueError(f"width must be a number of pixels, got {width!r}")
     patch = check_patch(tile) if tile else None
@@ -146,7 +145,9 @@ def convert(
             rows.append([name, image.photograph.group or stem, image.photograph.split])
             labels[label] += 1
     write_whole(out / "classes.txt", _text(written(drawn.classes)), sync=False)
-    _write_table(out, rows)
+    split = len({row[2] for row in rows} - {""}) > 1
+    if split or any(image != group for image, group, _ in rows):
+        _write_table(out, [row if split else row[:2] for row in rows])
     tell(f"{out} { {name: labels[name] for name in (*drawn.classes, FREE)} }")
     for line in _report(found, drawn, notes, len(rows) if patch else 0):
         tell(line)
@@ -161,12 +162,13 @@ def to_folder(tiles: TileSet, out: str | Path) -> Path:
 
     Args:
         tiles: The data set.
-        out: The folder to write.
+        out: The folder to write, new, empty or one that this data set was written to.
 
     Returns:
         `out`.
 
     Raises:
+        ValueError: Two images would be called alike, or `out` holds other images or masks.
         WriteError: The folder cannot be written.
 
     Example:
@@ -175,6 +177,11 @@ def to_folder(tiles: TileSet, out: str | Path) -> Path:
     """
     out = Path(out)
     stems = [name.replace("/", "_") for name in tiles.names]
+    if repeated := [stem for stem, count in Counter(stems).items() if count > 1]:
+        raise ValueError(f"names: more than one image would be called {repeated[0]}")
+    written_before = [*out.glob("images/*"), *out.glob("masks/*")]
+    if others := {path.name for path in written_before} - {f"{stem}.png" for stem in stems}:
+        raise ValueError(f"{out}: holds {min(others)}, which is not of this data set")
     for stem, image, mask in zip(stems, tiles.images, tiles.masks, strict=True):
         pixels = image.permute(1, 2, 0).squeeze(2).cpu().numpy()  # (H, W), or (H, W, 3)
         write_whole(out / "images" / f"{stem}.png", _png(Image.fromarray(pixels)), sync=False)
@@ -182,7 +189,7 @@ def to_folder(tiles: TileSet, out: str | Path) -> Path:
         write_whole(out / "masks" / f"{stem}.png", _png(drawn), sync=False)
     given = tiles.given or [""] * len(tiles)
     rows = zip(stems, map(str, tiles.groups.tolist()), given, strict=True)
-    _write_table(out, list(rows))
+    _write_table(out, [row if tiles.given else row[:2] for row in rows])
     write_whole(out / "classes.txt", _text(written(list(tiles.classes))), sync=False)
     return out
 
@@ -399,14 +406,11 @@ def _label(mask: np.ndarray, classes: Sequence[str]) -> str:
 
 
 def _write_table(out: Path, rows: Sequence[Sequence[str]]) -> None:
-    """Write tiles.csv from rows of image, tile and split, unless it would say nothing."""
-    split = len({row[2] for row in rows} - {""}) > 1
-    if not split and all(image == tile for image, tile, _ in rows):
-        return
+    """Write tiles.csv from rows of image and tile, or of image, tile and split."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    head = ["image", "tile", "split"]
-    table.writerows(row if split else row[:2] for row in [head, *rows])
+    table.writerow(["image", "tile", "split"][: len(rows[0])])
+    table.writerows(rows)
     write_whole(out / "tiles.csv", text.getvalue().encode(), sync=False)
 
 

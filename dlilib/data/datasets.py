@@ -59,8 +59,13 @@ def load(
 
     Raises:
         DataError: The name is unknown, or the data cannot be used.
+        ValueError: The data set is not made with such a threshold or resize.
     """
     for known, loader in DATASETS.items():
         if name == known or (known.endswith("-") and name.startswith(known) and name != known):
-            return loader(name.removeprefix(known), root, size, threshold, resize)
+            tiles = loader(name.removeprefix(known), root, size, threshold, resize)
+            for option, value in {"threshold": threshold, "resize": resize}.items():
+                if getattr(tiles, option) != value:
+                    raise ValueError(f"{option} {value!r} is not for {name}")
+            return tiles
     raise DataError(f"data must be one of {', '.join(NAMES)}, got {name!r}")

@@ -112,17 +112,19 @@ def digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def digest_files(files: Files, paths: Iterable[str]) -> str:
+def digest_files(files: Files, paths: Iterable[str], **options: object) -> str:
     """sha256 over what files hold and how they are called, as `digest_of` does."""
-    return digest_of({path: digest(files[path]()) for path in paths})
+    return digest_of({path: digest(files[path]()) for path in paths}, **options)
 
 
-def digest_of(hashes: Mapping[str, str]) -> str:
+def digest_of(hashes: Mapping[str, str], **options: object) -> str:
     """sha256 over the sorted "folder/name sha256" lines of files, given path -> sha256.
 
-    Where they lie above that does not matter.
+    Where they lie above that does not matter. Options by which they are read to other pixels than
+    by default count too, but not those that are None.
     """
     lines = sorted(f"{'/'.join(PurePosixPath(p).parts[-3:])} {h}" for p, h in hashes.items())
+    lines += [f"{name}={value}" for name, value in options.items() if value is not None]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
@@ -134,7 +136,7 @@ class WriteError(RuntimeError):
         """Say that `path` cannot be written, and why."""
         return cls(
             f"{path}: cannot be written ({error.strerror or error}). What is finished is kept: "
-            "make room or name another folder by --results, then start again"
+            "make room or name another folder, then start again"
         )
 
 

@@ -23,6 +23,7 @@ from dlilib.data.class_names import (
     find_class_list,
     read_class_list,
     read_label_map,
+    without_reserved,
 )
 from dlilib.data.duplicates import warn_of_near_duplicates
 from dlilib.data.files import DataError, Files, digest, digest_of, read_text
@@ -163,10 +164,17 @@ def from_folder(
         names=found.names,
         classes=tuple(named),
         source=_source(root),
-        digest=digest_of(hashes),
+        digest=digest_of(
+            hashes,
+            masks=None if masks == "nearest" else masks,
+            tile=patch,
+            free_patches=free_patches,
+            value_range=value_range and tuple(value_range),
+            classes=classes and named,
+        ),
         sizes=found.sizes,
         resize=resize if size and not patch else "pad",
-        given=tuple(table.subsets[k] for k in found.of) if any(table.subsets) else None,
+        given=tuple(table.subsets[k] for k in found.of) if table.is_split else None,
     )
     if not patch:
         _warn_of_contradictions(tiles, [hashes[layout.images[name]] for name in names])
@@ -241,6 +249,11 @@ class _Table:
     parts: np.ndarray  # int64 (N,), the part that each shows
     subsets: list[str]  # "train", "val", "test" or ""
 
+    @property
+    def is_split(self) -> bool:
+        """Whether there are two subsets; a single one may be a folder that is called so."""
+        return len(set(self.subsets) - {""}) > 1
+
 
 def _check_arguments(
     size: int | None,
@@ -251,8 +264,7 @@ def _check_arguments(
     value_range: tuple[int, int] | None,
 ) -> tuple[int, int] | None:
     """Check what `from_folder` was given; return the patches' side and overlap."""
-    if size is not None:
-        check_size(size, resize, masks)
+    check_size(8 if size is None else size, resize, masks)
     natural = isinstance(free_patches, int) and free_patches >= 0
     if free_patches is not None and (tile is None or not natural):
         raise ValueError(f"free_patches must be 0 or more, with tile, got {free_patches!r}")
@@ -266,7 +278,8 @@ def _check_arguments(
 
 def _source(root: str | Path) -> str:
     """The data set's name: that of the folder or zip, as records can hold it."""
-    return re.sub(r"[^\w-]+", "_", Path(root).resolve().stem)
+    path = Path(root).resolve()
+    return re.sub(r"[^\w-]+", "_", path.stem if path.is_file() else path.name)
 
 
 def _mask_reader(
@@ -276,9 +289,10 @@ def _mask_reader(
     listed = find_class_list(files, root)
     classes = read_class_list(files, root, listed) if listed else None
     if given is not None:
-        if classes not in (None, list(given)):
-            raise DataError(f"{root}/{listed}: names {classes}, not the given {list(given)}")
-        listed, classes = "the argument classes", checked(list(given), "classes")
+        given = checked(without_reserved(list(given), "classes"), "classes")
+        if classes not in (None, given):
+            raise DataError(f"{root}/{listed}: names {classes}, not the given {given}")
+        listed, classes = "the argument classes", given
     if layout.class_masks:
         folders = class_folders(layout)
         classes = classes or checked(folders, f"{root}/masks")

@@ -22,41 +22,18 @@ SEAM = 5  # side of the neighbourhood, pixels, in which a soft edge meets both i
 MOST = 0.9  # of an outline, that a soft edge covers at least
 
 
-class IndexMasks:
-    """A mask of class indices for each image, 0 background and 255 ignored."""
+class Palettes:
+    """The colours of indices in the palettes of masks, which must be those of all of them."""
 
-    def __init__(self, files: Files, classes: Sequence[str], found: Mapping[str, str]) -> None:
-        """found: image's name -> path of its mask."""
-        self.files, self.classes, self.found = files, classes, found
-        self.is_white = len(classes) == 1 and is_white(files, found.values())
+    def __init__(self) -> None:
         self._colours: dict[int, tuple[Colour, str]] = {}  # index -> its colour, and where
         self._indices: dict[Colour, tuple[int, str]] = {}
 
-    def paths(self, name: str) -> list[str]:
-        """The files of an image's mask."""
-        return [self.found[name]]
+    def check(self, path: str, colours: Mapping[int, Colour]) -> None:
+        """Raise DataError where one index has two colours, or one colour two indices.
 
-    def read(self, name: str, like: np.ndarray) -> np.ndarray:
-        """The mask of an image, class indices (H, W)."""
-        path = self.found[name]
-        mask = read_mask(self.files, path, like=like)
-        if self.is_white:
-            return marked(mask).astype(np.uint8)
-        top = int(np.where(mask == IGNORE, 0, mask).max())
-        if top > len(self.classes):
-            raise DataError(
-                f"{path}: holds class index {top}, classes.txt names {len(self.classes)}: "
-                f"{', '.join(self.classes)}. Masks of grey levels for one class go into a folder "
-                "masks/<class>/"
-            )
-        colours = palette_colours(self.files, path)
-        self._check_palette(path, colours)
-        if not colours:  # a palette's indices are never blended
-            check_edges(mask, path, self.classes)
-        return mask
-
-    def _check_palette(self, path: str, colours: Mapping[int, Colour]) -> None:
-        """Raise DataError where one index has two colours, or one colour two indices."""
+        colours: of the mask at `path`, none where it has no palette.
+        """
         for index, colour in colours.items():
             if index == IGNORE:
                 continue
@@ -79,6 +56,39 @@ class IndexMasks:
                     "programs number the colours of each file anew. Save the masks in RGB, with a "
                     "labelmap.txt that names the colours, or as indices without a palette"
                 )
+
+
+class IndexMasks:
+    """A mask of class indices for each image, 0 background and 255 ignored."""
+
+    def __init__(self, files: Files, classes: Sequence[str], found: Mapping[str, str]) -> None:
+        """found: image's name -> path of its mask."""
+        self.files, self.classes, self.found = files, classes, found
+        self.is_white = len(classes) == 1 and is_white(files, found.values())
+        self._palettes = Palettes()
+
+    def paths(self, name: str) -> list[str]:
+        """The files of an image's mask."""
+        return [self.found[name]]
+
+    def read(self, name: str, like: np.ndarray) -> np.ndarray:
+        """The mask of an image, class indices (H, W)."""
+        path = self.found[name]
+        mask = read_mask(self.files, path, like=like)
+        if self.is_white:
+            return marked(mask).astype(np.uint8)
+        top = int(np.where(mask == IGNORE, 0, mask).max())
+        if top > len(self.classes):
+            raise DataError(
+                f"{path}: holds class index {top}, classes.txt names {len(self.classes)}: "
+                f"{', '.join(self.classes)}. Masks of grey levels for one class go into a folder "
+                "masks/<class>/"
+            )
+        colours = palette_colours(self.files, path)
+        self._palettes.check(path, colours)
+        if not colours:  # a palette's indices are never blended
+            check_edges(mask, path, self.classes)
+        return mask
 
 
 class ClassFolders:

@@ -206,7 +206,11 @@ def mvtec_ad(
         names=tuple(str(PurePosixPath(path).with_suffix("")) for path in paths),
         classes=classes,
         source=f"mvtec_ad-{category}",
-        digest=digest_files(files, [*paths, *mask_of.values()]),
+        digest=digest_files(
+            files,
+            [*paths, *mask_of.values()],
+            masks=None if masks == "nearest" else masks,
+        ),
         sizes=sizes,
         resize=resize,
     )

@@ -62,7 +62,7 @@ def execute_in_background(
         before = signal.signal(signal.SIGTERM, _terminated)
         stack.callback(signal.signal, signal.SIGTERM, before)
         bar = stack.enter_context(tqdm(total=len(todo), desc="runs", unit="run"))
-        paths = [logs / str(k) for k in range(min(processes or _cores(), len(todo)))]
+        paths = [logs / str(k) for k in range(min(processes or cores(), len(todo)))]
         started = [stack.enter_context(_process(options, path)) for path in paths]
         ids = " ".join(str(process.pid) for process in started)
         bar.write(f"processes {ids}: kill -STOP pauses, kill -CONT goes on", sys.stderr)
@@ -118,7 +118,7 @@ def _lowest_priority(pid: int) -> None:
             return
 
 
-def _cores() -> int:
+def cores() -> int:
     """How many cores this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))

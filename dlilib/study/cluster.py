@@ -2,7 +2,6 @@
 
 import functools
 import logging
-import os
 import sys
 import time
 import uuid
@@ -17,6 +16,7 @@ from tqdm import tqdm
 
 from dlilib.data.files import WriteError, write_whole
 from dlilib.extras import require
+from dlilib.study.background import cores
 from dlilib.study.sweep import device_named, load_tiles, pending
 from dlilib.tiles import TileSet
 from dlilib.training.run import Run
@@ -77,13 +77,15 @@ def execute_on_workers(
         How many runs are still pending.
 
     Raises:
-        ValueError: The scheduler is not there or is lost, a run fails on its workers, or both a
-            scheduler and workers are given; the message says what to do.
+        ValueError: The scheduler is not there or is lost, a run fails on its workers, or not one of
+            scheduler and workers is given; the message says what to do.
         MissingExtraError: Dask is not installed.
         WriteError: The folder cannot be written.
     """
     if scheduler and workers:
         raise ValueError("either a scheduler or workers on this machine, not both")
+    if not scheduler and workers < 1:
+        raise ValueError(f"workers must be 1 or more where there is no scheduler, got {workers!r}")
     device = device if scheduler else device_named(device)
     deadline = time.monotonic() + (float("inf") if budget is None else budget)
     store, todo = Store(folder), pending(runs, folder)
@@ -282,7 +284,7 @@ def _client(scheduler: str, workers: int) -> Iterator[tuple[Any, int]]:
             yield client, 0
     else:
         with _local_workers(workers) as client:
-            yield client, max(1, (os.cpu_count() or 1) // workers)
+            yield client, max(1, cores() // workers)
 
 
 def _connected(scheduler: str) -> Any:

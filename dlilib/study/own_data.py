@@ -24,6 +24,7 @@ from dlilib.export import Runtime, Segmenter, to_onnx
 from dlilib.tiles import IGNORE, TileSet
 from dlilib.training.run import Run
 from dlilib.training.trainer import injected
+from dlilib.wording import duration
 
 # A first look costs the same whatever the folder: so many images are read and trained on.
 SIDE = 128  # pixels, of its images
@@ -331,12 +332,12 @@ def real_try(
     rate = seen / record["seconds"]  # images a second
     images = steps * base.batch
     side = _side(options, size, base, look["size"])
-    minutes = images * (side / look["size"]) ** 2 / rate / 60
+    seconds = images * (side / look["size"]) ** 2 / rate
     words = [f"-p preset {preset} -p steps {steps}", *_words(options, size, encoders)]
     return (
         f"Measured here: {rate:.1f} images of {look['size']}×{look['size']} a second, validation "
         f"included. A real try, `{' '.join(words)}`, trains {images:,} images of {side}×{side} a "
-        f"run: about {_in_words(minutes)} each, {runs} runs."
+        f"run: about {duration(seconds)} each, {runs} runs."
     )
 
 
@@ -367,10 +368,6 @@ def _words(options: dict[str, Any], size: int, encoders: Sequence[str]) -> list[
         told |= {name: value} if value else {}
     texts = {name: json.dumps(value, ensure_ascii=False) for name, value in told.items()}
     return [f"-y {shlex.quote(f'{name}: {text}')}" for name, text in texts.items()]
-
-
-def _in_words(minutes: float) -> str:
-    return f"{minutes:.0f} minutes" if minutes < 120 else f"{minutes / 60:.1f} hours"
 
 
 def as_list(encoders: str | Sequence[str]) -> list[str]:

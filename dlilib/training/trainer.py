@@ -145,14 +145,14 @@ def injected(tiles: TileSet) -> dict[str, float] | None:
 def _finished(store: Store, run: Run, tiles: TileSet, keep_model: bool) -> dict[str, Any] | None:
     """The record of a run that needs no training."""
     record = store.record(run)
-    if record is None or (keep_model and not store.model_path(run).exists()):
+    if record is None:
         return None
     if record["data"].get("digest") != tiles.digest:
         raise ValueError(
             f"{store.record_path(run)}: other data than these tiles: delete it or use another "
             "folder"
         )
-    return record
+    return None if keep_model and not store.model_path(run).exists() else record
 
 
 class Trainer:
@@ -187,6 +187,11 @@ class Trainer:
             raise ValueError(
                 f'split "{run.split}", seed {run.seed}: no image is left to validate among the '
                 f"{len(tiles)} of {tiles.source}"
+            )
+        if not self._batches(stream(run.seed, 0, 0)):
+            raise ValueError(
+                f"{tiles.source}: {len(self.train)} of {len(tiles)} images train, and no batch of "
+                "an epoch has two of them, which batch normalisation needs"
             )
         self.epoch, self.seconds = 0, 0.0
         self.history: dict[str, list] = {"loss": [], "tp": [], "fp": [], "classes": []}

@@ -76,6 +76,49 @@ def test_digest_follows_what_names_classes_and_parts(folder, name, text):
     assert from_folder(folder, size=16).digest != before
 
 
+def test_digest_follows_what_else_gives_other_pixels(folder):
+    (folder / "classes.txt").unlink()
+    options = [
+        {},
+        {"masks": "any"},
+        {"tile": (8, 0)},
+        {"tile": (8, 4)},
+        {"tile": (8, 4), "free_patches": 1},
+        {"value_range": (0, 255)},
+    ]
+    names = ["scratch", "dent"]
+    digests = [from_folder(folder, size=16, classes=names, **more).digest for more in options]
+    digests.append(from_folder(folder, size=16, classes=names[::-1]).digest)
+    assert len(set(digests)) == len(digests)
+    by_default = from_folder(folder, size=16, masks="nearest", tile=None, classes=tuple(names))
+    assert by_default.digest == digests[0]
+
+
+def test_a_folders_name_is_kept_to_its_end_and_a_zips_to_its_suffix(folder, tmp_path):
+    packed = shutil.make_archive(str(tmp_path / "parts.v2"), "zip", folder)
+    assert from_folder(packed, size=16).source == "parts_v2"
+    assert from_folder(folder.rename(tmp_path / "parts.v3"), size=16).source == "parts_v3"
+
+
+def test_one_folder_that_is_called_as_a_subset_is_no_split(folder):
+    for kind in ("images", "masks"):
+        for place, name in (("bench_test", "a"), ("line", "b"), ("line", "c")):
+            (folder / kind / place).mkdir(exist_ok=True)
+            (folder / kind / f"{name}.png").rename(folder / kind / place / f"{name}.png")
+    assert from_folder(folder, size=16).given is None
+
+
+def test_given_classes_may_begin_with_the_background(folder):
+    (folder / "classes.txt").unlink()
+    tiles = from_folder(folder, size=16, classes=["background", "scratch", "dent"])
+    assert tiles.classes == ("scratch", "dent")
+    (folder / "classes.txt").write_text("background\nscratch\ndent\n")
+    assert from_folder(folder, size=16, classes=["background", "scratch", "dent"]).classes == (
+        "scratch",
+        "dent",
+    )
+
+
 def test_a_photograph_is_read_as_it_is_shown(folder):
     exif = Image.Exif()
     exif[0x0112] = 6  # turn it clockwise to show it
@@ -203,12 +246,17 @@ def test_corrupted_zip_member_is_refused_naming_it(folder, tmp_path):
 
 @pytest.mark.parametrize(
     ("argument", "value"),
-    [("size", 12), ("size", 0), ("size", -8), ("size", 100), ("size", 4), ("resize", "area")],
+    [
+        *[("size", value) for value in (12, 0, -8, 100, 4)],
+        ("resize", "area"),
+        ("masks", "mean"),
+    ],
 )
 def test_argument_out_of_range_is_refused(folder, argument, value):
-    with pytest.raises(ValueError, match=f"{argument} must .*{value}") as caught:
-        from_folder(folder, **{argument: value})
-    assert not isinstance(caught.value, DataError)
+    for others in [{}] if argument == "size" else [{}, {"size": None}]:
+        with pytest.raises(ValueError, match=f"{argument} must .*{value}") as caught:
+            from_folder(folder, **{argument: value, **others})
+        assert not isinstance(caught.value, DataError)
 
 
 @pytest.fixture

@@ -304,6 +304,17 @@ def test_yolo_polygons(tmp_path, names, folders):
     assert "1 annotation, a box without an outline" in told
 
 
+def test_yolo_label_files_may_be_called_as_subsets_are(tmp_path):
+    for k, name in enumerate(("test1", "test2", "part3")):
+        photograph(tmp_path / f"in/images/{name}.png", k)
+        label = tmp_path / f"in/labels/{name}.txt"
+        label.parent.mkdir(exist_ok=True)
+        label.write_text("0 .1 .1 .5 .1 .5 .6\n")
+    (tmp_path / "in/data.yaml").write_text("names: [dent]\n")
+    tiles, _ = read("yolo", tmp_path / "in", tmp_path, strict=True)
+    assert tiles.counts() == {"dent": 3, "Free": 0}
+
+
 # CVAT, VOC, Label Studio
 
 
@@ -476,10 +487,21 @@ def square(value=1, top=2):
         ("# label:color_rgb\nbackground:0,0,0::\nscratch:255,0,0::\ndent:0,9,0:a,b:c", TWO),
         ("scratch\ndent\n255: ignore", TWO),
         ("0: background\nscratch\ndent", TWO),
+        ("1. scratch\n2. dent", TWO),
+        ("1-scratch\n2-dent", TWO),
+        ("1.5 mm crack\n2.5 mm crack", ["1.5 mm crack", "2.5 mm crack"]),
+        ("1-pin bent\n2-pin bent", ["1-pin bent", "2-pin bent"]),
     ],
 )
 def test_class_lists_name_0_and_255_or_not(text, names):
     assert class_list(text, "classes.txt") == names
+
+
+@pytest.mark.parametrize("label", ["0: dent", "0.5 mm", "255: x", "2: dent", "1.5 mm", "1-pin"])
+def test_names_that_read_as_numbers_survive_a_conversion(tmp_path, label):
+    photograph(tmp_path / "in/a.png")
+    labelme(tmp_path / "in/a.json", [dent(label=label)])
+    assert read("labelme", tmp_path / "in", tmp_path)[0].classes == (label,)
 
 
 @pytest.mark.parametrize(
@@ -576,8 +598,14 @@ def test_palettes_that_contradict_each_other_are_refused(tmp_path):
         image = Image.fromarray(square())
         image.putpalette([0, 0, 0, *colour])
         masks[f"masks/{name}.png"] = image
-    with pytest.raises(DataError, match=r"masks/b\.png: its palette shows class 1 as .*labelmap"):
-        from_folder(folder(tmp_path, masks, "dent\n"), size=None)
+    root, why = (
+        folder(tmp_path, masks, "dent\n"),
+        r"masks/b\.png: its palette shows class 1 as .*map",
+    )
+    with pytest.raises(DataError, match=why):
+        from_folder(root, size=None)
+    with pytest.raises(DataError, match=why):
+        convert("voc", root, tmp_path / "out")
 
 
 def test_the_soft_edge_of_a_higher_class_is_no_class(tmp_path):
@@ -730,6 +758,22 @@ def test_many_classes_and_ignored_pixels_survive_writing(tmp_path):
     assert again.names == ("a,1", 'b"2')
     with open(tmp_path / "out/tiles.csv") as file:
         assert len(list(csv.DictReader(file))) == 2
+
+
+def test_writing_loses_no_image_and_mixes_no_data_sets(tmp_path):
+    pixels = np.zeros((2, 16, 16), np.uint8)
+    for names in (["a/b", "a_b"], ["a", "a"]):
+        tiles = TileSet.from_arrays(pixels, pixels, ["dent"], names=names)
+        with pytest.raises(ValueError, match=f"would be called {names[1]}"):
+            to_folder(tiles, tmp_path / "out")
+    first = TileSet.from_arrays(pixels, pixels, ["dent"], names=["a", "b"], groups=["x", "x"])
+    second = TileSet.from_arrays(pixels, pixels, ["dent"])
+    for tiles in (first, first):
+        to_folder(tiles, tmp_path / "out")
+    with pytest.raises(ValueError, match=r"out: holds a\.png, which is not of this data set"):
+        to_folder(second, tmp_path / "out")
+    apart = TileSet.from_arrays(pixels, pixels, ["dent"], names=["a", "b"])
+    assert from_folder(to_folder(apart, tmp_path / "out"), size=None).groups.tolist() == [0, 0]
 
 
 @pytest.mark.parametrize("source", SOURCES)
@@ -1007,6 +1051,13 @@ def test_yolo_lists_of_photographs_are_a_split(tmp_path):
     (tmp_path / "in/train.txt").write_text("./data/a.png\n")
     (tmp_path / "in/val.txt").write_text("./data/b.png\n")
     assert read("yolo", tmp_path / "in", tmp_path)[0].given == ("train", "val")
+
+
+def test_a_coco_id_that_is_no_number_is_named(tmp_path):
+    photograph(tmp_path / "in/a.png")
+    coco(tmp_path / "in/a.json", [("--1", 1, [FLAT]), (0, 1, [FLAT])], images=["a.png"])
+    with pytest.raises(DataError, match=r"in/a\.json, annotation 0: of an image that a\.json does"):
+        read("coco", tmp_path / "in", tmp_path, strict=True)
 
 
 def test_a_list_of_classes_that_is_not_there_is_named(tmp_path):

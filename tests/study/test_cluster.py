@@ -18,7 +18,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from builders import TINY, kept, start_tiny_sweep, wait_until
+from builders import TINY, kept, refused, start_tiny_sweep, wait_until
 
 from dlilib import cli
 from dlilib.extras import MissingExtraError
@@ -179,6 +179,10 @@ def test_commands_of_the_readme_survive_the_loss_of_client_worker_and_scheduler(
     assert process.returncode == 0, message
     assert f"{len(calm)} of {len(calm)} runs finished" in out
     assert finished(results) == calm
+
+
+def test_no_worker_at_all_is_refused(tmp_path):
+    refused(lambda: cluster.execute_on_workers([TINY], tmp_path), "workers must be 1 or more")
 
 
 def test_no_scheduler_is_said(tmp_path, monkeypatch, capsys):

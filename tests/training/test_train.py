@@ -354,6 +354,13 @@ def test_tiles_that_do_not_fit_are_refused_by_name(few_tiles):
         lambda: fit(replace(RUN, method="baseline", free_share=1.0), few_tiles.subset([0, 1, 2])),
         'split "image", seed 0: no image is left to validate among the 3 of toy',
     )
+    refused(
+        lambda: fit(
+            replace(RUN, method="baseline", free_share=0.0),
+            few_tiles.subset((few_tiles.labels == 1).nonzero()[:2, 0]),
+        ),
+        "toy: 1 of 2 images train, and no batch of an epoch has two of them, which batch norm",
+    )
 
 
 def test_a_record_of_other_arrays_is_not_taken_for_these(few_tiles, tmp_path):

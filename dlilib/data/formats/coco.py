@@ -188,7 +188,7 @@ def _read_listing(
         place = f"{listing.place}, annotation {item.get('id')}"
         try:
             owner = _id(item.get("image_id"))
-        except OddValueError:
+        except ValueError:
             owner = None
         if owner not in by_id:
             notes.slip("annotation", f"of an image that {listing.path} does not list", place)

@@ -34,7 +34,7 @@ from dlilib.data.images import (
     mask_values,
     palette_colours,
 )
-from dlilib.data.mask_files import by_colour, check_edges, colour_values
+from dlilib.data.mask_files import Palettes, by_colour, check_edges, colour_values
 from dlilib.data.subsets import folder_subset, subset_named
 from dlilib.tiles import IGNORE
 from dlilib.wording import counted
@@ -69,6 +69,7 @@ def read(files: Files, root: object, options: Options, notes: Notes) -> Annotati
     pictures = Pictures(images)
     found: dict[str, Photograph] = {}
     missing = False  # whether a mask may be that of a photograph of another name
+    palettes = Palettes()
     for path in masks:
         image = _image_of(pictures, path, folder)
         if image is None:
@@ -80,6 +81,8 @@ def read(files: Files, root: object, options: Options, notes: Notes) -> Annotati
         found[image] = Photograph(image, files[image])
         read_values = partial(_values, files, path, classes, colours)
         _add_regions(found[image], read_values, classes, f"{root}/{path}", notes)
+        if not colours and not found[image].unread:
+            palettes.check(f"{root}/{path}", palette_colours(files, path))
     ends = _by_end(images)
     splits, listed = _listed(files, root, ends, notes)
     if not missing:

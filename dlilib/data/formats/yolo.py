@@ -1,5 +1,6 @@
 """YOLO segmentation: a text file a photograph, polygons in shares of its width and height."""
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
@@ -33,10 +34,13 @@ LISTS = ("classes.txt", "obj.names", "labels.txt")  # of names 0..K-1, where the
 def read(files: Files, root: object, options: Options, notes: Notes) -> Annotations:
     """Read images/…, labels/… and data.yaml, as Ultralytics, Roboflow and CVAT write them."""
     table = _table(files, root)
-    names = _names(files, root, options, table)
+    lists = _lists(files, root)
+    texts = sorted(path for path in files if path.lower().endswith(".txt"))
+    texts = [path for path in texts if PurePosixPath(path).name not in LISTS and path not in lists]
+    names = _names(files, root, options, table, texts)
     pictures = Pictures(files)
     found: dict[str, Photograph] = {}
-    for path in sorted(path for path in files if _is_label_file(path)):
+    for path in texts:
         image = _image_of(pictures, path)
         if image is None:
             if "labels" in map(plain, PurePosixPath(path).parts[:-1]):
@@ -53,20 +57,23 @@ def read(files: Files, root: object, options: Options, notes: Notes) -> Annotati
     used = len(found)
     for path in unannotated(files, found, root, notes):
         found[path] = Photograph(path, files[path])
-    _add_splits(files, root, found, table)
+    _add_splits(lists, found, table)
     classes = [name for name in names.values() if reserved(name) is None]
     return Annotations(list(found.values()), classes, used)
 
 
-def _is_label_file(path: str) -> bool:
-    name = PurePosixPath(path).name
-    return path.lower().endswith(".txt") and name not in LISTS and not _is_split(path)
+def _lists(files: Files, root: object) -> dict[str, list[str]]:
+    """The files that list the photographs of a subset, as train.txt does, and these.
 
-
-def _is_split(path: str) -> bool:
-    """Whether a text file lists the photographs of a subset, as train.txt does."""
-    name = PurePosixPath(path)
-    return name.suffix.lower() == ".txt" and bool(subset_named(name.stem)) and len(name.parts) < 3
+    The label file of a photograph test1.jpg is called as one of them would be.
+    """
+    lists = {}
+    for path in sorted(files):
+        name = PurePosixPath(path)
+        if name.suffix.lower() == ".txt" and subset_named(name.stem) and len(name.parts) < 3:
+            lines = map(str.strip, read_text(files, root, path).splitlines())
+            lists[path] = [line for line in lines if line.lower().endswith(IMAGE_SUFFIXES)]
+    return {path: listed for path, listed in lists.items() if listed}
 
 
 def _image_of(pictures: Pictures, path: str) -> str | None:
@@ -99,29 +106,34 @@ def _table(files: Files, root: object) -> dict[str, Any]:
     return {**contents[0][1], "place": f"{root}/{contents[0][0]}"} if contents else {}
 
 
-def _names(files: Files, root: object, options: Options, table: dict[str, Any]) -> dict[int, str]:
-    """The names of the classes by their numbers."""
+def _names(
+    files: Files, root: object, options: Options, table: dict[str, Any], texts: Sequence[str]
+) -> dict[int, str]:
+    """The names of the classes by their numbers; texts: the label files."""
     if table:
         with expected("YOLO", table["place"]):
             return _names_in(table["names"])
     lists = sorted(path for path in files if PurePosixPath(path).name in LISTS)
     if lists:
         place = f"{root}/{lists[0]}"
-        return _as_used(numbered_list(read_text(files, root, lists[0]), place), files, root, place)
+        names = numbered_list(read_text(files, root, lists[0]), place)
+        return _as_used(names, files, root, texts, place)
     if options.numbered:
-        return _as_used(dict(options.numbered), files, root, "--classes")
+        return _as_used(dict(options.numbered), files, root, texts, "--classes")
     raise DataError(
         f"{root}: no data.yaml (nor {', '.join(LISTS)}) names the classes; name them by "
         "--classes FILE, a line each, numbered as in the label files: 0: dent"
     )
 
 
-def _as_used(names: dict[int, str], files: Files, root: object, place: str) -> dict[int, str]:
+def _as_used(
+    names: dict[int, str], files: Files, root: object, texts: Sequence[str], place: str
+) -> dict[int, str]:
     """Return a list's names; DataError where it counts from 1, and the label files may not."""
     if min(names) != 1:
         return names
     used: set[int] = set()
-    for path in filter(_is_label_file, files):
+    for path in texts:
         lines = [line.split() for line in read_text(files, root, path).splitlines()]
         used.update(int(words[0]) for words in lines if len(words) > 4 and words[0].isdigit())
     if used and (0 in used or max(names) not in used):
@@ -142,17 +154,15 @@ def _names_in(names: Any) -> dict[int, str]:
 
 
 def _add_splits(
-    files: Files, root: object, found: dict[str, Photograph], table: dict[str, Any]
+    lists: dict[str, list[str]], found: dict[str, Photograph], table: dict[str, Any]
 ) -> None:
     """Take the split from train.txt and the like, or from the folders that data.yaml names."""
     named = Pictures(found)
-    for path in sorted(path for path in files if _is_split(path)):
-        for line in read_text(files, root, path).splitlines():
-            listed = PurePosixPath(line.strip())
-            if listed.suffix.lower() in IMAGE_SUFFIXES:
-                image = named.find(line.strip(), path)
-                if image is not None:
-                    found[image].split = subset_named(PurePosixPath(path).stem)
+    for path, listed in lists.items():
+        for line in listed:
+            image = named.find(line, path)
+            if image is not None:
+                found[image].split = subset_named(PurePosixPath(path).stem)
     for word in WORDS:
         folder = table.get(word)
         if not isinstance(folder, str) or folder.lower().endswith(".txt"):
