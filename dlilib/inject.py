@@ -161,6 +161,7 @@ class DynamicLabelInjection(nn.Module):
         self._checked = False  # whether a batch's values were looked at
 
     def _check_options(self) -> None:
+        check_type("donors", self.donors, Donors)
         check_number("p_poisson", self.p_poisson, 0, 1)
         check_number("share", self.share, 0, 1)
         check_generator(self.generator)
@@ -328,7 +329,7 @@ class DynamicLabelInjection(nn.Module):
         Raises:
             ValueError: A shape, dtype or value is none of these, or in the first batch a mask shows
                 another class than the label says. On another device than a CPU, which would have to
-                be waited for, pixels are looked at in the first batch alone.
+                be waited for, values are looked at in the first batch alone.
         """
         if masks is None and labels is None:
             return self._balance_structure(images)
@@ -338,11 +339,13 @@ class DynamicLabelInjection(nn.Module):
         self, images: Tensor, masks: Tensor, labels: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         self._check_batch(images, masks, labels)
+        classes = len(self.donors.classes)
         if not self._checked or images.device.type == "cpu":
             _check_range(images)
+            _check_values(masks, classes)
+            check_labels(labels, classes)
         if not self._checked:
-            check_labels(labels, len(self.donors.classes))
-            _check_agreement(masks, labels, len(self.donors.classes))
+            _check_agreement(masks, labels)
             self._checked = len(images) > 0
         return self._compose(self.plan(labels, images.shape[2:]), images, masks, labels)
 
@@ -363,11 +366,12 @@ class DynamicLabelInjection(nn.Module):
                 return type(batch)(*balanced)
             return list(balanced) if isinstance(batch, list) else balanced
         raise ValueError(
-            "a batch is images, masks and labels, or a tuple, list or dict of the three, got "
-            f"{type(batch).__name__}"
+            "a batch is images, masks and labels (of each image the class, 0 if defect-free), or a "
+            f"tuple, list or dict of the three, got {_numbered(batch)}"
         )
 
     def _check_batch(self, images: Tensor, masks: Tensor, labels: Tensor) -> None:
+        check_type("donors", self.donors, Donors)
         _check_tensors(images, masks, labels)
         _check_against(self.donors, images, masks, labels, self.place)
 
@@ -379,7 +383,7 @@ class DynamicLabelInjection(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """Keep the generator's state as bytes: a torch.Generator cannot be pickled."""
-        state = dict(self.__dict__)
+        state = {**self.__dict__, "carried": self.carried.copy()}
         if self.generator is not None:
             state["generator"] = self.generator.get_state().numpy().tobytes()
         return state
@@ -503,20 +507,35 @@ def _check_range(images: Tensor) -> None:
         )
 
 
-def _check_agreement(masks: Tensor, labels: Tensor, num_classes: int) -> None:
-    """Check that a batch's masks hold classes, and those that the labels say."""
+def _numbered(batch: Any) -> str:
+    """What a batch is, and of how many things."""
+    kind = type(batch).__name__
+    return f"a {kind} of {len(batch)}" if isinstance(batch, tuple | list) else kind
+
+
+def _check_values(masks: Tensor, num_classes: int) -> None:
+    """Check that a batch's masks hold classes and what is ignored, and nothing else."""
+    if masks.dtype == torch.bool or not masks.numel():
+        return
+    low, top = masks.detach().as_subclass(Tensor).aminmax()
+    if 0 <= int(low) <= int(top) <= num_classes:
+        return
+    wrong = (masks < 0) | ((masks > num_classes) & (masks != IGNORE))
+    if wrong.any():
+        raise ValueError(
+            f"masks must hold 0..{num_classes} and {IGNORE} (ignored), got {int(masks[wrong][0])}"
+        )
+
+
+def _check_agreement(masks: Tensor, labels: Tensor) -> None:
+    """Check that a batch's masks hold those classes that the labels say."""
     if not masks.numel():
         return
     labels = labels.to(masks.device).long()[:, None]
     marks = masks.detach().as_subclass(Tensor).flatten(1)
     if marks.dtype == torch.bool:
         marks = marks * labels.clamp(min=1)  # of whatever class the label says
-    ignored = (marks == IGNORE) & (marks > 0)  # in int8, -1 equals 255
-    wrong = (marks < 0) | ((marks > num_classes) & ~ignored)
-    if wrong.any():
-        raise ValueError(
-            f"masks must hold 0..{num_classes} and {IGNORE} (ignored), got {int(marks[wrong][0])}"
-        )
+    ignored = marks == IGNORE
     shown = defective(marks)
     shows, own = shown.any(dim=1), (shown & (marks == labels)).any(dim=1)
     labelled = labels[:, 0] > 0
@@ -568,8 +587,9 @@ def _check_against(
     channels, sides = donors.channels, donors.sides
     fits = place == "anywhere" or images.shape[2:] == sides
     if not fits or channels not in (1, images.shape[1]):
+        hint = "" if fits else ': place="anywhere" takes batches of another height and width'
         raise ValueError(
-            f"the donors' images are {(channels, *sides)}, the batch's {(*images.shape[1:],)}"
+            f"the donors' images are {(channels, *sides)}, the batch's {(*images.shape[1:],)}{hint}"
         )
     most = len(donors.classes)
     for name, dtype in {"masks": masks.dtype, "labels": labels.dtype}.items():

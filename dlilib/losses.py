@@ -164,8 +164,9 @@ METHODS = {  # in the order of the paper's tables, and of the figures' colours
 def criterion(method: str, tiles: TileSet, train: np.ndarray, *, variant: str = "released") -> Loss:
     """Return a method's training loss.
 
-    loss(logits, target, counted=None) takes logits and targets (B, K, H, W) and, where some pixels
-    are ignored, which of them count: bool (B, H, W).
+    loss(logits, target, counted=None) takes logits and targets (B, K, H, W), as `metrics.one_hot`
+    gives these, and, where some pixels are ignored, which of them count: bool (B, H, W). It raises
+    ValueError for other shapes.
 
     Args:
         method: A key of `METHODS`.
@@ -178,4 +179,16 @@ def criterion(method: str, tiles: TileSet, train: np.ndarray, *, variant: str = 
     """
     check_option("method", method, tuple(METHODS))
     check_option("variant", variant, VARIANTS)
-    return with_dice(METHODS[method].loss(tiles, train, variant))
+    measure = with_dice(METHODS[method].loss(tiles, train, variant))
+
+    def loss(logits: Tensor, target: Tensor, counted: Tensor | None = None) -> Tensor:
+        wanted = {"target": logits.shape, "counted": (len(logits), *logits.shape[2:])}
+        for name, value in {"target": target, "counted": counted}.items():
+            if value is not None and value.shape != wanted[name]:
+                raise ValueError(
+                    f"{name} must be {tuple(wanted[name])} as the logits {tuple(logits.shape)}, "
+                    f"got {tuple(value.shape)}"
+                )
+        return measure(logits, target.to(logits.dtype), counted)
+
+    return loss

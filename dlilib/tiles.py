@@ -17,6 +17,12 @@ from dlilib.checks import described
 #: and no loss and no metric counts them.
 IGNORE = 255
 MOST_CLASSES = IGNORE - 1
+# Names that annotation programs have for 0 and for 255.
+BACKGROUND = {
+    *("background", "_background_", "__background__", "bg", "unlabeled", "unlabelled"),
+    *("good", "ok"),  # no defect either
+}
+IGNORED = {"ignore", "_ignore_", "__ignore__", "ignored"}
 FREE = "Free"  # what the defect-free images are counted as; the name of no class
 CHUNK = 64  # images that are checked at once: checks need little memory beside the data
 
@@ -302,11 +308,20 @@ def defective(masks: Tensor | np.ndarray) -> Tensor | np.ndarray:
     return (masks > 0) & (masks != IGNORE)
 
 
+def reserved(name: str) -> int | None:
+    """The mask value that a name stands for: 0 background, 255 ignored, None for a class."""
+    word = name.strip().strip("\"'").casefold()
+    if word in BACKGROUND:
+        return 0
+    return IGNORE if word in IGNORED else None
+
+
 def check_classes(classes: Sequence[str]) -> tuple[str, ...]:
     """Return the names of the classes as a tuple.
 
     Raises:
-        ValueError: They are not 1 to 254 distinct names, or one of them is Free.
+        ValueError: They are not 1 to 254 distinct names, or one of them is Free or stands for the
+            background or for what is ignored.
     """
     names = tuple(classes) if isinstance(classes, list | tuple) else ()
     strings = all(isinstance(name, str) and name for name in names)
@@ -314,6 +329,12 @@ def check_classes(classes: Sequence[str]) -> tuple[str, ...]:
         raise ValueError(
             f"classes must be 1 to {MOST_CLASSES} distinct names, not {FREE}; got {classes!r}"
         )
+    for number, name in enumerate(names, start=1):
+        if (value := reserved(name)) is not None:
+            raise ValueError(
+                f"classes: {name!r} as class {number} stands for {value} in masks: leave it out, "
+                f"the classes are those of 1, 2 and so on"
+            )
     return names
 
 
@@ -352,7 +373,7 @@ def as_masks(masks: Arrays, num_classes: int) -> Tensor:
             f"masks must hold 0, the classes 1..{num_classes} and {IGNORE} (ignored), got "
             f"{low}..{top}"
         )
-    return torch.from_numpy(np.ascontiguousarray(found, np.uint8))
+    return torch.from_numpy(np.array(found, np.uint8, order="C"))  # a copy: it stays as it is
 
 
 def as_images(images: Arrays, sides: tuple[int, ...]) -> Tensor:
@@ -378,7 +399,7 @@ def as_images(images: Arrays, sides: tuple[int, ...]) -> Tensor:
         raise ValueError(f"images must be {kind}, got {found.dtype} in {low}..{high}")
     if floats:
         found = (found * 255).round()
-    return torch.from_numpy(np.ascontiguousarray(found, np.uint8))
+    return torch.from_numpy(np.array(found, np.uint8, order="C"))
 
 
 def _stacked(name: str, values: Arrays) -> np.ndarray:

@@ -1,3 +1,4 @@
+import copy
 import functools
 import json
 import math
@@ -451,5 +452,8 @@ def test_running_state_is_one_stream_and_can_be_forgotten(toy):
     apart = [another.plan(labels[:3]), another.plan(labels[3:])]
     assert [p.label.tolist() for p in together] == [p.label.tolist() for p in apart]
     assert one.carried.sum() == 8
+    twin = copy.copy(one)
+    twin.plan(labels)
+    assert one.carried.sum() == 8 and twin.carried.sum() == 16
     one.reset()
     assert one.carried.tolist() == [0] * 5

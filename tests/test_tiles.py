@@ -99,6 +99,22 @@ def test_a_bool_mask_is_one_class():
     refused(lambda: TileSet.from_arrays(pixels(), marks() > 0, CLASSES), "one class, not 2")
 
 
+def test_it_keeps_what_it_was_made_of():
+    images, masks = pixels(), marks()
+    tiles = TileSet.from_arrays(images, masks, CLASSES)
+    held = tiles.images.clone(), tiles.masks.clone()
+    images[:], masks[:] = 0, 0
+    assert torch.equal(tiles.images, held[0]) and torch.equal(tiles.masks, held[1])
+
+
+@pytest.mark.parametrize("name", ["background", "BG", "__ignore__", "good"])
+def test_what_0_and_255_are_called_is_no_class(name):
+    refused(
+        lambda: TileSet.from_arrays(pixels(), marks(), [name, "dent"]),
+        f"classes: '{name}' as class 1 stands for",
+    )
+
+
 def test_what_is_ignored_is_no_class_and_no_label():
     masks = marks()
     masks[0, :3] = masks[1, 9] = IGNORE

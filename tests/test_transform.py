@@ -213,8 +213,24 @@ def test_a_batch_may_be_a_tuple_a_list_or_a_dict(toy):
     renamed = dict(zip(("x", "y", "c"), batch, strict=True))
     assert equal(run(renamed, keys=("x", "y", "c")).values(), expected)
     refused(lambda: run(renamed), r"the batch has the keys \['x', 'y', 'c'\], not 'image'")
-    refused(lambda: run(batch[:2]), "a batch is images, masks and labels.*got tuple")
-    refused(lambda: run(namedtuple("Pair", "a b")(1, 2)), "got Pair")
+    refused(lambda: run(batch[:2]), "a batch is images, masks and labels.*got a tuple of 2")
+    refused(lambda: run(namedtuple("Pair", "a b")(1, 2)), "got a Pair of 2")
+
+
+def test_values_are_checked_in_every_batch_on_a_cpu(toy):
+    images, masks, labels = toy.images[:9].float() / 255, toy.masks[:9].long(), toy.labels[:9]
+    inject = DynamicLabelInjection(toy, generator=seeded())
+    inject(images, masks, labels)
+    refused(lambda: inject(images, torch.where(masks == 0, -1, masks), labels), "masks .* got -1")
+    refused(lambda: inject(images, torch.where(masks == 0, 77, masks), labels), "masks .* got 77")
+    refused(lambda: inject(images, masks, labels + 9), "labels must lie in 0")
+    refused(lambda: setattr(inject, "donors", toy) or inject(images, masks, labels), "donors must")
+
+
+def test_batches_of_another_size_are_told_the_way_out(toy):
+    inject = DynamicLabelInjection(toy)
+    batch = toy.images[:9, :, :32].float() / 255, toy.masks[:9, :32], toy.labels[:9]
+    refused(lambda: inject(*batch), 'place="anywhere" takes batches of another height')
 
 
 def test_torchvisions_tensors_stay_what_they_are(toy):

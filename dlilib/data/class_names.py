@@ -4,13 +4,8 @@ import re
 from contextlib import suppress
 
 from dlilib.data.files import DataError, Files, read_text
-from dlilib.tiles import IGNORE, check_classes
+from dlilib.tiles import IGNORE, check_classes, reserved
 
-BACKGROUND = {
-    *("background", "_background_", "__background__", "bg", "unlabeled", "unlabelled"),
-    *("good", "ok"),  # no defect either
-}
-IGNORED = {"ignore", "_ignore_", "__ignore__", "ignored"}
 # what a folder's class list may be called, the first one found is read
 CLASS_LISTS = ("classes.txt", "_classes.csv")
 LABEL_MAP = "labelmap.txt"  # CVAT's list of classes and their colours
@@ -26,14 +21,6 @@ LABEL_MAP_LINE = re.compile(r"(.+?):(\d+),(\d+),(\d+)(:.*)?")  # "dent:250,50,83
 INVISIBLE = "\u200b\ufeff\u2060"
 
 Colour = tuple[int, int, int]
-
-
-def reserved(name: str) -> int | None:
-    """The mask value that a name stands for: 0 background, 255 ignored, None for a class."""
-    word = name.strip().strip("\"'").casefold()
-    if word in BACKGROUND:
-        return 0
-    return IGNORE if word in IGNORED else None
 
 
 def class_list(text: str, place: str) -> list[str]:
@@ -173,8 +160,9 @@ def find_class_list(files: Files, root: object) -> str | None:
         DataError: There are several that differ.
     """
     for name in CLASS_LISTS:
-        paths = [path for path in sorted(files) if path == name or path.endswith(f"/{name}")]
-        paths = [name] if name in paths else [path for path in paths if path.count("/") == 1]
+        paths = [path for path in sorted(files) if f"/{path}".lower().endswith(f"/{name}")]
+        top = [path for path in paths if "/" not in path]
+        paths = top or [path for path in paths if path.count("/") == 1]
         if len({read_text(files, root, path) for path in paths}) > 1:
             raise DataError(f"{root}/{paths[0]}: and {paths[1]} differ: which names the classes?")
         if paths:

@@ -76,7 +76,7 @@ def convert(
 
     What cannot be read is left out and counted: an annotation, and its photograph too unless
     another annotation of it is good, for a photograph with a defect never becomes a defect-free
-    one.
+    one. Where annotations are of no photograph here, all photographs without any are left out.
 
     Args:
         source: The annotation program's format.
@@ -339,8 +339,8 @@ def _draw(photograph: Photograph, order: list[str], notes: Notes, root: object) 
 def _why_other_size(photograph: Photograph, width: int) -> str:
     if photograph.size[0] == width:  # turned by a quarter
         return (
-            "the file carries the camera's turn, which the annotation program did not take; save "
-            "it turned and annotate that"
+            "where the file carries the camera's turn, which the annotation program did not take, "
+            "save it turned and annotate that; else correct height and width"
         )
     return "convert the photographs that were annotated"
 

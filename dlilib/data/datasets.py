@@ -68,4 +68,7 @@ def load(
                 if getattr(tiles, option) != value:
                     raise ValueError(f"{option} {value!r} is not for {name}")
             return tiles
-    raise DataError(f"data must be one of {', '.join(NAMES)}, got {name!r}")
+    raise DataError(
+        f"data must be one of {', '.join(NAMES)}, got {name!r}; your own are read by from_folder "
+        "(dli data folder)"
+    )

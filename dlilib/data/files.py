@@ -49,7 +49,10 @@ def _in_folder(root: Path) -> Files:
         for path in folder.iterdir():
             real = Path(os.path.realpath(path))  # Path.resolve raises on a loop
             if path.is_symlink() and not real.is_relative_to(top):
-                raise DataError(f"{path}: a link that leaves {root}")
+                raise DataError(
+                    f"{path}: a link that leaves {root}, or leads nowhere: put the files there "
+                    "themselves, or give the folder that they lie in"
+                )
             if not path.is_dir():
                 paths.append(path)
             elif real not in above:  # a link may lead round in circles

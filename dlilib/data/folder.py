@@ -320,8 +320,8 @@ def _check_complete(layout: Layout, root: str | Path) -> None:
     for name in sorted(layout.images):
         if name not in layout.masks:
             raise DataError(
-                f"{root}/{layout.images[name]}: no mask masks/{name}.png (a defect-free image has "
-                "one of zeros)"
+                f"{root}/{layout.images[name]}: no mask masks/{name}.png, or beside it as "
+                "mask_suffix says (a defect-free image has one of zeros)"
             )
 
 

@@ -26,6 +26,7 @@ MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")  # formats that keep every val
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 READ_MODES = ("1", "L", "LA", "P", "RGB", "RGBA")  # Pillow's names of pixel formats
 LOSSY = ("JPEG", "WEBP")
+READ = {"image": "PNG, JPEG, BMP, TIFF and WebP", "mask": "PNG, BMP and TIFF"}
 UNDECODABLE = (
     OSError,
     ValueError,
@@ -209,9 +210,7 @@ def _opened(
             ImageOps.exif_transpose(image, in_place=True)
     except UNDECODABLE as error:
         why = str(error).partition(" <")[0]
-        raise DataError(
-            f"{path}: unreadable {what} (PNG, JPEG, BMP, TIFF and WebP are read): {why}"
-        ) from None
+        raise DataError(f"{path}: unreadable {what} ({READ[what]} are read): {why}") from None
     if frames > 1:
         raise DataError(f"{path}: holds {frames} frames, not one {what}")
     return image, stored

@@ -72,10 +72,9 @@ def find_layout(files: Files, root: str | Path, mask_suffix: str) -> Layout:
             found.subsets[name] = place.subset or folder_subset(path.removeprefix(place.images))
         for (folder, stem), path in masks.items():
             if stem not in images:
+                hint = _suffix_hint(stem, images, mask_suffix)
                 where = place.images or root
-                raise DataError(
-                    f"{root}/{path}: no image of that name in {where}{_suffix_hint(stem, images)}"
-                )
+                raise DataError(f"{root}/{path}: no image of that name in {where}{hint}")
             into = found.class_masks.setdefault(folder, {}) if folder else found.masks
             into[subset + stem if counts[stem] > 1 else stem] = path
     if not found.images:
@@ -84,14 +83,17 @@ def find_layout(files: Files, root: str | Path, mask_suffix: str) -> Layout:
     return found
 
 
-def _suffix_hint(stem: str, images: dict[str, str]) -> str:
-    """Which suffix would make a mask that of an image, in words; "" if none would."""
+def _suffix_hint(stem: str, images: dict[str, str], given: str) -> str:
+    """Which suffix would make a mask that of an image, in words; "" if none would.
+
+    given: the suffix that was taken off already.
+    """
     starts = [name for name in images if stem.startswith(name)]
     if not starts:
         return ""
     name = max(starts, key=len)
     return (
-        f'; is it of {images[name]}? Then say so by mask_suffix="{stem[len(name) :]}" '
+        f'; is it of {images[name]}? Then say so by mask_suffix="{stem[len(name) :]}{given}" '
         "(--mask-suffix, in notebook 8 -p mask_suffix)"
     )
 
@@ -138,7 +140,7 @@ def _places(files: Files, root: str | Path, mask_suffix: str) -> list[_Place]:
     raise DataError(
         f"{root}/{missing}: holds no image or is not there, but: {there}. A folder has images/ and "
         "masks/; where masks lie beside the images, say what their names add by mask_suffix; other "
-        "layouts go through `dli convert`"
+        "layouts go through `dli convert`, those of MVTec AD and VisA through mvtec_ad"
     )
 
 

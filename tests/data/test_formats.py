@@ -315,6 +315,37 @@ def test_yolo_label_files_may_be_called_as_subsets_are(tmp_path):
     assert tiles.counts() == {"dent": 3, "Free": 0}
 
 
+@pytest.mark.parametrize("name", ["labels", "a.bmp", "a.tif.b", "classes"])
+def test_yolo_label_files_of_odd_names_are_found(tmp_path, name):
+    photograph(tmp_path / f"in/images/{name}.jpg")
+    photograph(tmp_path / "in/images/free.jpg", 1)
+    (tmp_path / "in/labels").mkdir()
+    (tmp_path / f"in/labels/{name}.txt").write_text("0 .1 .1 .5 .1 .5 .6\n")
+    (tmp_path / "in/data.yaml").write_text("names: [dent]\n")
+    assert read("yolo", tmp_path / "in", tmp_path)[0].counts() == {"dent": 1, "Free": 1}
+
+
+@pytest.mark.parametrize("source", ["yolo", "labelme", "coco"])
+def test_where_annotations_are_of_no_photograph_none_is_taken_as_defect_free(tmp_path, source):
+    for k, name in enumerate(("a", "b")):
+        photograph(tmp_path / f"in/images/{name}.png", k)
+    if source == "yolo":
+        (tmp_path / "in/labels").mkdir()
+        (tmp_path / "in/data.yaml").write_text("names: [dent]\n")
+        for name in ("a", "other"):
+            (tmp_path / f"in/labels/{name}.txt").write_text("0 .1 .1 .5 .1 .5 .6\n")
+    elif source == "labelme":
+        for name in ("a", "other"):
+            labelme(tmp_path / f"in/images/{name}.json", [dent()], imagePath=f"{name}.png")
+    else:
+        coco(tmp_path / "in/images/all.json", [(0, 1, [FLAT]), (9, 1, [FLAT])])
+    tiles, told = read(source, tmp_path / "in", tmp_path)
+    assert tiles.counts() == {"dent": 1, "Free": 0}
+    assert "1 photograph, without an annotation, while " in told
+    with pytest.raises(DataError, match=r"/other\.|image that"):
+        convert(source, tmp_path / "in", tmp_path / "strict", strict=True)
+
+
 # CVAT, VOC, Label Studio
 
 

@@ -19,6 +19,7 @@ from dlilib.data.formats.annotations import (
     Region,
     class_name,
     expected,
+    leave_out_doubtful,
     plain,
     unannotated,
 )
@@ -34,17 +35,20 @@ LISTS = ("classes.txt", "obj.names", "labels.txt")  # of names 0..K-1, where the
 def read(files: Files, root: object, options: Options, notes: Notes) -> Annotations:
     """Read images/…, labels/… and data.yaml, as Ultralytics, Roboflow and CVAT write them."""
     table = _table(files, root)
-    lists = _lists(files, root)
+    lists, pictures = _lists(files, root), Pictures(files)
+    of_names = [path for path in sorted(files) if PurePosixPath(path).name in LISTS]
+    of_names = [path for path in of_names if _image_of(pictures, path) is None]
     texts = sorted(path for path in files if path.lower().endswith(".txt"))
-    texts = [path for path in texts if PurePosixPath(path).name not in LISTS and path not in lists]
-    names = _names(files, root, options, table, texts)
-    pictures = Pictures(files)
+    texts = [path for path in texts if path not in of_names and path not in lists]
+    names = _names(files, root, options, table, of_names, texts)
     found: dict[str, Photograph] = {}
+    astray = False  # whether a label file is of no photograph here
     for path in texts:
         image = _image_of(pictures, path)
         if image is None:
             if "labels" in map(plain, PurePosixPath(path).parts[:-1]):
                 notes.slip("label file", "without a photograph of its name", f"{root}/{path}")
+                astray = True
             continue
         if image in found:
             raise DataError(f"{root}/{path}: is of {image}, as another label file is")
@@ -57,6 +61,8 @@ def read(files: Files, root: object, options: Options, notes: Notes) -> Annotati
     used = len(found)
     for path in unannotated(files, found, root, notes):
         found[path] = Photograph(path, files[path])
+    if astray:
+        leave_out_doubtful(found, "label files of no photograph", root, notes)
     _add_splits(lists, found, table)
     classes = [name for name in names.values() if reserved(name) is None]
     return Annotations(list(found.values()), classes, used)
@@ -82,7 +88,7 @@ def _image_of(pictures: Pictures, path: str) -> str | None:
         "images" if plain(part) == "labels" else part for part in PurePosixPath(path).parts[:-1]
     ]
     name = PurePosixPath(path).name[: -len(".txt")]
-    return pictures.find_stem(name, "/".join([*parts, name]))
+    return pictures.find_stem(name, "/".join([*parts, name]), path)
 
 
 def _table(files: Files, root: object) -> dict[str, Any]:
@@ -107,13 +113,17 @@ def _table(files: Files, root: object) -> dict[str, Any]:
 
 
 def _names(
-    files: Files, root: object, options: Options, table: dict[str, Any], texts: Sequence[str]
+    files: Files,
+    root: object,
+    options: Options,
+    table: dict[str, Any],
+    lists: Sequence[str],
+    texts: Sequence[str],
 ) -> dict[int, str]:
-    """The names of the classes by their numbers; texts: the label files."""
+    """The names of the classes by their numbers; lists: the files of names, texts: of labels."""
     if table:
         with expected("YOLO", table["place"]):
             return _names_in(table["names"])
-    lists = sorted(path for path in files if PurePosixPath(path).name in LISTS)
     if lists:
         place = f"{root}/{lists[0]}"
         names = numbered_list(read_text(files, root, lists[0]), place)
