@@ -21,6 +21,7 @@ from dlilib import IGNORE, DataError, Run, TileSet, fit, from_folder, models
 from dlilib.data.convert import to_folder
 from dlilib.study import own_data
 from dlilib.training import trainer
+from dlilib.wording import duration
 
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "08_your_own_data.ipynb"
 SHAPE = (72, 104)
@@ -219,8 +220,8 @@ def test_the_real_try_that_is_told_keeps_what_the_look_chose(options, given, wor
     more = {"size": 0, "encoders": [], "runs": 2, "steps": 3000, "preset": "lite", **given}
     told = own_data.real_try(record, Run(size=128, batch=8), options, **more)
     assert f"`-p preset lite -p steps {words}, trains 24,000 images of {side}×{side}" in told
-    minutes = 24_000 * (side / 64) ** 2 / 10 / 60
-    shown = f"{minutes:.0f} minutes" if minutes < 120 else f"{minutes / 60:.1f} hours"
+    seconds = 24_000 * (side / 64) ** 2 / 10
+    shown = duration(seconds)
     assert "Measured here: 10.0 images of 64×64 a second" in told and shown in told
 
 
