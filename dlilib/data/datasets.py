@@ -59,15 +59,10 @@ def load(
 
     Raises:
         DataError: The name is unknown, or the data cannot be used.
-        ValueError: The data set is not made with such a threshold or resize.
     """
     for known, loader in DATASETS.items():
         if name == known or (known.endswith("-") and name.startswith(known) and name != known):
-            tiles = loader(name.removeprefix(known), root, size, threshold, resize)
-            for option, value in {"threshold": threshold, "resize": resize}.items():
-                if getattr(tiles, option) != value:
-                    raise ValueError(f"{option} {value!r} is not for {name}")
-            return tiles
+            return loader(name.removeprefix(known), root, size, threshold, resize)
     raise DataError(
         f"data must be one of {', '.join(NAMES)}, got {name!r}; your own are read by from_folder "
         "(dli data folder)"

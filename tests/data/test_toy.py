@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from dlilib import toy_tiles
-from dlilib.data import datasets
 from dlilib.data.magnetic import MT_CLASSES, MT_COUNTS
 
 
@@ -23,12 +22,6 @@ def test_seeds_differ_in_pixels_and_digest_but_not_in_labels(toy):
     assert not torch.equal(toy.masks, other.masks)
     assert toy.digest != other.digest
     assert torch.equal(toy.labels, other.labels) and torch.equal(toy.groups, other.groups)
-
-
-def test_options_that_it_does_not_have_are_refused():
-    for option, value in (("threshold", 127), ("resize", "bilinear")):
-        with pytest.raises(ValueError, match=f"{option} {value!r} is not for toy"):
-            datasets.load("toy", size=16, **{option: value})
 
 
 def test_global_generators_are_left_alone():
