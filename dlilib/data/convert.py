@@ -147,7 +147,7 @@ def convert(
     write_whole(out / "classes.txt", _text(written(drawn.classes)), sync=False)
     split = len({row[2] for row in rows} - {""}) > 1
     if split or any(image != group for image, group, _ in rows):
-        _write_table(out, [row if split else row[:2] for row in rows])
+        _write_table(out, rows, split)
     tell(f"{out} { {name: labels[name] for name in (*drawn.classes, FREE)} }")
     for line in _report(found, drawn, notes, len(rows) if patch else 0):
         tell(line)
@@ -179,8 +179,8 @@ def to_folder(tiles: TileSet, out: str | Path) -> Path:
     stems = [name.replace("/", "_") for name in tiles.names]
     if repeated := [stem for stem, count in Counter(stems).items() if count > 1]:
         raise ValueError(f"names: more than one image would be called {repeated[0]}")
-    written_before = [*out.glob("images/*"), *out.glob("masks/*")]
-    if others := {path.name for path in written_before} - {f"{stem}.png" for stem in stems}:
+    there = {path.name for folder in ("images", "masks") for path in out.glob(f"{folder}/[!.]*")}
+    if others := there - {f"{stem}.png" for stem in stems}:
         raise ValueError(f"{out}: holds {min(others)}, which is not of this data set")
     for stem, image, mask in zip(stems, tiles.images, tiles.masks, strict=True):
         pixels = image.permute(1, 2, 0).squeeze(2).cpu().numpy()  # (H, W), or (H, W, 3)
@@ -189,7 +189,7 @@ def to_folder(tiles: TileSet, out: str | Path) -> Path:
         write_whole(out / "masks" / f"{stem}.png", _png(drawn), sync=False)
     given = tiles.given or [""] * len(tiles)
     rows = zip(stems, map(str, tiles.groups.tolist()), given, strict=True)
-    _write_table(out, [row if tiles.given else row[:2] for row in rows])
+    _write_table(out, rows, bool(tiles.given))
     write_whole(out / "classes.txt", _text(written(list(tiles.classes))), sync=False)
     return out
 
@@ -405,12 +405,12 @@ def _label(mask: np.ndarray, classes: Sequence[str]) -> str:
     return classes[int(counts.argmax())] if counts.any() else FREE
 
 
-def _write_table(out: Path, rows: Sequence[Sequence[str]]) -> None:
-    """Write tiles.csv from rows of image and tile, or of image, tile and split."""
+def _write_table(out: Path, rows: Iterable[Sequence[str]], split: bool) -> None:
+    """Write tiles.csv from rows of image, tile and split, with or without the last."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(["image", "tile", "split"][: len(rows[0])])
-    table.writerows(rows)
+    head = ["image", "tile", "split"]
+    table.writerows(row if split else row[:2] for row in [head, *rows])
     write_whole(out / "tiles.csv", text.getvalue().encode(), sync=False)
 
 

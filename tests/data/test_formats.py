@@ -325,6 +325,16 @@ def test_yolo_label_files_of_odd_names_are_found(tmp_path, name):
     assert read("yolo", tmp_path / "in", tmp_path)[0].counts() == {"dent": 1, "Free": 1}
 
 
+def test_an_empty_yolo_label_file_without_a_photograph_leaves_the_others(tmp_path):
+    photograph(tmp_path / "in/images/a.png")
+    photograph(tmp_path / "in/images/free.png", 1)
+    (tmp_path / "in/labels").mkdir()
+    (tmp_path / "in/data.yaml").write_text("names: [dent]\n")
+    (tmp_path / "in/labels/a.txt").write_text("0 .1 .1 .5 .1 .5 .6\n")
+    (tmp_path / "in/labels/gone.txt").write_text("\n")
+    assert read("yolo", tmp_path / "in", tmp_path)[0].counts() == {"dent": 1, "Free": 1}
+
+
 @pytest.mark.parametrize("source", ["yolo", "labelme", "coco"])
 def test_where_annotations_are_of_no_photograph_none_is_taken_as_defect_free(tmp_path, source):
     for k, name in enumerate(("a", "b")):

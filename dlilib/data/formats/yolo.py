@@ -42,13 +42,13 @@ def read(files: Files, root: object, options: Options, notes: Notes) -> Annotati
     texts = [path for path in texts if path not in of_names and path not in lists]
     names = _names(files, root, options, table, of_names, texts)
     found: dict[str, Photograph] = {}
-    astray = False  # whether a label file is of no photograph here
+    astray = False  # whether a label file with regions is of no photograph here
     for path in texts:
         image = _image_of(pictures, path)
         if image is None:
             if "labels" in map(plain, PurePosixPath(path).parts[:-1]):
                 notes.slip("label file", "without a photograph of its name", f"{root}/{path}")
-                astray = True
+                astray |= bool(read_text(files, root, path).strip())
             continue
         if image in found:
             raise DataError(f"{root}/{path}: is of {image}, as another label file is")
