@@ -289,6 +289,7 @@ class DynamicLabelInjection(nn.Module):
         self._check_batch(images, masks, labels)
         if images.device.type == "cpu":  # another one would have to be waited for
             _check_range(images)
+            _check_values(masks, len(self.donors.classes))
         _check_plan(plan, images, labels, self.donors)
         return self._compose(plan, images, masks, labels)
 
@@ -343,8 +344,8 @@ class DynamicLabelInjection(nn.Module):
         if not self._checked or images.device.type == "cpu":
             _check_range(images)
             _check_values(masks, classes)
-            check_labels(labels, classes)
         if not self._checked:
+            check_labels(labels, classes)
             _check_agreement(masks, labels)
             self._checked = len(images) > 0
         return self._compose(self.plan(labels, images.shape[2:]), images, masks, labels)

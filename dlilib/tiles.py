@@ -64,7 +64,8 @@ class TileSet(Dataset):
     names: tuple[str, ...]  #: (N,)
     classes: tuple[str, ...]  #: (K,) names of the classes 1..K, at most 254
     source: str = "unnamed"  #: the data set's name
-    #: sha256 of the source files, so that a record says what it was trained on; else of all this
+    #: sha256 of the source files, and of options that change their pixels, so that a record says
+    #: what it was trained on; else of all this
     digest: str = ""
     sizes: Tensor | None = None  #: int64 (N, 2); height and width before resizing, pixels
     exposure: Tensor | None = None  #: int64 (N,); number of the exposure, where known

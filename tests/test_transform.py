@@ -222,7 +222,10 @@ def test_values_are_checked_in_every_batch_on_a_cpu(toy):
     inject = DynamicLabelInjection(toy, generator=seeded())
     inject(images, masks, labels)
     refused(lambda: inject(images, torch.where(masks == 0, -1, masks), labels), "masks .* got -1")
-    refused(lambda: inject(images, torch.where(masks == 0, 77, masks), labels), "masks .* got 77")
+    strange = torch.where(masks == 0, 77, masks)
+    refused(lambda: inject(images, strange, labels), "masks .* got 77")
+    plan = inject.plan(labels)
+    refused(lambda: inject.apply_plan(plan, images, strange, labels), "masks .* got 77")
     refused(lambda: inject(images, masks, labels + 9), "labels must lie in 0")
     refused(lambda: setattr(inject, "donors", toy) or inject(images, masks, labels), "donors must")
 

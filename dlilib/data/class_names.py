@@ -85,12 +85,10 @@ def _numbers(lines: list[str]) -> list[tuple[int, str]] | None:
         found = [pattern.fullmatch(line) for line in lines]
         if lines and all(found):
             numbers = [int(match[number]) for match in found]
-            names = [match[name].strip() for match in found]
             kept = [n for n in numbers if n != IGNORE]
             counted = (list(range(len(kept))), list(range(1, len(kept) + 1)))
-            distinct = len(set(names)) == len(names)  # "1-pin bent" and "2-pin bent" are names
-            if kept in counted and len(kept) >= len(numbers) - 1 and distinct:
-                return list(zip(numbers, names, strict=True))
+            if kept in counted and len(kept) >= len(numbers) - 1:
+                return [(n, match[name].strip()) for n, match in zip(numbers, found, strict=True)]
     return None
 
 

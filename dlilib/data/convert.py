@@ -76,7 +76,7 @@ def convert(
 
     What cannot be read is left out and counted: an annotation, and its photograph too unless
     another annotation of it is good, for a photograph with a defect never becomes a defect-free
-    one. Where annotations are of no photograph here, all photographs without any are left out.
+    one. Annotations of no photograph here are counted alone: whose they are is not known.
 
     Args:
         source: The annotation program's format.

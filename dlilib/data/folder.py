@@ -166,15 +166,14 @@ def from_folder(
         source=_source(root),
         digest=digest_of(
             hashes,
-            masks=None if masks == "nearest" else masks,
-            tile=patch,
-            free_patches=free_patches,
-            value_range=value_range and tuple(value_range),
-            classes=classes and named,
+            masks=masks if masks != "nearest" and size and not patch else None,
+            patches=found.names if patch else None,
+            value_range=levels and tuple(levels),
+            classes=None if classes is None or find_class_list(files, root) else named,
         ),
         sizes=found.sizes,
         resize=resize if size and not patch else "pad",
-        given=tuple(table.subsets[k] for k in found.of) if table.is_split else None,
+        given=tuple(table.subsets[k] for k in found.of) if any(table.subsets) else None,
     )
     if not patch:
         _warn_of_contradictions(tiles, [hashes[layout.images[name]] for name in names])
@@ -249,11 +248,6 @@ class _Table:
     parts: np.ndarray  # int64 (N,), the part that each shows
     subsets: list[str]  # "train", "val", "test" or ""
 
-    @property
-    def is_split(self) -> bool:
-        """Whether there are two subsets; a single one may be a folder that is called so."""
-        return len(set(self.subsets) - {""}) > 1
-
 
 def _check_arguments(
     size: int | None,
@@ -289,6 +283,8 @@ def _mask_reader(
     listed = find_class_list(files, root)
     classes = read_class_list(files, root, listed) if listed else None
     if given is not None:
+        if isinstance(given, str) or not all(isinstance(name, str) for name in given):
+            raise ValueError(f"classes must be names, got {given!r}")
         given = checked(without_reserved(list(given), "classes"), "classes")
         if classes not in (None, given):
             raise DataError(f"{root}/{listed}: names {classes}, not the given {given}")
@@ -508,6 +504,8 @@ def _warn_of_contradictions(tiles: TileSet, hashes: Sequence[str]) -> None:
 def _table(files: Files, root: str | Path, layout: Layout, names: Sequence[str]) -> _Table:
     """Read tiles.csv, or take each image for its own part."""
     folders = [layout.subsets[name] for name in names]
+    if len(set(folders) - {""}) < 2:  # a single folder may be called so by chance
+        folders = [""] * len(names)
     if TABLE not in files:
         originals = [original_name(layout.images[name]) or f"{name}/" for name in names]
         _, first, parts = np.unique(originals, return_index=True, return_inverse=True)

@@ -1,4 +1,5 @@
 import io
+import re
 import shutil
 import tracemalloc
 import zipfile
@@ -77,21 +78,34 @@ def test_digest_follows_what_names_classes_and_parts(folder, name, text):
 
 
 def test_digest_follows_what_else_gives_other_pixels(folder):
-    (folder / "classes.txt").unlink()
-    options = [
-        {},
+    (folder / "classes.txt").rename(folder / "aside")
+    names = ["scratch", "dent"]
+    deep = Image.fromarray(np.arange(256, dtype=np.uint16).reshape(16, 16) * 200)
+    (folder / "images" / "a.png").write_bytes(encoded(deep))
+    with pytest.warns(UserWarning, match=r"value_range=\(") as warned:
+        plain = from_folder(folder, size=16, classes=names)
+    levels = tuple(
+        map(int, re.search(r"value_range=\((\d+), (\d+)\)", str(warned[0].message)).groups())
+    )
+    changes = [
+        {"value_range": (0, 9)},
         {"masks": "any"},
         {"tile": (8, 0)},
         {"tile": (8, 4)},
         {"tile": (8, 4), "free_patches": 1},
-        {"value_range": (0, 255)},
+        {"classes": names[::-1]},
     ]
-    names = ["scratch", "dent"]
-    digests = [from_folder(folder, size=16, classes=names, **more).digest for more in options]
-    digests.append(from_folder(folder, size=16, classes=names[::-1]).digest)
-    assert len(set(digests)) == len(digests)
-    by_default = from_folder(folder, size=16, masks="nearest", tile=None, classes=tuple(names))
-    assert by_default.digest == digests[0]
+    options = {"size": 16, "classes": names, "value_range": levels}
+    digests = [from_folder(folder, **{**options, **change}).digest for change in changes]
+    assert len({plain.digest, *digests}) == len(changes) + 1
+    assert from_folder(folder, **options).digest == plain.digest  # the same pixels
+    padded = [
+        from_folder(folder, **{**options, "size": None, "masks": how}) for how in ("any", "nearest")
+    ]
+    assert padded[0].digest == padded[1].digest
+    (folder / "aside").rename(folder / "Classes.txt")
+    listed = {name: value for name, value in options.items() if name != "classes"}
+    assert from_folder(folder, **options).digest == from_folder(folder, **listed).digest
 
 
 def test_a_folders_name_is_kept_to_its_end_and_a_zips_to_its_suffix(folder, tmp_path):
@@ -106,10 +120,16 @@ def test_one_folder_that_is_called_as_a_subset_is_no_split(folder):
             (folder / kind / place).mkdir(exist_ok=True)
             (folder / kind / f"{name}.png").rename(folder / kind / place / f"{name}.png")
     assert from_folder(folder, size=16).given is None
+    (folder / "tiles.csv").write_text("image,tile,split\na,1,test\nb,2,\nc,3,\n")
+    assert from_folder(folder, size=16).given == ("test", "", "")  # said, not by chance
 
 
-def test_given_classes_may_begin_with_the_background(folder):
+def test_given_classes_may_begin_with_the_background_and_are_names(folder):
     (folder / "classes.txt").unlink()
+    for wrong in ("dent", [1, 2]):
+        with pytest.raises(ValueError, match="classes must be names"):
+            from_folder(folder, size=16, classes=wrong)
+    assert from_folder(folder, size=16, classes=np.array(["x", "y"])).classes == ("x", "y")
     tiles = from_folder(folder, size=16, classes=["background", "scratch", "dent"])
     assert tiles.classes == ("scratch", "dent")
     (folder / "classes.txt").write_text("background\nscratch\ndent\n")

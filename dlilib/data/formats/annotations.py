@@ -153,29 +153,19 @@ class Pictures:
                 return found
         return None
 
-    def find_stem(self, name: str, beside: str, source: str = "") -> str | None:
-        """The picture of that name whatever its suffix; else as `find`.
-
-        source: the annotation file for messages, where `beside` is not its path.
-        """
+    def find_stem(self, name: str, beside: str) -> str | None:
+        """The picture of that name whatever its suffix; else as `find`."""
         for wanted in _readings(name):
             stem = wanted.stem if wanted.suffix.lower() in KNOWN_SUFFIXES else wanted.name
-            for called in dict.fromkeys((wanted.name, stem)):
-                found = self._best(self._named(called), wanted.with_name(called), beside, source)
-                if found is not None:
-                    return found
+            found = self._best(self._named(stem), wanted.with_name(stem), beside)
+            if found is not None:
+                return found
         return None
-
-    def has_stem(self, stem: str) -> bool:
-        """Whether a picture has this name without its suffix, as `plain` writes it."""
-        return stem in self._by_stem
 
     def _named(self, stem: str) -> list[str]:
         return self._by_stem.get(plain(stem), [])
 
-    def _best(
-        self, paths: list[str], wanted: PurePosixPath, beside: str, source: str = ""
-    ) -> str | None:
+    def _best(self, paths: list[str], wanted: PurePosixPath, beside: str) -> str | None:
         said = "" if wanted.is_absolute() else subset_named(wanted.parent.name)
         fitting = [path for path in paths if not said or folder_subset(path) in ("", said)]
         if len(fitting) < 2:
@@ -184,9 +174,8 @@ class Pictures:
         best = [path for path, score in zip(fitting, scores, strict=True) if score == max(scores)]
         if len(best) > 1:
             raise DataError(
-                f"{source or beside}: calls a photograph {str(wanted)!r}; {best[0]} and {best[1]} "
-                "could be meant: move what is no photograph elsewhere, or convert the folders one "
-                "by one"
+                f"{beside}: calls a photograph {str(wanted)!r}; {best[0]} and {best[1]} could be "
+                "meant: move what is no photograph elsewhere, or convert the folders one by one"
             )
         return best[0]
 
@@ -356,19 +345,6 @@ def _without_copies(
         else:
             kept.append(path)
     return kept
-
-
-def leave_out_doubtful(
-    found: dict[str, Photograph], files: str, root: object, notes: Notes
-) -> None:
-    """Leave out what would be defect-free: annotations of no photograph here may be of it.
-
-    files: what those annotations are, in words.
-    """
-    why = f"without an annotation, while {files} may be its: remove those, or name them alike"
-    for path in [path for path, photograph in found.items() if not photograph.is_annotated]:
-        notes.leave_out("photograph", why, f"{root}/{path}")
-        del found[path]
 
 
 def add_unlisted(

@@ -22,7 +22,6 @@ from dlilib.data.formats.annotations import (
     add_unlisted,
     class_name,
     expected,
-    leave_out_doubtful,
     read_json,
     side,
     whose,
@@ -49,7 +48,6 @@ class _Listing:
     parents: set[str]  # names that categories have as their supercategory
     normalised: bool = False
     used: set[Any] = field(default_factory=set)  # ids of categories with annotations
-    astray: bool = False  # whether an annotation is of no listed image
 
 
 def read(files: Files, root: object, options: Options, notes: Notes) -> Annotations:
@@ -65,8 +63,6 @@ def read(files: Files, root: object, options: Options, notes: Notes) -> Annotati
     missing = len(listings) < len(paths)  # whether a photograph may have an annotation unseen
     for listing in listings:
         missing |= _read_listing(listing, files, pictures, found, notes)
-    if any(listing.astray for listing in listings):
-        leave_out_doubtful(found, "annotations of no listed image", root, notes)
     where = "listed in no JSON file"
     add_unlisted(files, found, root, options, notes, where=where, missing=missing)
     return Annotations(list(found.values()), _classes(listings), len(listings))
@@ -196,7 +192,7 @@ def _read_listing(
             owner = None
         if owner not in by_id:
             notes.slip("annotation", f"of an image that {listing.path} does not list", place)
-            missing = listing.astray = True
+            missing = True
         elif by_id[owner] is not None:
             _add(by_id[owner], item, listing, notes)
     return missing

@@ -22,7 +22,6 @@ from dlilib.data.formats.annotations import (
     Region,
     class_name,
     expected,
-    leave_out_doubtful,
     plain,
     read_json,
     side,
@@ -50,7 +49,7 @@ def read(files: Files, root: object, options: Options, notes: Notes) -> Annotati
     pictures = Pictures(files)
     found: dict[str, Photograph] = {}
     lost: set[str] = set()  # what the photographs of unusable JSON files may be called
-    used, astray = 0, False  # astray: whether a JSON file is of no photograph here
+    used = 0
     for path in sorted(path for path in files if path.lower().endswith(".json")):
         place = f"{root}/{path}"
         content = _content(files, root, path, notes)
@@ -62,9 +61,7 @@ def read(files: Files, root: object, options: Options, notes: Notes) -> Annotati
             notes.slip("annotation file", str(error).removeprefix(f"{place}: "), place)
             photograph = None
         if photograph is None:
-            names = {plain(PurePosixPath(path).stem), plain(_name_of(name).stem)}
-            lost |= names
-            astray |= bool(content.get("shapes")) and not any(map(pictures.has_stem, names))
+            lost |= {plain(PurePosixPath(path).stem), plain(_name_of(name).stem)}
             continue
         used += 1
         if photograph.path in found:
@@ -82,8 +79,6 @@ def read(files: Files, root: object, options: Options, notes: Notes) -> Annotati
             notes.leave_out("photograph", "whose JSON file cannot be used", f"{root}/{path}")
         else:
             found[path] = Photograph(path, files[path])
-    if astray:
-        leave_out_doubtful(found, "JSON files of no photograph", root, notes)
     labels = {region.label for photograph in found.values() for region in photograph.regions}
     return Annotations(list(found.values()), sorted(labels), used)
 

@@ -153,7 +153,7 @@ def _classes(
                     "by one"
                 )
         return classes_of(colours), colours
-    lists = [path for path in sorted(files) if PurePosixPath(path).name in LISTS]
+    lists = [path for path in sorted(files) if PurePosixPath(path).name.lower() in LISTS]
     if lists:
         place = f"{root}/{lists[0]}"
         return class_list(read_text(files, root, lists[0]), place), {}

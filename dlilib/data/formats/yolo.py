@@ -19,7 +19,6 @@ from dlilib.data.formats.annotations import (
     Region,
     class_name,
     expected,
-    leave_out_doubtful,
     plain,
     unannotated,
 )
@@ -36,19 +35,16 @@ def read(files: Files, root: object, options: Options, notes: Notes) -> Annotati
     """Read images/…, labels/… and data.yaml, as Ultralytics, Roboflow and CVAT write them."""
     table = _table(files, root)
     lists, pictures = _lists(files, root), Pictures(files)
-    of_names = [path for path in sorted(files) if PurePosixPath(path).name in LISTS]
-    of_names = [path for path in of_names if _image_of(pictures, path) is None]
+    of_names = [path for path in sorted(files) if _lists_names(files, path)]
     texts = sorted(path for path in files if path.lower().endswith(".txt"))
     texts = [path for path in texts if path not in of_names and path not in lists]
     names = _names(files, root, options, table, of_names, texts)
     found: dict[str, Photograph] = {}
-    astray = False  # whether a label file with regions is of no photograph here
     for path in texts:
         image = _image_of(pictures, path)
         if image is None:
             if "labels" in map(plain, PurePosixPath(path).parts[:-1]):
                 notes.slip("label file", "without a photograph of its name", f"{root}/{path}")
-                astray |= bool(read_text(files, root, path).strip())
             continue
         if image in found:
             raise DataError(f"{root}/{path}: is of {image}, as another label file is")
@@ -61,11 +57,18 @@ def read(files: Files, root: object, options: Options, notes: Notes) -> Annotati
     used = len(found)
     for path in unannotated(files, found, root, notes):
         found[path] = Photograph(path, files[path])
-    if astray:
-        leave_out_doubtful(found, "label files of no photograph", root, notes)
     _add_splits(lists, found, table)
     classes = [name for name in names.values() if reserved(name) is None]
     return Annotations(list(found.values()), classes, used)
+
+
+def _lists_names(files: Files, path: str) -> bool:
+    """Whether a file lists the names of classes, and is not the label file of labels.jpg."""
+    places = (path[: -len(".txt")], _mirrored(path))
+    of_photograph = any(
+        f"{place}{suffix}" in files for place in places for suffix in IMAGE_SUFFIXES
+    )
+    return PurePosixPath(path).name.lower() in LISTS and not of_photograph
 
 
 def _lists(files: Files, root: object) -> dict[str, list[str]]:
@@ -82,13 +85,19 @@ def _lists(files: Files, root: object) -> dict[str, list[str]]:
     return {path: listed for path, listed in lists.items() if listed}
 
 
+def _mirrored(path: str) -> str:
+    """Where a label file's photograph should lie, without a suffix: in images/ for labels/."""
+    *folders, name = PurePosixPath(path).parts
+    parts = ["images" if plain(folder) == "labels" else folder for folder in folders]
+    return "/".join([*parts, name[: -len(".txt")]])
+
+
 def _image_of(pictures: Pictures, path: str) -> str | None:
-    """The photograph of a label file: that of its name, in images/ for labels/."""
-    parts = [
-        "images" if plain(part) == "labels" else part for part in PurePosixPath(path).parts[:-1]
-    ]
-    name = PurePosixPath(path).name[: -len(".txt")]
-    return pictures.find_stem(name, "/".join([*parts, name]), path)
+    """The photograph of a label file: a.jpg.txt may be of a.jpg, of a.jpg.png or of a.png."""
+    place = _mirrored(path)
+    name = PurePosixPath(place).name
+    called = pictures.find(name, place) or pictures.find_stem(f"{name}.txt", place)
+    return called or pictures.find_stem(name, place)
 
 
 def _table(files: Files, root: object) -> dict[str, Any]:
