@@ -174,7 +174,7 @@ class TileSet(Dataset):
         wanted = _array("rows", list(rows) if isinstance(rows, range) else rows)
         count, number = len(self), np.issubdtype(wanted.dtype, np.integer)
         inside = number and bool(((-count <= wanted) & (wanted < count)).all())
-        told = wanted.dtype == bool and len(wanted) == count
+        told = wanted.dtype == bool and wanted.shape == (count,)
         if wanted.ndim != 1 or (wanted.size and not inside and not told):
             raise ValueError(
                 f"rows must be indices of the {count} images or bool ({count},), got {rows!r}"
@@ -334,7 +334,7 @@ def check_classes(classes: Sequence[str]) -> tuple[str, ...]:
         if (value := reserved(name)) is not None:
             raise ValueError(
                 f"classes: {name!r} as class {number} stands for {value} in masks: leave it out, "
-                f"the classes are those of 1, 2 and so on"
+                "the classes are those of 1, 2 and so on"
             )
     return names
 

@@ -230,7 +230,7 @@ def test_subset_keeps_every_column(few_tiles, rows):
     assert len(defective) == 40 and (defective.labels > 0).all()
 
 
-@pytest.mark.parametrize("rows", [[72], [-73], [0.5], [True, False], ["a"], [[0]]])
+@pytest.mark.parametrize("rows", [[72], [-73], [0.5], [True, False], ["a"], [[0]], True])
 def test_rows_that_are_none_are_refused(few_tiles, rows):
     with pytest.raises(ValueError, match="rows must be"):
         few_tiles.subset(rows)
