@@ -250,9 +250,9 @@ class DynamicLabelInjection(nn.Module):
             sizes: How many images each batch has, N in all.
             sides: As in `plan`.
         """
+        planner = self._planner()
         if sides is None and not self.donors.whole:
             raise ValueError("sides must be given where the donors are crops")
-        planner = self._planner()
         self._own_stream()
         return planner.plans(
             labels,

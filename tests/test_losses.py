@@ -270,7 +270,7 @@ def test_single_class_is_a_data_set_too(method, variant):
 def test_criterion_takes_one_hot_masks_and_refuses_other_shapes(toy):
     masks = torch.randint(0, 6, (2, 8, 8), generator=torch.Generator().manual_seed(0))
     logits, target = torch.randn(2, 5, 8, 8), metrics.one_hot(masks, 5)
-    loss = losses.criterion("dli", toy, np.arange(len(toy)))
+    loss = losses.criterion(np.str_("dli"), toy, np.arange(len(toy)))
     counted = torch.ones(2, 8, 8, dtype=torch.bool)
     expected = loss(logits, target.float())
     torch.testing.assert_close(loss(logits, target, counted), expected)

@@ -227,7 +227,9 @@ def test_values_are_checked_in_every_batch_on_a_cpu(toy):
     plan = inject.plan(labels)
     refused(lambda: inject.apply_plan(plan, images, strange, labels), "masks .* got 77")
     refused(lambda: inject(images, masks, labels + 9), "labels must lie in 0")
-    refused(lambda: setattr(inject, "donors", toy) or inject(images, masks, labels), "donors must")
+    inject.donors = toy
+    refused(lambda: inject(images, masks, labels), "donors must be a Donors, got TileSet")
+    refused(lambda: inject.plan(labels), "donors must be a Donors, got TileSet")
 
 
 def test_batches_of_another_size_are_told_the_way_out(toy):

@@ -325,6 +325,19 @@ def test_yolo_label_files_of_odd_names_are_found(tmp_path, name):
     assert read("yolo", tmp_path / "in", tmp_path)[0].counts() == {"dent": 1, "Free": 1}
 
 
+@pytest.mark.parametrize("folder", ["labels", "obj_train_data"])
+def test_yolo_labels_without_a_photograph_are_counted_wherever_they_lie(tmp_path, folder):
+    where = "images" if folder == "labels" else folder
+    photograph(tmp_path / f"in/{where}/a.png")
+    (tmp_path / f"in/{folder}").mkdir(exist_ok=True)
+    for name in ("a", "other"):
+        (tmp_path / f"in/{folder}/{name}.txt").write_text("0 .1 .1 .5 .1 .5 .6\n")
+    (tmp_path / "in/obj.names").write_text("dent\n")
+    (tmp_path / "in/read me.txt").write_bytes("für jemand".encode("latin-1"))
+    told = read("yolo", tmp_path / "in", tmp_path)[1]
+    assert "left out: 1 label file, without a photograph of its name" in told
+
+
 def test_yolo_pictures_elsewhere_take_neither_labels_nor_lists_of_names(tmp_path):
     for k, name in enumerate(
         ("images/a.jpg", "images/b.jpg", "masks/a.jpg.png", "runs/labels.jpg")

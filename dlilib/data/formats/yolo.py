@@ -1,6 +1,7 @@
 """YOLO segmentation: a text file a photograph, polygons in shares of its width and height."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
@@ -43,7 +44,8 @@ def read(files: Files, root: object, options: Options, notes: Notes) -> Annotati
     for path in texts:
         image = _image_of(pictures, path)
         if image is None:
-            if "labels" in map(plain, PurePosixPath(path).parts[:-1]):
+            inside = "labels" in map(plain, PurePosixPath(path).parts[:-1])
+            if inside or _classes_in(files, root, path):
                 notes.slip("label file", "without a photograph of its name", f"{root}/{path}")
             continue
         if image in found:
@@ -153,8 +155,7 @@ def _as_used(
         return names
     used: set[int] = set()
     for path in texts:
-        lines = [line.split() for line in read_text(files, root, path).splitlines()]
-        used.update(int(words[0]) for words in lines if len(words) > 4 and words[0].isdigit())
+        used |= _classes_in(files, root, path)
     if used and (0 in used or max(names) not in used):
         raise DataError(
             f"{place}: numbers its names from 1 to {max(names)}, the label files from {min(used)} "
@@ -162,6 +163,14 @@ def _as_used(
             f"name them without numbers, the one of 0 first"
         )
     return names
+
+
+def _classes_in(files: Files, root: object, path: str) -> set[int]:
+    """The numbers of the classes of a label file's regions; none in another text."""
+    lines: list[list[str]] = []
+    with suppress(DataError):  # somebody's notes may be in another encoding
+        lines = [line.split() for line in read_text(files, root, path).splitlines()]
+    return {int(words[0]) for words in lines if len(words) > 4 and words[0].isdigit()}
 
 
 def _names_in(names: Any) -> dict[int, str]:
