@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 
 
 def check_option(name: str, value: object, options: Sequence[object]) -> None:
-    """Raise ValueError unless the value is one of the options, of its very type or any string."""
+    """Raise ValueError unless the value is one of the options, of its very type."""
     kind = str if isinstance(value, str) else type(value)  # numpy has strings of its own
     if not any(type(option) is kind and value == option for option in options):
         raise ValueError(f"{name} must be one of {tuple(options)}, got {value!r}")

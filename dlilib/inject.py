@@ -30,7 +30,7 @@ from dlilib.blend import GUIDANCES, REGIONS
 from dlilib.checks import check_generator, check_number, check_option, check_type
 from dlilib.composite import LABELS, READ, inject
 from dlilib.donors import MARGIN, Donors
-from dlilib.tiles import IGNORE, INTEGERS, TileSet, defective
+from dlilib.tiles import IGNORE, INTEGERS, TileSet, check_values, defective
 
 STATES = ("batch", "running")
 CHOICES = {  # option -> the values that it can have
@@ -289,7 +289,7 @@ class DynamicLabelInjection(nn.Module):
         self._check_batch(images, masks, labels)
         if images.device.type == "cpu":  # another one would have to be waited for
             _check_range(images)
-            _check_values(masks, len(self.donors.classes))
+            check_values(masks, len(self.donors.classes))
         _check_plan(plan, images, labels, self.donors)
         return self._compose(plan, images, masks, labels)
 
@@ -343,7 +343,7 @@ class DynamicLabelInjection(nn.Module):
         classes = len(self.donors.classes)
         if not self._checked or images.device.type == "cpu":
             _check_range(images)
-            _check_values(masks, classes)
+            check_values(masks, classes)
         if not self._checked:
             check_labels(labels, classes)
             _check_agreement(masks, labels)
@@ -512,20 +512,6 @@ def _numbered(batch: Any) -> str:
     """What a batch is, and of how many things."""
     kind = type(batch).__name__
     return f"a {kind} of {len(batch)}" if isinstance(batch, tuple | list) else kind
-
-
-def _check_values(masks: Tensor, num_classes: int) -> None:
-    """Check that a batch's masks hold classes and what is ignored, and nothing else."""
-    if masks.dtype == torch.bool or not masks.numel():
-        return
-    low, top = masks.detach().as_subclass(Tensor).aminmax()
-    if 0 <= int(low) <= int(top) <= num_classes:
-        return
-    wrong = (masks < 0) | ((masks > num_classes) & (masks != IGNORE))
-    if wrong.any():
-        raise ValueError(
-            f"masks must hold 0..{num_classes} and {IGNORE} (ignored), got {int(masks[wrong][0])}"
-        )
 
 
 def _check_agreement(masks: Tensor, labels: Tensor) -> None:

@@ -112,9 +112,21 @@ def with_dice(first: Loss) -> Loss:
     """0.5 · first + 0.5 · Dice."""
 
     def loss(logits: Tensor, target: Tensor, counted: Tensor | None = None) -> Tensor:
+        _check_shapes(logits, target, counted)
+        target = target.to(logits.dtype)
         return 0.5 * first(logits, target, counted) + 0.5 * dice(logits, target, counted)
 
     return loss
+
+
+def _check_shapes(logits: Tensor, target: Tensor, counted: Tensor | None) -> None:
+    wanted = {"target": logits.shape, "counted": (len(logits), *logits.shape[2:])}
+    for name, value in {"target": target, "counted": counted}.items():
+        if value is not None and value.shape != wanted[name]:
+            raise ValueError(
+                f"{name} must be {tuple(wanted[name])} as the logits {tuple(logits.shape)}, "
+                f"got {tuple(value.shape)}"
+            )
 
 
 def _bce(tiles: TileSet, train: np.ndarray, variant: str) -> Loss:
@@ -179,16 +191,4 @@ def criterion(method: str, tiles: TileSet, train: np.ndarray, *, variant: str = 
     """
     check_option("method", method, tuple(METHODS))
     check_option("variant", variant, VARIANTS)
-    measure = with_dice(METHODS[method].loss(tiles, train, variant))
-
-    def loss(logits: Tensor, target: Tensor, counted: Tensor | None = None) -> Tensor:
-        wanted = {"target": logits.shape, "counted": (len(logits), *logits.shape[2:])}
-        for name, value in {"target": target, "counted": counted}.items():
-            if value is not None and value.shape != wanted[name]:
-                raise ValueError(
-                    f"{name} must be {tuple(wanted[name])} as the logits {tuple(logits.shape)}, "
-                    f"got {tuple(value.shape)}"
-                )
-        return measure(logits, target.to(logits.dtype), counted)
-
-    return loss
+    return with_dice(METHODS[method].loss(tiles, train, variant))

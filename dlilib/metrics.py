@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dlilib.checks import described
-from dlilib.tiles import IGNORE, INTEGERS
+from dlilib.tiles import IGNORE, INTEGERS, check_values
 
 NOTHING = "–"  # shown instead of a figure where there is no pixel to find
 
@@ -74,12 +74,8 @@ def _check_count(logits: Tensor, masks: Tensor, num_classes: int | None) -> None
             f"logits have {channels} channels, not one for each of the {num_classes} classes (the "
             "background has none)"
         )
-    if masks.device.type == "cpu" and masks.numel():  # another device would have to be waited for
-        wrong = (masks < 0) | ((masks > channels) & (masks != IGNORE))
-        if wrong.any():
-            raise ValueError(
-                f"masks must hold 0..{channels} and {IGNORE} (ignored), got {int(masks[wrong][0])}"
-            )
+    if masks.device.type == "cpu":  # another device would have to be waited for
+        check_values(masks, channels)
 
 
 def class_map(logits: Tensor) -> Tensor:

@@ -179,7 +179,7 @@ class TileSet(Dataset):
             raise ValueError(
                 f"rows must be indices of the {count} images or bool ({count},), got {rows!r}"
             )
-        chosen = torch.from_numpy(np.arange(len(self))[wanted if wanted.size else []])
+        chosen = torch.from_numpy(np.arange(count)[wanted if wanted.size else []])
         found = {}
         for column in fields(self):
             value = getattr(self, column.name)
@@ -307,6 +307,20 @@ class _Shown:
 def defective(masks: Tensor | np.ndarray) -> Tensor | np.ndarray:
     """Tell which pixels of masks are a defect's: neither background nor ignored; bool."""
     return (masks > 0) & (masks != IGNORE)
+
+
+def check_values(masks: Tensor, num_classes: int) -> None:
+    """Raise ValueError unless masks are bool or hold 0..num_classes and what is ignored alone."""
+    if masks.dtype == torch.bool or not masks.numel():
+        return
+    low, top = masks.detach().as_subclass(Tensor).aminmax()
+    if 0 <= int(low) <= int(top) <= num_classes:
+        return
+    wrong = (masks < 0) | ((masks > num_classes) & (masks != IGNORE))  # in int8, -1 equals 255
+    if wrong.any():
+        raise ValueError(
+            f"masks must hold 0..{num_classes} and {IGNORE} (ignored), got {int(masks[wrong][0])}"
+        )
 
 
 def reserved(name: str) -> int | None:

@@ -36,7 +36,7 @@ from dlilib.data.formats.annotations import (
     tell_unread,
 )
 from dlilib.data.images import deep_values, image_size, read_image
-from dlilib.data.subsets import SUBSETS, folder_subset, original_name
+from dlilib.data.subsets import SUBSETS, folder_subset, is_split, original_name
 from dlilib.patches import check_patch, corners
 from dlilib.tiles import FREE, IGNORE, MOST_CLASSES, TileSet
 from dlilib.wording import counted
@@ -145,7 +145,7 @@ def convert(
             rows.append([name, image.photograph.group or stem, image.photograph.split])
             labels[label] += 1
     write_whole(out / "classes.txt", _text(written(drawn.classes)), sync=False)
-    split = len({row[2] for row in rows} - {""}) > 1
+    split = is_split(row[2] for row in rows)
     if split or any(image != group for image, group, _ in rows):
         _write_table(out, rows, split)
     tell(f"{out} { {name: labels[name] for name in (*drawn.classes, FREE)} }")
@@ -422,7 +422,7 @@ def _report(found: Annotations, drawn: _Drawn, notes: Notes, patches: int) -> li
         originals = counted(len(set(named)), "original")
         lines.append(f"{counted(len(named), 'photograph')} of {originals}, told by tiles.csv")
     splits = Counter(image.photograph.split for image in drawn.images)
-    if len(splits.keys() - {""}) > 1:
+    if is_split(splits):
         parts = (f"{name or 'none'} {splits[name]}" for name in (*SUBSETS, "") if splits[name])
         lines.append(f'the split as given: {", ".join(parts)} (tiles.csv; split="given" takes it)')
     if patches:

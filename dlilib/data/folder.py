@@ -29,6 +29,7 @@ from dlilib.data.duplicates import warn_of_near_duplicates
 from dlilib.data.files import DataError, Files, digest, digest_of, read_text
 from dlilib.data.images import (
     check_kept,
+    check_resizes,
     check_size,
     deep_values,
     image_sides,
@@ -39,7 +40,7 @@ from dlilib.data.images import (
 )
 from dlilib.data.layout import TABLE, Layout, class_folders, find_layout, open_folder
 from dlilib.data.mask_files import ClassFolders, ColourMasks, IndexMasks, is_white
-from dlilib.data.subsets import SUBSETS, original_name, subset_named
+from dlilib.data.subsets import SUBSETS, is_split, original_name, subset_named
 from dlilib.patches import check_patch, corners
 from dlilib.tiles import IGNORE, TileSet, defective, labels_of
 
@@ -149,11 +150,11 @@ def from_folder(
         check_kept(paths, shown, marks, classes=named)
         found = _Found(images, marks, sizes, names, np.arange(len(names)))
     _check_ignored(found, [reader.paths(name) for name in names], root)
+    listed = find_class_list(files, root)
     if isinstance(reader, IndexMasks) and not reader.is_white:
-        _warn_of_unused(found.masks, named, f"{root}/{find_class_list(files, root) or 'classes'}")
+        _warn_of_unused(found.masks, named, f"{root}/{listed or 'classes'}")
     used = [path for name in names for path in (layout.images[name], *reader.paths(name))]
-    lists = (find_class_list(files, root), TABLE, LABEL_MAP)
-    used += [path for path in lists if path in files]
+    used += [path for path in (listed, TABLE, LABEL_MAP) if path in files]
     hashes = {path: digest(files[path]()) for path in used}
     parts = _with_twins(table.parts, [hashes[layout.images[name]] for name in names])
     tiles = TileSet(
@@ -169,7 +170,7 @@ def from_folder(
             masks=masks if masks != "nearest" and size and not patch else None,
             patches=found.names if patch else None,
             value_range=levels and tuple(levels),
-            classes=None if classes is None or find_class_list(files, root) else named,
+            classes=None if classes is None or listed else named,
         ),
         sizes=found.sizes,
         resize=resize if size and not patch else "pad",
@@ -258,7 +259,10 @@ def _check_arguments(
     value_range: tuple[int, int] | None,
 ) -> tuple[int, int] | None:
     """Check what `from_folder` was given; return the patches' side and overlap."""
-    check_size(8 if size is None else size, resize, masks)
+    if size is None:
+        check_resizes(resize, masks)
+    else:
+        check_size(size, resize, masks)
     natural = isinstance(free_patches, int) and free_patches >= 0
     if free_patches is not None and (tile is None or not natural):
         raise ValueError(f"free_patches must be 0 or more, with tile, got {free_patches!r}")
@@ -504,7 +508,7 @@ def _warn_of_contradictions(tiles: TileSet, hashes: Sequence[str]) -> None:
 def _table(files: Files, root: str | Path, layout: Layout, names: Sequence[str]) -> _Table:
     """Read tiles.csv, or take each image for its own part."""
     folders = [layout.subsets[name] for name in names]
-    if len(set(folders) - {""}) < 2:  # a single folder may be called so by chance
+    if not is_split(folders):  # a single folder may be called so by chance
         folders = [""] * len(names)
     if TABLE not in files:
         originals = [original_name(layout.images[name]) or f"{name}/" for name in names]

@@ -245,6 +245,11 @@ def check_size(size: int, resize: str, masks: str = "nearest") -> None:
             "size must be a positive multiple of 8 (the encoders' stride), at most 8192, got "
             f"{size!r}"
         )
+    check_resizes(resize, masks)
+
+
+def check_resizes(resize: str, masks: str) -> None:
+    """Raise ValueError unless images and masks can be resized so."""
     if resize not in RESIZES:
         raise ValueError(f'resize must be "nearest" or "bilinear", got {resize!r}')
     if masks not in MASK_RESIZES:

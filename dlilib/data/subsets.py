@@ -1,6 +1,7 @@
 """What names of folders and files say: training, validation or test images, and originals."""
 
 import re
+from collections.abc import Iterable
 from pathlib import PurePosixPath
 
 # Word -> the subset it names.
@@ -32,6 +33,11 @@ def subset_of(path: str) -> str:
     words = re.split(r"[_.\- ]", name)
     named = {subset_named(word) for word in words} - {""}
     return named.pop() if len(named) == 1 else said
+
+
+def is_split(subsets: Iterable[str]) -> bool:
+    """Whether the subsets of images, "" for none, are at least two."""
+    return len(set(subsets) - {""}) > 1
 
 
 def folder_subset(path: str) -> str:

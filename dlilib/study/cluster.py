@@ -77,8 +77,8 @@ def execute_on_workers(
         How many runs are still pending.
 
     Raises:
-        ValueError: The scheduler is not there or is lost, a run fails on its workers, or not one of
-            scheduler and workers is given; the message says what to do.
+        ValueError: The scheduler is not there or is lost, a run fails on its workers, or both or
+            neither of scheduler and workers are given; the message says what to do.
         MissingExtraError: Dask is not installed.
         WriteError: The folder cannot be written.
     """

@@ -35,8 +35,8 @@ LISTS = ("classes.txt", "obj.names", "labels.txt")  # of names 0..K-1, where the
 def read(files: Files, root: object, options: Options, notes: Notes) -> Annotations:
     """Read images/…, labels/… and data.yaml, as Ultralytics, Roboflow and CVAT write them."""
     table = _table(files, root)
-    lists, pictures = _lists(files, root), Pictures(files)
-    of_names = [path for path in sorted(files) if _lists_names(files, path)]
+    lists, pictures = _split_lists(files, root), Pictures(files)
+    of_names = [path for path in sorted(files) if _is_list_of_names(files, path)]
     texts = sorted(path for path in files if path.lower().endswith(".txt"))
     texts = [path for path in texts if path not in of_names and path not in lists]
     names = _names(files, root, options, table, of_names, texts)
@@ -64,16 +64,15 @@ def read(files: Files, root: object, options: Options, notes: Notes) -> Annotati
     return Annotations(list(found.values()), classes, used)
 
 
-def _lists_names(files: Files, path: str) -> bool:
+def _is_list_of_names(files: Files, path: str) -> bool:
     """Whether a file lists the names of classes, and is not the label file of labels.jpg."""
+    if PurePosixPath(path).name.lower() not in LISTS:
+        return False
     places = (path[: -len(".txt")], _mirrored(path))
-    of_photograph = any(
-        f"{place}{suffix}" in files for place in places for suffix in IMAGE_SUFFIXES
-    )
-    return PurePosixPath(path).name.lower() in LISTS and not of_photograph
+    return not any(f"{place}{suffix}" in files for place in places for suffix in IMAGE_SUFFIXES)
 
 
-def _lists(files: Files, root: object) -> dict[str, list[str]]:
+def _split_lists(files: Files, root: object) -> dict[str, list[str]]:
     """The files that list the photographs of a subset, as train.txt does, and these.
 
     The label file of a photograph test1.jpg is called as one of them would be.
