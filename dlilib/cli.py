@@ -228,6 +228,9 @@ def speed(
     released_src: Annotated[
         str, typer.Option(help="folder src of the authors' code, to time it too")
     ] = "",
+    only: Annotated[
+        list[str] | None, typer.Option(help="only this table, as: injection; may be repeated")
+    ] = None,
 ) -> None:
     """Time injection, blending and training beside their baselines; tables to results/tables."""
     from dlilib.benchmark import speed as speed_  # training needs no benchmark
@@ -236,12 +239,12 @@ def speed(
     tiles = magnetic_tiles(root)
     kind = machine(torch.device(device))["device"]
     tables = {}
-    for name, frame in speed_.measure(tiles, device, released_src, root=root):
+    for name, frame in speed_.measure(tiles, device, released_src, root=root, only=only or ()):
         tables[name] = frame
         path = results / "tables" / f"speed_{name}_{device.split(':')[0]}.csv"
-        frame = frame.assign(device=kind, torch=torch.__version__)
-        write_whole(path, frame.to_csv(index=False, float_format="%.4g").encode())
-        text = frame.drop(columns=["device", "torch"]).to_string(index=False, float_format="%.4g")
+        stored = speed_.beside_others(path, frame.assign(device=kind, torch=torch.__version__))
+        write_whole(path, stored.to_csv(index=False, float_format="%.4g").encode())
+        text = frame.to_string(index=False, float_format="%.4g")
         print(f"\n{name}, {kind}: {path}", text, sep="\n")
     print("\nthe documented ratios", speed_.verdicts(tables).to_string(index=False), sep="\n")
 

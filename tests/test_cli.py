@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from dlilib import cli
 from dlilib.analysis import records as records_
+from dlilib.benchmark import speed
 from dlilib.cli import _seconds, app
 from dlilib.data.files import DataError
 from dlilib.study import experiments, presets, sweep
@@ -131,19 +132,36 @@ def test_user_errors_are_one_line(words):
     assert "Traceback" not in result.stderr
 
 
-def test_speed_writes_and_prints_its_tables(tmp_path, monkeypatch):
-    table = pd.DataFrame({"what": ["dlilib"], "ms": [1.5]})
+def test_speed_keeps_other_machines_rows(tmp_path, monkeypatch):
+    table = pd.DataFrame({"what": ["dlilib"], "mask": ["all"], "ms": [1.5]})
+    asked = []
+
+    def measure(tiles, device, src, root, only):
+        asked.append(only)
+        yield "blending", table
+
     monkeypatch.setattr("dlilib.cli.magnetic_tiles", lambda root: None)
-    monkeypatch.setattr(
-        "dlilib.benchmark.speed.measure", lambda tiles, device, src, root: [("blending", table)]
-    )
-    shown = dli("speed", "--device", "cpu", "--results", tmp_path)
-    written = pd.read_csv(tmp_path / "tables" / "speed_blending_cpu.csv")
-    assert (
-        written["ms"][0] == 1.5
-        and written["device"][0].startswith("CPU")
-        and "speed_blending" in shown.output
-    )
+    monkeypatch.setattr("dlilib.benchmark.speed.measure", measure)
+    path = tmp_path / "tables" / "speed_blending_cpu.csv"
+    path.parent.mkdir()
+    path.write_text("what,mask,ms,device,torch\ndlilib,all,2.5,another CPU,2.0\n")
+    words = ("speed", "--device", "cpu", "--results", tmp_path, "--only", "blending")
+    shown = dli(*words)
+    assert "speed_blending" in shown.output
+    assert dli(*words).exit_code == 0  # the same machine again: its rows are replaced
+    assert asked == [["blending"]] * 2
+    written = pd.read_csv(path)
+    assert written["ms"].tolist() == [2.5, 1.5]
+    assert written["device"][0] == "another CPU" and written["device"][1].startswith("CPU")
+    path.write_text("a,b\n1,2\n")
+    assert "not a table of `dli speed`" in str(dli(*words).exception)
+
+
+def test_speed_measures_what_is_asked_for(monkeypatch):
+    monkeypatch.setattr(speed, "scaling", lambda device: device)
+    assert list(speed.measure(None, only=["scaling"])) == [("scaling", "cpu")]
+    with pytest.raises(ValueError, match=r"one of .*'injection'.*, got 'pixels'"):
+        next(speed.measure(None, only=["pixels"]))
 
 
 def test_report_writes_the_results_page(tmp_path):

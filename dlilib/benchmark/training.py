@@ -45,8 +45,8 @@ def training(
         compiled: Time the compiled loops too. One that fails is reported and left out.
 
     Returns:
-        The rows of `compare`, with times for one training step; images_per_s; encoder; and peak_mb,
-        the GPU memory that all rows together need (NaN on a CPU).
+        The rows of `compare`, with times for one training step; images_per_s; encoder; precision,
+        "fp32" or "bf16"; and peak_mb, the GPU memory that all rows together need (NaN on a CPU).
 
     Raises:
         ValueError: An epoch of the run has fewer whole batches than `steps`.
@@ -76,7 +76,8 @@ def training(
         peak = torch.cuda.max_memory_allocated(device) / 2**20
     frame[TIMES] /= steps
     images_per_s = 1000 * run.batch / frame["ms"]
-    return frame.assign(images_per_s=images_per_s, encoder=run.encoder, peak_mb=peak)
+    more = {"encoder": run.encoder, "precision": plain.precision, "peak_mb": peak}
+    return frame.assign(images_per_s=images_per_s, **more)
 
 
 def _trainer(run: Run, method: str, tiles: TileSet, device: torch.device) -> Trainer:
