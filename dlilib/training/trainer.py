@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -98,7 +97,7 @@ def _train(
     trainer: "Trainer", store: Store | None, deadline: float | None, on_epoch: OnEpoch | None
 ) -> bool:
     """Train to the last epoch; False if the deadline came first."""
-    seconds = trainer.epoch_seconds
+    seconds = trainer.seconds / max(1, trainer.epoch)  # of an epoch
     while trainer.epoch < trainer.run.epochs:
         start = time.monotonic()
         if deadline is not None and start + seconds > deadline:
@@ -194,7 +193,7 @@ class Trainer:
                 f"{tiles.source}: {len(self.train)} of {len(tiles)} images train, and no batch of "
                 "an epoch has two of them, which batch normalisation needs"
             )
-        self.epoch, self.seconds = 0, list[float]()  # of each epoch
+        self.epoch, self.seconds = 0, 0.0
         self.history: dict[str, list] = {"loss": [], "tp": [], "fp": [], "classes": []}
         self.best: dict[str, Any] = {}
         self.last: dict[str, Any] = {}
@@ -229,12 +228,7 @@ class Trainer:
         # without a pixel to find every IoU is NaN, and the first epoch stays the best
         if not self.best or self.last["iou"] > self.best["iou"]:
             self.best = {**self.last, "examples": examples}
-        self.seconds.append(time.monotonic() - start)
-
-    @property
-    def epoch_seconds(self) -> float:
-        """Time of the median epoch, which does not show that a run was paused."""
-        return median(self.seconds) if self.seconds else 0.0
+        self.seconds += time.monotonic() - start
 
     def state(self) -> dict[str, Any]:
         """Everything needed to go on, as tensors and plain values."""
@@ -275,7 +269,7 @@ class Trainer:
             "id": self.run.id,
             "run": asdict(self.run),
             "machine": {**machine(self.device), "precision": ", ".join(self.precisions)},
-            "seconds": round(self.epoch * self.epoch_seconds, 1),
+            "seconds": round(self.seconds, 1),
             "encoder_parameters": models.parameters(self.model.encoder),
             "data": {
                 "digest": tiles.digest,

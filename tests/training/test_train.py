@@ -160,14 +160,6 @@ def test_deadline_stops_before_an_epoch_and_the_next_call_goes_on(
     assert without_seconds(results[2]) == without_seconds(record)
 
 
-def test_a_pause_does_not_count_as_training(few_tiles):
-    trainer = Trainer(TINY, few_tiles, torch.device("cpu"))
-    trainer.step()
-    assert len(trainer.seconds) == 1 and 0 < trainer.seconds[0] < 60
-    trainer.epoch, trainer.seconds = 3, [2.0, 9000.0, 2.5]
-    assert trainer.record()["seconds"] == 7.5
-
-
 def test_finished_run_is_read_not_trained(few_tiles, tmp_path, monkeypatch):
     first = fit(TINY, few_tiles, folder=tmp_path)
     monkeypatch.setattr("dlilib.training.trainer.Trainer", None)
