@@ -11,6 +11,7 @@ from typing import Annotated
 import torch
 import typer
 
+from dlilib.checks import check_option
 from dlilib.data import convert as convert_
 from dlilib.data import datasets
 from dlilib.data.files import WriteError, write_whole
@@ -229,23 +230,27 @@ def speed(
         str, typer.Option(help="folder src of the authors' code, to time it too")
     ] = "",
     only: Annotated[
-        list[str] | None, typer.Option(help="only this table, as: injection; may be repeated")
+        list[str] | None,
+        typer.Option(help="only this table, as: injection; may be repeated"),
     ] = None,
 ) -> None:
     """Time injection, blending and training beside their baselines; tables to results/tables."""
     from dlilib.benchmark import speed as speed_  # training needs no benchmark
 
     device = sweep.device_named(device)
+    measurements = speed_.measurements(device, released_src, root=root)
+    for name in only or ():
+        check_option("--only", name, list(measurements))
     tiles = magnetic_tiles(root)
     kind = machine(torch.device(device))["device"]
     tables = {}
-    for name, frame in speed_.measure(tiles, device, released_src, root=root, only=only or ()):
-        tables[name] = frame
+    for name in only or measurements:
+        tables[name] = frame = measurements[name](tiles)
         path = results / "tables" / f"speed_{name}_{device.split(':')[0]}.csv"
-        stored = speed_.beside_others(path, frame.assign(device=kind, torch=torch.__version__))
-        write_whole(path, stored.to_csv(index=False, float_format="%.4g").encode())
         text = frame.to_string(index=False, float_format="%.4g")
         print(f"\n{name}, {kind}: {path}", text, sep="\n")
+        stored = speed_.beside_others(path, frame.assign(device=kind, torch=torch.__version__))
+        write_whole(path, stored.to_csv(index=False, float_format="%.4g").encode())
     print("\nthe documented ratios", speed_.verdicts(tables).to_string(index=False), sep="\n")
 
 

@@ -132,36 +132,39 @@ def test_user_errors_are_one_line(words):
     assert "Traceback" not in result.stderr
 
 
-def test_speed_keeps_other_machines_rows(tmp_path, monkeypatch):
-    table = pd.DataFrame({"what": ["dlilib"], "mask": ["all"], "ms": [1.5]})
-    asked = []
+@pytest.fixture
+def quick_speed(monkeypatch):
+    """`dli speed` with two measurements that take no time; each gives another one."""
+    times = iter([1.5, 1.25, 1.0])
 
-    def measure(tiles, device, src, root, only):
-        asked.append(only)
-        yield "blending", table
+    def blending(tiles):
+        return pd.DataFrame({"what": ["dlilib"], "mask": ["all"], "ms": [next(times)]})
 
+    measurements = {"blending": blending, "scaling": lambda tiles: 1 / 0}
     monkeypatch.setattr("dlilib.cli.magnetic_tiles", lambda root: None)
-    monkeypatch.setattr("dlilib.benchmark.speed.measure", measure)
+    monkeypatch.setattr(speed, "measurements", lambda *args, **more: measurements)
+
+
+def test_speed_replaces_the_rows_of_its_kind_of_machine(tmp_path, quick_speed):
     path = tmp_path / "tables" / "speed_blending_cpu.csv"
     path.parent.mkdir()
     path.write_text("what,mask,ms,device,torch\ndlilib,all,2.5,another CPU,2.0\n")
     words = ("speed", "--device", "cpu", "--results", tmp_path, "--only", "blending")
-    shown = dli(*words)
-    assert "speed_blending" in shown.output
-    assert dli(*words).exit_code == 0  # the same machine again: its rows are replaced
-    assert asked == [["blending"]] * 2
+    assert [dli(*words).exit_code for _ in range(2)] == [0, 0]
     written = pd.read_csv(path)
-    assert written["ms"].tolist() == [2.5, 1.5]
+    assert written["ms"].tolist() == [2.5, 1.25]
     assert written["device"][0] == "another CPU" and written["device"][1].startswith("CPU")
     path.write_text("a,b\n1,2\n")
-    assert "not a table of `dli speed`" in str(dli(*words).exception)
+    shown = dli(*words)
+    assert "not a table of `dli speed`" in str(shown.exception)
+    assert "speed_blending_cpu.csv" in shown.output and " 1 " in shown.output  # measured, not lost
+    assert path.read_text() == "a,b\n1,2\n"
 
 
-def test_speed_measures_what_is_asked_for(monkeypatch):
-    monkeypatch.setattr(speed, "scaling", lambda device: device)
-    assert list(speed.measure(None, only=["scaling"])) == [("scaling", "cpu")]
-    with pytest.raises(ValueError, match=r"one of .*'injection'.*, got 'pixels'"):
-        next(speed.measure(None, only=["pixels"]))
+def test_speed_refuses_a_table_that_it_does_not_measure(tmp_path, quick_speed):
+    shown = dli("speed", "--results", tmp_path, "--only", "blending", "--only", "pixels")
+    assert "--only must be one of ('blending', 'scaling'), got 'pixels'" in str(shown.exception)
+    assert not list(tmp_path.iterdir())
 
 
 def test_report_writes_the_results_page(tmp_path):

@@ -4,7 +4,7 @@ All steps of a comparison run in turn in one process. Times are medians with qua
 the ratios to the first step.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,84 +15,69 @@ from dlilib.benchmark import peers
 from dlilib.benchmark.blending import blending, regions, scaling
 from dlilib.benchmark.injection import classes, injection, loading, remainder
 from dlilib.benchmark.timing import RATIOS
-from dlilib.benchmark.training import roofline, training
+from dlilib.benchmark.training import precisions, roofline, training
 from dlilib.blend import poisson_blend
-from dlilib.checks import check_option
 from dlilib.models import LIGHT_ENCODERS
 from dlilib.tiles import TileSet
 from dlilib.training.precision import has_bf16_units
 from dlilib.training.run import Run
 
 
-def measure(
-    tiles: TileSet,
-    device: str = "cpu",
-    released_src: str = "",
-    *,
-    root: str | Path | None = None,
-    only: Sequence[str] = (),
-) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Measure everything at the paper's size.
+def measurements(
+    device: str = "cpu", released_src: str = "", *, root: str | Path | None = None
+) -> dict[str, Callable[[TileSet], pd.DataFrame]]:
+    """Return what there is to measure on a device, at the paper's size.
 
     Args:
-        tiles: The data set.
         device: "cpu", "cuda" or one of several GPUs.
         released_src: As in `injection`.
         root: As in `injection`.
-        only: Names of the measurements that are wanted; default all.
 
-    Yields:
-        Name and table of each measurement, as soon as it is done.
+    Returns:
+        By the name of its table, a function of the data set. "precisions" is only there where the
+        device has units for bfloat16, "remainder" and "loading" only on a CPU.
 
     Raises:
-        ValueError: There is no such measurement on this device, or the authors' code is asked for
-            and cannot be used.
+        ValueError: The authors' code is asked for and cannot be used.
     """
     if released_src:
         peers.check_released(released_src, root)
     on_gpu = torch.device(device).type == "cuda"
     run = Run(precision="auto", batch=64 if on_gpu else 8)
 
-    def injections() -> pd.DataFrame:
-        shares = (0.0, 0.5, 1.0)
+    def injections(tiles: TileSet) -> pd.DataFrame:
         how = {"device": device, "released_src": released_src, "root": root}
-        return pd.concat(injection(tiles, p_poisson, **how) for p_poisson in shares)
+        return pd.concat(injection(tiles, p_poisson, **how) for p_poisson in (0.0, 0.5, 1.0))
 
-    def trainings() -> pd.DataFrame:
+    def trainings(tiles: TileSet) -> pd.DataFrame:
         runs = [replace(run, encoder=encoder) for encoder in LIGHT_ENCODERS]
-        if has_bf16_units(torch.device(device)):
-            runs.append(replace(run, precision="fp32"))
         return pd.concat(training(r, tiles, device, compiled=r == run) for r in runs)
 
-    measurements: dict[str, Callable[[], pd.DataFrame]] = {
-        "blending": lambda: blending(device=device),
-        "regions": lambda: regions(tiles, device=device),
-        "scaling": lambda: scaling(device=device),
+    found: dict[str, Callable[[TileSet], pd.DataFrame]] = {
+        "blending": lambda _: blending(device=device),
+        "regions": lambda tiles: regions(tiles, device=device),
+        "scaling": lambda _: scaling(device=device),
         "injection": injections,
-        "classes": lambda: classes(tiles, device=device),
+        "classes": lambda tiles: classes(tiles, device=device),
     }
     if not on_gpu:
-        measurements |= {"remainder": lambda: remainder(tiles), "loading": lambda: loading(tiles)}
-    measurements |= {
-        "training": trainings,
-        "roofline": lambda: roofline(run, tiles, device),
-    }
-    for name in only:
-        check_option("measurement", name, list(measurements))
-    for name, measurement in measurements.items():
-        if not only or name in only:
-            yield name, measurement()
+        found |= {"remainder": remainder, "loading": loading}
+    if has_bf16_units(torch.device(device)):
+        found["precisions"] = lambda tiles: precisions(run, tiles, device)
+    found |= {"training": trainings, "roofline": lambda tiles: roofline(run, tiles, device)}
+    return found
 
 
 def beside_others(path: Path, frame: pd.DataFrame) -> pd.DataFrame:
-    """Return what a table of several machines becomes with new rows of one of them.
+    """Return what a table becomes with the rows of one kind of machine measured anew.
 
     Args:
         path: A CSV file of earlier rows, if there is one.
-        frame: The new rows; their column "device" names the machine.
+        frame: All rows of a kind of machine, which is named in their column "device": instruction
+            set and threads, or the GPU.
 
     Returns:
-        The other machines' earlier rows, then the new ones.
+        The earlier rows of other kinds, then these.
 
     Raises:
         ValueError: The file is no such table.
@@ -188,11 +173,11 @@ def verdicts(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Tell whether the documented ratios hold on this machine.
 
     Args:
-        tables: Those of `measure` that there are, by name.
+        tables: Those of `measurements` that were measured, by name.
 
     Returns:
         A row for each of `CLAIMS`: claim, said, here (the median ratio and its quartiles, "not
-        measured" where the other code is not installed), and holds: "yes", "no", or "–".
+        measured" without its table or the other code), and holds: "yes", "no", or "–".
     """
     rows = []
     for claim in CLAIMS:

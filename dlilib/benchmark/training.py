@@ -56,10 +56,6 @@ def training(
     dli = _trainer(run, "dli", tiles, device)
     plain_batches = _whole_batches(plain, steps)
     dli_batches = _whole_batches(dli, steps)
-    if len(dli_batches) < steps:
-        raise ValueError(
-            f"an epoch has only {len(dli_batches)} batches of {run.batch}, not {steps}"
-        )
     images, masks = plain.prepare(*plain_batches[0])
     timed: dict[str, Step] = {
         "resident batch": lambda: [plain.update(images, masks) for _ in range(steps)],
@@ -80,6 +76,34 @@ def training(
     return frame.assign(images_per_s=images_per_s, **more)
 
 
+def precisions(
+    run: Run, tiles: TileSet, device: str = "cpu", *, steps: int = 3, repeats: int = 5
+) -> pd.DataFrame:
+    """Time the training steps of DLI in float32 and in bfloat16, in turn.
+
+    Args:
+        run: What is trained.
+        tiles: The data set.
+        device: Where it computes; without units for bfloat16 it takes ten times as long.
+        steps: As in `training`.
+        repeats: As in `compare`.
+
+    Returns:
+        The rows of `compare`, "fp32" and "bf16", with times for one training step; encoder, size
+        and batch.
+
+    Raises:
+        ValueError: As in `training`.
+    """
+    timed: dict[str, Step] = {}
+    for precision in ("fp32", "bf16"):
+        trainer = _trainer(replace(run, precision=precision), "dli", tiles, torch.device(device))
+        timed[precision] = partial(_loop, trainer, _whole_batches(trainer, steps))
+    frame = compare(timed, torch.device(device), repeats)
+    frame[TIMES] /= steps
+    return frame.assign(encoder=run.encoder, size=tiles.images.shape[-1], batch=run.batch)
+
+
 def _trainer(run: Run, method: str, tiles: TileSet, device: torch.device) -> Trainer:
     """A trainer of the run by another method, from random weights, in training mode."""
     trainer = Trainer(replace(run, method=method, weights=None), tiles, device)
@@ -87,10 +111,13 @@ def _trainer(run: Run, method: str, tiles: TileSet, device: torch.device) -> Tra
     return trainer
 
 
-def _whole_batches(trainer: Trainer, most: int) -> list[tuple]:
+def _whole_batches(trainer: Trainer, number: int) -> list[tuple]:
     """The first batches of an epoch that have all of their images, as `plan_epoch` gives them."""
-    batches = [batch for batch in trainer.plan_epoch() if len(batch[0]) == trainer.run.batch]
-    return batches[:most]
+    batch = trainer.run.batch
+    whole = [planned for planned in trainer.plan_epoch() if len(planned[0]) == batch]
+    if len(whole) < number:
+        raise ValueError(f"an epoch has only {len(whole)} batches of {batch}, not {number}")
+    return whole[:number]
 
 
 def _compiled_loops(

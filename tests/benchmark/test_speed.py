@@ -18,6 +18,7 @@ from dlilib.benchmark import speed
 from dlilib.benchmark.timing import compare
 from dlilib.benchmark.training import Traffic
 from dlilib.blend import GUIDANCES, REGIONS
+from dlilib.models import LIGHT_ENCODERS
 from dlilib.training.trainer import Trainer
 
 RUN = replace(TINY, method="dli", free_share=0.5)
@@ -244,7 +245,7 @@ def test_tables_have_the_peers_that_are_installed(few_tiles):
     assert injection["what"][0] == "dlilib" and np.isfinite(injection["ms"]).all()
     training = speed.training(RUN, few_tiles, steps=1, repeats=2)
     assert training["what"].tolist() == ["resident batch", "without injection", "with injection"]
-    assert (training["images_per_s"] > 0).all()
+    assert (training["images_per_s"] > 0).all() and (training["precision"] == "fp32").all()
     roof = speed.roofline(replace(RUN, batch=2), few_tiles, repeats=1)
     assert (roof["share"] > 0).all() and isinstance(roof, pd.DataFrame)
 
@@ -272,6 +273,29 @@ def test_what_cannot_be_timed_is_refused(few_tiles):
     free = few_tiles.subset((few_tiles.labels == 0).nonzero()[:, 0])
     with pytest.raises(ValueError, match="needs defective and defect-free images"):
         speed.regions(free)
+
+
+def test_precisions_are_timed_where_there_are_units_for_both(few_tiles, monkeypatch):
+    for units in (True, False):
+        monkeypatch.setattr(speed, "has_bf16_units", lambda device, units=units: units)
+        assert ("precisions" in speed.measurements()) == units
+    frame = speed.precisions(RUN, few_tiles, steps=1, repeats=1)
+    assert frame["what"].tolist() == ["fp32", "bf16"]
+    assert (frame["size"] == few_tiles.images.shape[-1]).all() and (
+        frame["batch"] == RUN.batch
+    ).all()
+
+
+def test_each_light_encoder_is_trained_and_the_first_compiled_too(few_tiles, monkeypatch):
+    trained = []
+
+    def training(run, tiles, device, compiled):
+        trained.append((run.encoder, run.precision, compiled))
+        return pd.DataFrame({"what": ["resident batch"]})
+
+    monkeypatch.setattr(speed, "training", training)
+    assert len(speed.measurements()["training"](few_tiles)) == len(LIGHT_ENCODERS)
+    assert trained == [(name, "auto", name == "resnet18") for name in LIGHT_ENCODERS]
 
 
 def test_the_readmes_ratios_are_told_to_hold_or_not():
