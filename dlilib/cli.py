@@ -11,7 +11,6 @@ from typing import Annotated
 import torch
 import typer
 
-from dlilib.checks import check_option
 from dlilib.data import convert as convert_
 from dlilib.data import datasets
 from dlilib.data.files import WriteError, write_whole
@@ -26,7 +25,7 @@ from dlilib.study.presets import PRESETS
 from dlilib.training import precision
 from dlilib.training.run import Run
 from dlilib.training.store import machine
-from dlilib.wording import duration
+from dlilib.wording import duration, listed
 
 WAIT = 10  # seconds, before runs that another process holds are asked for again
 INTERRUPTED = 130  # exit code after Ctrl-C
@@ -239,12 +238,13 @@ def speed(
 
     device = sweep.device_named(device)
     measurements = speed_.measurements(device, released_src, root=root)
-    for name in only or ():
-        check_option("--only", name, list(measurements))
+    if unknown := set(only or ()) - set(measurements):
+        told = f"{listed(sorted(unknown))}; there are {listed(measurements)}"
+        raise typer.BadParameter(f"no table {told}", param_hint="--only")
     tiles = magnetic_tiles(root)
     kind = machine(torch.device(device))["device"]
     tables = {}
-    for name in only or measurements:
+    for name in dict.fromkeys(only or measurements):
         tables[name] = frame = measurements[name](tiles)
         path = results / "tables" / f"speed_{name}_{device.split(':')[0]}.csv"
         text = frame.to_string(index=False, float_format="%.4g")

@@ -163,8 +163,16 @@ def test_speed_replaces_the_rows_of_its_kind_of_machine(tmp_path, quick_speed):
 
 def test_speed_refuses_a_table_that_it_does_not_measure(tmp_path, quick_speed):
     shown = dli("speed", "--results", tmp_path, "--only", "blending", "--only", "pixels")
-    assert "--only must be one of ('blending', 'scaling'), got 'pixels'" in str(shown.exception)
+    assert shown.exit_code == 2  # a usage error
+    assert "no table pixels; there are blending and scaling" in " ".join(shown.output.split())
     assert not list(tmp_path.iterdir())
+
+
+def test_speed_measures_a_table_once(tmp_path, quick_speed):
+    twice = ("--only", "blending", "--only", "blending")
+    assert dli("speed", "--results", tmp_path, *twice).exit_code == 0
+    written = pd.read_csv(tmp_path / "tables" / "speed_blending_cpu.csv")
+    assert written["ms"].tolist() == [1.5]  # the first of its times
 
 
 def test_report_writes_the_results_page(tmp_path):

@@ -97,7 +97,7 @@ class Claim:
     """What the documentation says of a ratio."""
 
     text: str
-    table: str  # of `measure`
+    table: str  # a key of `measurements`
     row: dict[str, object]  # column -> value of the row whose ratio it is
     least: float
 
