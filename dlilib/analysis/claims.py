@@ -297,9 +297,7 @@ def _undecided(ours: Estimate, paper: float) -> str:
     seeds = f"n = {ours.n}"
     if math.isnan(ours.deviation):
         return seeds
-    half = half_width(ours.deviation, ours.n)
-    nearest = ours.mean - ours.low if ours.mean > 0 else ours.high - ours.mean
-    if nearest > 1.001 * half:  # it is the bootstrap's end that is beyond 0
+    if abs(ours.mean) > half_width(ours.deviation, ours.n):  # only the bootstrap's end is beyond 0
         return f"{seeds}; its parts leave it open"
     difference, whose = (ours.mean, "this") if math.isnan(paper) else (paper, "the paper's")
     number = seeds_to_decide(difference, ours.deviation)
@@ -318,7 +316,7 @@ def seeds_needed(found: pd.DataFrame, hours: float) -> pd.DataFrame:
 
     Args:
         found: Rows of `claims`, of one protocol.
-        hours: Of a run, NaN if none was measured.
+        hours: Of a run with all of the data, NaN if none was measured.
 
     Returns:
         A row for each encoder and claim: the paper's difference and deviation, and its seeds; our
@@ -329,7 +327,7 @@ def seeds_needed(found: pd.DataFrame, hours: float) -> pd.DataFrame:
     for row in found.itertuples():
         difference = row.mean if math.isnan(row.paper) else row.paper
         ours = _ours(row)
-        runs = 2 * len((CLAIMS | OPEN)[row.claim].fractions)
+        runs = 2 * sum((CLAIMS | OPEN)[row.claim].fractions)
         rows.append(
             {
                 "encoder": row.encoder,

@@ -29,6 +29,7 @@ LESS = f"dli less {RIVAL}"
 EPOCH, SPLIT = "best less last epoch", "paper's split less tile-disjoint"
 ALONE = "gain in micro IoU from it alone"
 STILL = 0.02  # a smaller change of the micro IoU is none
+SPREAD_SEEDS = 3  # from which on a measured deviation counts: over two it can be 0.03 of the true
 
 Record = dict[str, Any]
 
@@ -83,7 +84,8 @@ def flattery(preset: str, folder: str | Path) -> pd.DataFrame:
         A row for each method: micro IoU under the paper's protocol; there, the best epoch's less
         the last one's; and the paper's split less tile-disjoint, both at the last epoch, so that
         the choice of the epoch is not counted twice. A last row has the same of DLI less the
-        baseline, paired by seed: what each adds to the lead.
+        baseline, paired by seed: what each adds to the lead. Intervals are Student's t over seeds
+        alone, but for the lead itself, which is a claim.
     """
     frame = records(Path(folder, "records"))
     image, tile = (_comparison(preset, frame, split) for split in tables.SPLITS)
@@ -146,8 +148,8 @@ def carried(preset: str, folder: str | Path) -> pd.DataFrame:
 
     Returns:
         A row for each class: DLI's IoU less the baseline's, and what the baseline's micro IoU would
-        gain if it found this class as DLI does and the others as before; paired by seed. The latter
-        need not add up to the lead, which the last row has.
+        gain if it found this class as DLI does and the others as before; paired by seed, with
+        Student's t alone. The latter need not add up to the lead, which the last row has.
     """
     groups = _pairs(preset, folder)
     rows = []
@@ -201,7 +203,7 @@ def held(preset: str, folder: str | Path, seeds: Sequence[int] = ()) -> pd.DataF
     """Simulate how often the intervals of DLI's lead over the baseline hold the truth.
 
     The parts are those of each split's first pair of records. The deviation between seeds is the
-    measured one, or the paper's while there is a single seed.
+    measured one, or the paper's while there are fewer than `SPREAD_SEEDS`.
 
     Args:
         preset: A key of `PRESETS`.
@@ -220,8 +222,9 @@ def held(preset: str, folder: str | Path, seeds: Sequence[int] = ()) -> pd.DataF
         groups = _pairs(preset, folder, split)
         if not groups:
             continue
-        measured = _lead(groups).deviation
-        deviation, whose = (papers, "paper") if math.isnan(measured) else (measured, "measured")
+        lead = _lead(groups)
+        enough = lead.n >= SPREAD_SEEDS
+        deviation, whose = (lead.deviation, "measured") if enough else (papers, "paper")
         pair = claims.pair(*groups[0], "best")
         rows = coverage(pair, deviation, seeds=seeds or _numbers_of_seeds(preset))
         rows.insert(0, "split", title)
@@ -239,17 +242,27 @@ def decided(preset: str, folder: str | Path) -> pd.DataFrame:
     """Return `claims.seeds_needed` of the claims under the paper's protocol."""
     encoder = experiments.preset_named(preset).base.encoder
     found = claims.claims(preset, folder, [encoder], protocols=[claims.PAPERS])
-    runs = [
-        run
-        for split in tables.SPLITS
-        for run in experiments.experiment("comparison", preset, [encoder], split=split)
-    ]
-    seconds = select(records(Path(folder, "records")), runs)["seconds"]
-    return claims.seeds_needed(found, seconds.mean() / 3600)
+    return claims.seeds_needed(found, _hours(preset, folder)[0])
+
+
+def _hours(preset: str, folder: str | Path) -> tuple[float, str]:
+    """How long a run of the comparison took on the fastest device so far, and which one it is.
+
+    A mean over devices would be the time of none.
+    """
+    frame = records(Path(folder, "records"))
+    found = pd.concat([_comparison(preset, frame, split) for split in tables.SPLITS])
+    if found.empty:
+        return math.nan, ""
+    seconds = found.groupby("device")["seconds"].mean()
+    return float(seconds.min()) / 3600, str(seconds.idxmin())
 
 
 def in_words(preset: str, folder: str | Path) -> list[str]:
-    """Answer the questions in a sentence or two each, as far as there are records."""
+    """Answer the questions in a sentence or two each, as far as there are records.
+
+    All about the preset's first encoder.
+    """
     answers = (_length, _epoch_and_split, _classes, _held, _decided)
     return [words for answer in answers if (words := answer(preset, folder))]
 
@@ -261,15 +274,20 @@ def _length(preset: str, folder: str | Path) -> str:
         return ""
     run, *both = found[-1]
     table = doubled(preset, folder).iloc[-1]
-    before, after = (claims.class_iou(record, "best") for record in both)
-    new = (before < claims.FLOOR) & (after >= claims.FLOOR)
-    names = [f"{name} ({table[name]})" for name in np.array(both[0]["data"]["classes"])[new]]
+    before, after = (claims.class_iou(record, "best") >= claims.FLOOR for record in both)
+    classes = np.array(both[0]["data"]["classes"])
+    changed = {"only then were found": after & ~before, "no longer found were": before & ~after}
+    told = [
+        f"{what} {listed(f'{name} ({table[name]})' for name in classes[which])}"
+        for what, which in changed.items()
+        if which.any()
+    ]
     still = abs(both[0]["best"]["iou"] - both[1]["best"]["iou"]) < STILL
-    appear = f", but only then were found {listed(names)}" if names else ""
+    but = f", but {listed(told)}" if told else ""
     return (
         f"**Long enough?** With twice the images ({table['images seen']}; the paper: "
         f"{tables.PAPER_IMAGES:,}) the micro IoU of one {run.method} run "
-        f"{'hardly moved' if still else 'moved'} ({table[tables.ALL]}){appear}."
+        f"{'hardly moved' if still else 'moved'} ({table[tables.ALL]}){but}."
     )
 
 
@@ -306,9 +324,9 @@ def _held(preset: str, folder: str | Path) -> str:
     if found.empty:
         return ""
     shares = []
-    for split, rows in found.groupby("split", sort=False):
+    for (split, spread), rows in found.groupby(["split", "deviation"], sort=False):
         wider, students = (_percents(rows[name]) for name in (WIDER, STUDENTS))
-        shares.append(f"{split} {wider} (Student's t alone {students})")
+        shares.append(f"{split} {wider} (spread {spread}; Student's t alone {students})")
     return (
         f"**Honest intervals?** Of simulated 95 % intervals over {fewest} seeds, "
         f"which validate on the same parts or on others, so many hold the truth: "
@@ -326,20 +344,19 @@ def _decided(preset: str, folder: str | Path) -> str:
     found = decided(preset, folder)
     found = found[found["paper"] != NOTHING]
     papers, ours = (_seeds(found, column) for column in ("seeds by it", "seeds by ours"))
-    hours = found["hours a seed"].iloc[0]
+    hours, device = _hours(preset, folder)
     words = (
         "**What would decide?** At least this many seeds, for the paper's differences and with its "
         f"spread (it has 5; {100 * POWER:.0f} % of studies would decide): {listed(papers)}."
     )
     if ours:
-        words += f" With the spread measured here, roughly: {listed(ours)}."
-    if hours != NOTHING:
-        words += f" A seed of both methods took {hours} hours here."
+        words += f" With the spread measured here (95 % interval): {listed(ours)}."
+    if device:
+        words += f" A seed of both methods takes {2 * hours:.1f} hours on {device}."
     return words
 
 
 def _seeds(found: pd.DataFrame, column: str) -> list[str]:
-    """The seeds that each claim needs, without their range, by a column of `decided`."""
-    names = found["claim"].str.removeprefix(claims.LEAD)
-    known = zip(names, found[column].str.partition(" (")[0], strict=True)
+    """The seeds that each claim needs, by a column of `decided`."""
+    known = zip(found["claim"].str.removeprefix(claims.LEAD), found[column], strict=True)
     return [f"{name} {seeds}" for name, seeds in known if seeds != NOTHING]

@@ -257,8 +257,8 @@ def summarise(
 def drop(frame: pd.DataFrame) -> pd.DataFrame:
     """Compute the change of `iou_best` from all of the training data to fractions of it, in %.
 
-    Each seed is compared with itself. The mean is over the seeds that have both runs, and NaN where
-    none has.
+    Each seed is compared with itself. The mean is over the seeds that have both runs of each method
+    that has any, so that methods can be compared, and NaN where there is none.
 
     Args:
         frame: The records: method, seed, fraction and `iou_best`.
@@ -268,4 +268,10 @@ def drop(frame: pd.DataFrame) -> pd.DataFrame:
     """
     seeds = frame.pivot(index=["method", "seed"], columns="fraction", values="iou_best")
     whole = seeds.reindex(columns=[1.0])[1.0]
-    return 100 * (seeds.div(whole, axis=0) - 1).groupby("method").mean().T
+    changes = 100 * (seeds.div(whole, axis=0) - 1)
+    means = {}
+    for fraction, change in changes.items():
+        by_method = change.unstack("method")
+        shared = by_method.dropna(axis="columns", how="all").dropna()
+        means[fraction] = shared.mean().reindex(by_method.columns)
+    return pd.DataFrame(means).T.rename_axis("fraction")

@@ -138,7 +138,8 @@ def class_table(
 ) -> pd.DataFrame:
     """Return Figure 3 in numbers: a row for each encoder and method, a column for each class.
 
-    A class without a pixel to find in the validation images is shown as "–".
+    Figures are those of the best epoch. A class without a pixel to find in the validation images is
+    shown as "–".
     """
     runs = experiments.experiment("comparison", preset, encoders, seeds=seeds, split=split)
     by = ["encoder", "method"]
@@ -147,8 +148,8 @@ def class_table(
     table = summarise(runs, frame, by)[by]
     for name in columns:
         found = summarise(runs, frame, by, value=name)
-        never = "never found (n = " + found["n"].astype(str) + ")"
-        table[name.removeprefix("iou_")] = found["text"].where(found["mean"] != 0, never)
+        nowhere = "not found (n = " + found["n"].astype(str) + ")"
+        table[name.removeprefix("iou_")] = found["text"].where(found["mean"] != 0, nowhere)
     return table
 
 

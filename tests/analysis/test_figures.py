@@ -93,6 +93,17 @@ def test_figure_3_states_who_is_best(iou, seeds, said):
     assert title(figures.class_iou_bars(finished(iou, seeds), CLASSES)) == said
 
 
+def test_figure_3_says_who_is_best_over_the_seeds_that_all_have():
+    both = finished({"baseline": [0.7] * 4, "dli": [0.6] * 4}, seeds=[0])
+    frame = pd.concat([both, finished({"baseline": [0.1] * 4}, seeds=[1])])
+    said = "DLI has the highest IoU in 0 of 3 classes, of 2 finished methods"
+    ax = figures.class_iou_bars(frame, CLASSES)
+    assert title(ax) == f"{said}, over the seeds that all have"
+    alone = frame[(frame["method"] == "dli") | (frame["seed"] == 1)]
+    ax = figures.class_iou_bars(alone, CLASSES)
+    assert title(ax) == "No seed has all finished methods yet"
+
+
 def test_figure_3_has_the_papers_marks_beside_our_bars():
     ax = figures.class_iou_bars(finished(BOTH), CLASSES)
     shown = marks(ax)
@@ -242,6 +253,15 @@ OURS, HARD, EASY = "paper's protocol", "all corrected", "tile-disjoint, last epo
             "1 claim measured, none with an interval yet",
         ),
         ([("A", OURS, np.nan, np.nan, 0)], "No claim is measured yet"),
+        (
+            [
+                ("A", OURS, 0.1, 0.2, 2),
+                ("B", OURS, np.nan, np.nan, 1),
+                ("A", EASY, np.nan, np.nan, 1),
+            ],
+            "Whole interval above 0: 1 of 1 claim under the paper's protocol, "
+            "none yet under the audit",
+        ),
     ],
 )
 def test_effects_count_the_intervals_above_zero(rows, said):

@@ -123,9 +123,13 @@ def test_simulated_studies_take_the_measured_deviation(folder):
     assert found["seeds"].unique().tolist() == [3, 5] and (found["parts"] == 5).all()
 
 
-def test_a_single_seed_takes_the_papers_deviation(tmp_path):
-    for method, found in (("dli", 9), ("baseline", 4)):
-        keep(Store(tmp_path), replace(BASE, method=method), (0, found, 0, 8, 8))
+@pytest.mark.parametrize("seeds", [(0,), (0, 1)])
+def test_few_seeds_take_the_papers_deviation(tmp_path, seeds):
+    for seed in seeds:
+        for method, found in (("dli", 9), ("baseline", 4)):
+            keep(
+                Store(tmp_path), replace(BASE, method=method, seed=seed), (0, found, 0, 8, 8 + seed)
+            )
     assert referee.held("lite", tmp_path)["deviation"].unique().tolist() == ["0.024, paper"]
 
 
@@ -136,7 +140,26 @@ def test_words_say_what_the_tables_say(folder):
     assert "(means, n = 3): Blowhole 0.000, Break 0.080, Crack 0.000," in words
     # the paper: 0.780 ± 0.016 beside 0.746 ± 0.018; here ± 0.02
     assert "would decide): baseline 7, focal 5," in words
-    assert "With the spread measured here, roughly: baseline 5." in words
+    assert "With the spread measured here (95 % interval): baseline 5 (3 to 110)." in words
+
+
+def test_hours_are_those_of_the_fastest_machine(tmp_path):
+    store = Store(tmp_path)
+    took = {("dli", 0): ("A", 7200.0), ("dli", 1): ("B", 3600.0), ("baseline", 1): ("B", 1800.0)}
+    for (method, seed), (device, seconds) in took.items():
+        run = replace(BASE, method=method, seed=seed)
+        keep(store, run, (0, 9, 0, 8, 8))
+        changed = {"machine": {"device": device}, "seconds": seconds}
+        store.finish(run, store.record(run) | changed)
+    assert referee.in_words("lite", tmp_path)[-1].endswith("takes 1.5 hours on B.")
+
+
+def test_words_name_the_classes_that_longer_runs_lose(folder):
+    store = Store(folder)
+    short = next(run for run in LITE.pilot if (run.size, run.epochs) == (128, 80))
+    keep(store, short, (5, 9, 0, 8, 8))
+    words = referee.in_words("lite", folder)[0]
+    assert words.endswith("(0.600 → 0.500), but no longer found were Blowhole (0.500 → 0.000).")
 
 
 def test_without_records_only_the_paper_speaks(tmp_path):

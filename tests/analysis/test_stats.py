@@ -232,3 +232,11 @@ def test_drop_compares_each_seed_with_itself():
     )  # seed 0 alone has both
     assert found["wce"].isna().all()
     assert drop(frame[:0]).empty
+
+
+def test_drop_compares_methods_over_the_same_seeds():
+    whole = [("dli", 0, 1.0, 0.8), ("dli", 1, 1.0, 0.8), ("wce", 0, 1.0, 0.8)]
+    halves = [("dli", 0, 0.5, 0.4), ("dli", 1, 0.5, 0.8), ("wce", 0, 0.5, 0.6)]
+    columns = ["method", "seed", "fraction", "iou_best"]
+    found = drop(pd.DataFrame(whole + halves, columns=columns))
+    assert found.loc[0.5, ["dli", "wce"]].tolist() == pytest.approx([-50, -25])  # of seed 0

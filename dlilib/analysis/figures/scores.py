@@ -54,7 +54,7 @@ def class_iou_bars(frame: pd.DataFrame, classes: Sequence[str], ax: Axes | None 
         ax: Where to draw; None: on a new figure.
     """
     columns = {"iou_best": ALL, **{f"iou_{name}": name for name in classes}}
-    scores = frame.reindex(columns=["encoder", "method", *columns]).rename(columns=columns)
+    scores = frame.reindex(columns=["encoder", "method", "seed", *columns]).rename(columns=columns)
     finished = [method for method in METHODS if method in set(scores["method"])]
     paper = _printed(frame)
     ax = axes_or_new(ax, 4.2)
@@ -74,7 +74,7 @@ def class_iou_bars(frame: pd.DataFrame, classes: Sequence[str], ax: Axes | None 
     ax.tick_params(axis="x", length=0)
     if ax.get_legend_handles_labels()[0]:
         legend_below(ax, columns=6, lines=2)
-    state(ax, _best_method(scores, classes, len(first)))
+    state(ax, _best_method(scores, classes))
     return ax
 
 
@@ -136,12 +136,14 @@ def _seeds(scores: pd.DataFrame, classes: Sequence[str]) -> str:
     return seeds(counts.min(), counts.max()) if counts.size else seeds(0, 0)
 
 
-def _best_method(scores: pd.DataFrame, classes: Sequence[str], planned: int) -> str:
-    """In how many classes DLI has the highest IoU; planned: the number of methods."""
-    by_method = scores.groupby("method")[list(classes)]
+def _best_method(scores: pd.DataFrame, classes: Sequence[str]) -> str:
+    """In how many classes DLI has the highest IoU, over the seeds that each finished method has."""
+    finished = scores["method"].nunique()
+    methods = scores.groupby(["encoder", "seed"])["method"].transform("nunique")
+    by_method = scores[methods == finished].groupby("method")[list(classes)]
     means = by_method.mean().dropna(axis="columns", how="all")
     if means.empty:
-        return "No IoU is measured yet"
+        return "No seed has all finished methods yet" if finished > 1 else "No IoU is measured yet"
     iou = _mean_iou(by_method.count().to_numpy().max())
     if len(means) == 1:
         alone = means.iloc[0]
@@ -152,7 +154,9 @@ def _best_method(scores: pd.DataFrame, classes: Sequence[str], planned: int) -> 
     wins = best.sum(axis="columns")
     ours = "dli" if "dli" in wins else wins.idxmax()
     text = f"{_spoken(ours)} has the highest {iou} in {wins[ours]} of {means.shape[1]} classes"
-    return text if len(means) == planned else f"{text}, of {len(means)} finished methods"
+    if len(means) < len(METHODS):
+        text += f", of {len(means)} finished methods"
+    return text if (methods == finished).all() else f"{text}, over the seeds that all have"
 
 
 def _spoken(method: str) -> str:
@@ -448,7 +452,7 @@ def effects(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         ax.annotate(why, where, (4, 0), va="center", **style)
     encoders = ", ".join(frame["encoder"].unique())
     n = seeds(frame["n"].min(), frame["n"].max())
-    ax.set_xlabel(f"difference in IoU, 95 % interval where n > 1; {encoders}, {n}")
+    ax.set_xlabel(f"difference, 95 % interval where n > 1; {encoders}, {n}")
     legend_below(ax, columns=1, lines=2)
     state(ax, _above_zero(frame, measured), chars=60)
     return ax
@@ -464,7 +468,7 @@ def _above_zero(frame: pd.DataFrame, measured: pd.DataFrame) -> str:
         )
     audit = audited(frame)
     told = [
-        f"{_intervals(rows)} under {name}"
+        f"{_intervals(rows.dropna(subset='low'))} under {name}"
         for name, rows in (
             ("the paper's protocol", measured[measured["protocol"] == "paper's protocol"]),
             ("the audit", audit[audit.index.isin(measured.index)]),
@@ -474,6 +478,9 @@ def _above_zero(frame: pd.DataFrame, measured: pd.DataFrame) -> str:
 
 
 def _intervals(rows: pd.DataFrame) -> str:
+    """Of how many claims with an interval it lies above 0, and of how many below."""
+    if rows.empty:
+        return "none yet"
     above, below = int((rows["low"] > 0).sum()), int((rows["high"] < 0).sum())
     text = f"{above} of {counted(len(rows), 'claim')}"
     return f"{text} ({below} below)" if below else text

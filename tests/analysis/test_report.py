@@ -1,0 +1,47 @@
+"""What the results page says of runs from several machines, and of encoders that are new."""
+
+from dataclasses import replace
+
+from builders import record
+
+from dlilib.analysis import claims, report
+from dlilib.study import presets
+from dlilib.training.store import Store
+
+BASE = presets.PRESETS["lite"].base
+SECOND = presets.PRESETS["lite"].second_encoders[0]
+
+
+def keep(folder, run, precision="fp32"):
+    found = record(run, [[9, 1, 0]] * 4)
+    found["machine"]["precision"] = precision
+    found["data"]["train"] = [50, 20, 10, 10, 10, 10]
+    Store(folder / "lite").finish(run, found)
+
+
+def test_page_says_which_runs_are_in_which_precision(tmp_path):
+    keep(tmp_path, BASE)
+    assert "pool the precisions" not in report.report(tmp_path)
+    keep(tmp_path, replace(BASE, seed=1), "bf16")
+    page = report.report(tmp_path)
+    assert "(1 on CPU, bf16; 1 on CPU, fp32)" in page
+    assert "Tables pool the precisions" in page
+
+
+def test_summary_says_of_which_encoder_a_referee_would_ask(tmp_path):
+    keep(tmp_path, BASE)
+    assert "What a referee would ask" not in report.summary("lite", tmp_path)
+    keep(tmp_path, replace(BASE, encoder=SECOND))
+    words = " ".join(report.summary("lite", tmp_path).split())
+    assert "What a referee would ask, of resnet18: - **" in words
+
+
+def test_lead_of_an_encoder_that_is_not_in_the_paper_is_a_direction(tmp_path):
+    folder = tmp_path / "lite"
+    for encoder in (BASE.encoder, SECOND):
+        for method in ("baseline", "dli"):
+            keep(tmp_path, replace(BASE, encoder=encoder, method=method))
+    found = claims.verdicts(claims.claims("lite", folder, [BASE.encoder, SECOND]))
+    first, _, second, _ = report.verdict_in_words(found)
+    assert "DLI's lead (resnet18) is" in first
+    assert f"DLI's lead ({SECOND}; not in the paper, so its direction alone) is" in second
