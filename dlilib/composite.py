@@ -258,7 +258,7 @@ class _Blending:
         if shown is None or (one_by_one(self.device) and shown):
             yield spot
             return
-        rows, seen = spot.row.to(self.labels.device), shown.to(self.labels.device)
+        rows, seen = (x.to(self.labels.device, non_blocking=True) for x in (spot.row, shown))
         self.labels[rows] = torch.where(seen, self.labels[rows], self.before[rows])
         if not one_by_one(self.device):
             yield replace(spot, marked=spot.marked & shown[:, None, None], shown=shown)
@@ -317,8 +317,8 @@ class _Blending:
         composite = before + change.div_(self.unit)
         if self.images.dtype == torch.uint8:
             composite.round_().clamp_(0, 255)
-        elif self.clip:
-            composite.clamp_(0, 1)
+        elif self.clip:  # what the blend leaves as it was may lie a little outside
+            composite = torch.where(change == 0, before, composite.clamp_(0, 1))
         composite = composite.to(before)
         kept = self._ignored(spot.target, where)
         if spot.shown is not None:

@@ -86,7 +86,7 @@ def to_onnx(
             free[axis] = model.stride * strides
     example = [side or (k + 4) * model.stride for k, side in enumerate(sides)]
     program = torch.onnx.export(
-        Segmenter(model),
+        Segmenter(model).cpu().float(),
         (torch.zeros(2, channels, *example),),
         dynamo=True,
         verbose=False,

@@ -157,6 +157,7 @@ class DynamicLabelInjection(nn.Module):
         self.donors = _as_donors(tiles, donors, empty_composites, warps)
         self.reset()
         self._planner()  # checks the options
+        self._moved: tuple[Donors, Donors] | None = None  # the donors, and another device's copy
         self._worker: int | None = None  # seed of the worker process that the generator is for
         self._checked = False  # whether a batch's values were looked at
 
@@ -296,14 +297,12 @@ class DynamicLabelInjection(nn.Module):
     def _compose(
         self, plan: Plan, images: Tensor, masks: Tensor, labels: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        if self.donors.pixels.device != images.device:
-            self.donors = self.donors.to(images.device)
         return inject(
             plan,
             images,
             masks,
             labels,
-            self.donors,
+            self._donors_on(images.device),
             region=self.region,
             guidance=self.guidance,
             label=self.label,
@@ -376,15 +375,28 @@ class DynamicLabelInjection(nn.Module):
         _check_tensors(images, masks, labels)
         _check_against(self.donors, images, masks, labels, self.place)
 
+    def _donors_on(self, device: torch.device) -> Donors:
+        """The donors, or their copy on another device; they stay for the workers of a loader."""
+        if self.donors.pixels.device == device:
+            return self.donors
+        source, there = self._moved or (None, None)
+        if source is not self.donors or there.pixels.device != device:
+            there = self.donors.to(device)
+            self._moved = (self.donors, there)
+        return there
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "nn.Module":
-        """What `.to` and the like call: the donors go along."""
+        """What `.to` and the like call: the donors are copied there now, not in the first batch."""
         here = torch.empty(0, device=self.donors.pixels.device)
-        self.donors = self.donors.to(fn(here).device)
+        self._donors_on(fn(here).device)
         return super()._apply(fn, recurse)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Keep the generator's state as bytes: a torch.Generator cannot be pickled."""
-        state = {**self.__dict__, "carried": self.carried.copy()}
+        """Leave out what a device holds, and keep the generator's state as bytes.
+
+        A torch.Generator cannot be pickled.
+        """
+        state = {**self.__dict__, "carried": self.carried.copy(), "_moved": None}
         if self.generator is not None:
             state["generator"] = self.generator.get_state().numpy().tobytes()
         return state

@@ -43,13 +43,15 @@ def class_bce(logits: Tensor, target: Tensor, counted: Tensor | None = None) -> 
     return (each * counted[:, None]).sum(dim=(0, 2, 3)) / counted.sum().clamp(min=1)
 
 
-def weighted_by(weights: Tensor) -> Loss:
-    """Sum over classes of weight × mean BCE; weights (K,) of sum 1 keep the baseline's scale."""
+@dataclass(frozen=True, eq=False)
+class WeightedBCE:
+    """Sum over classes of weight × mean BCE."""
 
-    def loss(logits: Tensor, target: Tensor, counted: Tensor | None = None) -> Tensor:
-        return (weights.to(logits) * class_bce(logits, target, counted)).sum()
+    weights: Tensor  #: (K,), of sum 1, which keeps the baseline's scale
 
-    return loss
+    def __call__(self, logits: Tensor, target: Tensor, counted: Tensor | None = None) -> Tensor:
+        weights = self.weights.to(logits, non_blocking=True)
+        return (weights * class_bce(logits, target, counted)).sum()
 
 
 def focal_released(logits: Tensor, target: Tensor, counted: Tensor | None = None) -> Tensor:
@@ -108,15 +110,18 @@ def dice(logits: Tensor, target: Tensor, counted: Tensor | None = None) -> Tenso
     return measure(logits.reshape(1, 1, -1), target.reshape(1, 1, -1))
 
 
-def with_dice(first: Loss) -> Loss:
-    """0.5 · first + 0.5 · Dice."""
+@dataclass(frozen=True, eq=False)
+class WithDice:
+    """0.5 · first + 0.5 · Dice, in float32 where the logits have fewer bits."""
 
-    def loss(logits: Tensor, target: Tensor, counted: Tensor | None = None) -> Tensor:
+    first: Loss
+
+    def __call__(self, logits: Tensor, target: Tensor, counted: Tensor | None = None) -> Tensor:
         _check_shapes(logits, target, counted)
+        if logits.dtype in (torch.float16, torch.bfloat16):
+            logits = logits.float()  # sums over all pixels would overflow
         target = target.to(logits.dtype)
-        return 0.5 * first(logits, target, counted) + 0.5 * dice(logits, target, counted)
-
-    return loss
+        return 0.5 * self.first(logits, target, counted) + 0.5 * dice(logits, target, counted)
 
 
 def _check_shapes(logits: Tensor, target: Tensor, counted: Tensor | None) -> None:
@@ -148,11 +153,11 @@ def _balanced(tiles: TileSet, train: np.ndarray, variant: str) -> Loss:
     if samples.min() == 0:
         name = tiles.classes[samples.argmin()]
         raise ValueError(f"class {name} has no sample: no class-balanced weights")
-    return weighted_by(balanced_weights(samples))
+    return WeightedBCE(balanced_weights(samples))
 
 
 def _wce(tiles: TileSet, train: np.ndarray, variant: str) -> Loss:
-    return weighted_by(wce_weights(pixel_shares(tiles, train)))
+    return WeightedBCE(wce_weights(pixel_shares(tiles, train)))
 
 
 @dataclass(frozen=True)
@@ -177,8 +182,8 @@ def criterion(method: str, tiles: TileSet, train: np.ndarray, *, variant: str = 
     """Return a method's training loss.
 
     loss(logits, target, counted=None) takes logits and targets (B, K, H, W), as `metrics.one_hot`
-    gives these, and, where some pixels are ignored, which of them count: bool (B, H, W). It raises
-    ValueError for other shapes.
+    gives these, and, where some pixels are ignored, which of them count: bool (B, H, W). It is
+    computed in float32 at least, can be pickled, and raises ValueError for other shapes.
 
     Args:
         method: A key of `METHODS`.
@@ -191,4 +196,4 @@ def criterion(method: str, tiles: TileSet, train: np.ndarray, *, variant: str = 
     """
     check_option("method", method, tuple(METHODS))
     check_option("variant", variant, VARIANTS)
-    return with_dice(METHODS[method].loss(tiles, train, variant))
+    return WithDice(METHODS[method].loss(tiles, train, variant))

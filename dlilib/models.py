@@ -119,7 +119,7 @@ def build(
     import segmentation_models_pytorch as smp  # takes seconds, which the transform is spared
 
     facts = ENCODERS[encoder]
-    with SEEDED, torch.random.fork_rng(devices=[]):
+    with SEEDED, torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would also reseed CUDA
         model = smp.Unet(
             facts.name,

@@ -15,16 +15,21 @@ import numpy as np
 import pytest
 import torch
 from builders import TINY, TINY_PRESET, few_of_each_class, kept
-from hypothesis import settings
 
 import dlilib
 from dlilib.study import experiments, presets, sweep
 from dlilib.training.trainer import fit
 
+try:
+    from hypothesis import settings
+except ImportError:  # on a bare GPU machine, for tests/test_gpu.py
+    pass
+else:
+    settings.register_profile("full", deadline=None)
+    settings.register_profile("fast", deadline=None, max_examples=10)
+    settings.load_profile("full")
+
 torch.set_num_threads(1)
-settings.register_profile("full", deadline=None)
-settings.register_profile("fast", deadline=None, max_examples=10)
-settings.load_profile("full")
 
 
 def pytest_runtest_setup(item):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 from scipy.sparse.linalg import splu
 
-from dlilib import DynamicLabelInjection, cut_paste, poisson_blend
+from dlilib import DynamicLabelInjection, blend, cut_paste, poisson_blend
 from dlilib.blend import GUIDANCES, REGIONS, without_ring
 
 SIZES = [(16, 16), (9, 23), (31, 8), (3, 3), (3, 12)]
@@ -54,6 +54,50 @@ def batch_reference(target, donor, mask, guidance, region):
     return torch.from_numpy(
         np.stack([reference(t, d, m, guidance=guidance, region=region) for t, d, m in rows])
     )
+
+
+@pytest.fixture
+def short_products(monkeypatch):
+    """Sine transforms with eight bits, as a GPU's may have ten."""
+    exact = blend._sine_basis
+
+    def rounded(height, width, dtype, device):
+        *matrices, inverse = exact(height, width, dtype, device)
+        return (*(matrix.bfloat16().to(dtype) for matrix in matrices), inverse)
+
+    monkeypatch.setattr(blend, "_sine_basis", rounded)
+    blend._sine_halves.cache_clear()
+    yield
+    blend._sine_halves.cache_clear()
+
+
+@pytest.mark.parametrize("sides", [(40, 56), (200, 210)])
+def test_short_products_are_made_up_for(short_products, monkeypatch, sides):
+    target, donor = levels(2, 1, *sides, seed=0), levels(2, 1, *sides, seed=1)
+    mask = torch.zeros(2, *sides, dtype=torch.bool)
+    mask[:, 5:30, 8:33] = True
+    expected = batch_reference(target, donor, mask, "mixed", "rectangle")
+    errors = []
+    for refined in (False, True):
+        monkeypatch.setattr(blend, "_shortens", lambda device, refined=refined: refined)
+        errors.append((poisson_blend(target, donor, mask) - expected).abs().max())
+    assert errors[0] > 0.002  # half a grey level
+    assert errors[1] < errors[0] / 20
+
+
+@pytest.mark.parametrize("setting", ["legacy", "new"])
+def test_short_products_are_known_by_either_setting(setting):
+    settings = torch.backends.cuda.matmul
+    assert not blend._shortens(torch.device("cuda"))
+    if setting == "legacy":
+        torch.set_float32_matmul_precision("high")
+    else:
+        settings.fp32_precision = "tf32"
+    try:
+        assert blend._shortens(torch.device("cuda")) and not blend._shortens(torch.device("cpu"))
+    finally:
+        settings.fp32_precision = "ieee"
+        torch.set_float32_matmul_precision("highest")
 
 
 def levels(*shape, seed):

@@ -96,6 +96,13 @@ def test_onnx_gives_the_same_logits_at_any_batch(encoder, shape, tmp_path):
     assert np.abs(expected).max() > 1e-2
 
 
+def test_a_model_in_half_precision_is_exported_in_float32(tmp_path):
+    model = models.build("mobileone_s1", num_classes=2).to(torch.bfloat16)
+    runtime = Runtime(to_onnx(model, tmp_path / "model.onnx", (1, 32, 32)))
+    assert runtime(np.zeros((1, 1, 32, 32), np.float32)).dtype == np.float32
+    assert next(model.parameters()).dtype == torch.bfloat16  # the model stays what it was
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_onnx_with_free_sides_takes_any_that_the_encoder_takes(encoder, tmp_path):

@@ -354,19 +354,6 @@ def test_poisson_composite_agrees_with_an_as_released_reference(toy, label):
     assert np.array_equal(masks[0].numpy(), label * wide) and labels.tolist() == [label]
 
 
-@pytest.mark.gpu
-@pytest.mark.parametrize("region", REGIONS)
-@pytest.mark.parametrize("guidance", GUIDANCES)
-def test_plan_gives_the_same_images_on_cpu_and_cuda(toy, batch, region, guidance):
-    on_cpu, on_cuda = (transform(toy, region=region, guidance=guidance) for _ in range(2))
-    plan = on_cpu.plan(batch[2])
-    expected = on_cpu.apply_plan(plan, *batch)
-    result = on_cuda.apply_plan(plan, *(x.cuda() for x in batch))
-    assert all(x.is_cuda for x in result)
-    assert (result[0].cpu() - expected[0]).abs().max() < 1e-3
-    assert equal([x.cpu() for x in result[1:]], expected[1:])
-
-
 @pytest.mark.parametrize(
     "change, message",
     [

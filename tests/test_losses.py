@@ -1,4 +1,5 @@
 import math
+import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +10,8 @@ from dlilib import IGNORE, TileSet, losses, metrics, models
 from dlilib.losses import (
     METHODS,
     VARIANTS,
+    WeightedBCE,
+    WithDice,
     balanced_weights,
     class_bce,
     criterion,
@@ -17,8 +20,6 @@ from dlilib.losses import (
     focal_released,
     pixel_shares,
     wce_weights,
-    weighted_by,
-    with_dice,
 )
 from dlilib.training.few_shot import (
     TEMPERATURE,
@@ -108,7 +109,7 @@ def test_dice_without_defects_is_zero():
 
 def test_weighted_by_hand():
     bce = [GOOD, (2 * GOOD + 2 * BAD) / 4]
-    value = weighted_by(torch.tensor([0.9, 0.1]))(*maps(LOGITS, TARGET)).item()
+    value = WeightedBCE(torch.tensor([0.9, 0.1]))(*maps(LOGITS, TARGET)).item()
     assert value == pytest.approx(0.9 * bce[0] + 0.1 * bce[1], rel=1e-6)
 
 
@@ -416,7 +417,7 @@ def test_image_weights_of_one_are_the_plain_loss_and_others_by_hand():
         (torch.rand(3, 2, 8, 8, generator=g) > 0.8).float(),
     )
     plain = criterion("baseline", tiny([3, 2]), everything(tiny([3, 2])))
-    even = with_dice(image_weighted(torch.ones(3)))
+    even = WithDice(image_weighted(torch.ones(3)))
     assert even(logits, target).item() == pytest.approx(plain(logits, target).item())
     each = [
         torch.nn.functional.binary_cross_entropy_with_logits(logits[i], target[i]).item()
@@ -457,9 +458,37 @@ def test_a_loss_over_some_pixels_is_the_loss_of_these_alone():
     target = (torch.rand(2, 3, 8, 8, generator=g) < 0.3).float()
     counted = torch.zeros(2, 8, 8, dtype=torch.bool)
     counted[..., :5] = True
-    for loss in (losses.bce, focal_released, focal_published, dice, with_dice(losses.bce)):
+    for loss in (losses.bce, focal_released, focal_published, dice, WithDice(losses.bce)):
         alone = loss(logits[..., :5], target[..., :5])
         assert loss(logits, target, counted).item() == pytest.approx(alone.item(), rel=1e-5)
+
+
+@EVERY_LOSS
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_loss_of_half_logits_is_that_of_float32(few_tiles, method, variant, dtype):
+    """65,504 is the largest number of float16; there are 163,840 values to add."""
+    loss = criterion(method, few_tiles, everything(few_tiles), variant=variant)
+    logits = torch.randn(
+        8, few_tiles.num_classes, 64, 64, generator=torch.Generator().manual_seed(0)
+    )
+    logits = logits.to(dtype).requires_grad_()
+    target = torch.zeros(logits.shape)
+    target[:, 0, :8] = 1
+    counted = torch.ones(8, 64, 64, dtype=torch.bool)
+    value = loss(logits, target, counted)
+    assert value.item() == pytest.approx(loss(logits.float(), target, counted).item())
+    value.backward()
+    assert logits.grad.isfinite().all() and logits.grad.any()
+
+
+@EVERY_LOSS
+def test_losses_can_be_pickled(few_tiles, method, variant):
+    loss = criterion(method, few_tiles, everything(few_tiles), variant=variant)
+    logits, target = (
+        torch.zeros(1, few_tiles.num_classes, 4, 4),
+        torch.ones(1, few_tiles.num_classes, 4, 4),
+    )
+    assert pickle.loads(pickle.dumps(loss))(logits, target) == loss(logits, target)
 
 
 def test_ignored_pixels_are_in_no_class_weight(few_tiles):

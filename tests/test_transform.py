@@ -324,12 +324,45 @@ def test_copies_and_pickles_go_on_where_the_transform_stands(toy):
     assert not equal(clones[0](*batch)[:1], expected[:1])  # its own generator, which moved on
 
 
-def test_the_donors_follow_the_module(toy):
-    model = torch.nn.Sequential(DynamicLabelInjection(toy))
-    moved = copy.deepcopy(model).to("meta")
-    assert moved[0].donors.pixels.is_meta and moved[0].donors.marks.is_meta
-    assert not model[0].donors.pixels.is_meta
+def test_the_donors_are_copied_to_the_modules_device(toy, monkeypatch):
+    there = []
+    monkeypatch.setattr("dlilib.inject.inject", lambda *args, **more: there.append(args[4]))
+    model = torch.nn.Sequential(DynamicLabelInjection(toy)).to("meta")
+    plan = model[0].plan(np.zeros(2, int))
+    batch = torch.zeros(2, 1, 64, 64), torch.zeros(2, 64, 64).byte(), torch.zeros(2).long()
+    for device in ("meta", "meta", "cpu"):
+        model[0]._compose(plan, *(x.to(device) for x in batch))
+    assert there[0].pixels.is_meta and there[0].marks.is_meta
+    assert there[1] is there[0]  # copied once
+    assert there[2] is model[0].donors
     assert model.half()[0].donors.pixels.dtype == torch.uint8
+
+
+def test_a_transform_that_was_on_a_device_serves_workers_and_other_machines(toy):
+    transform = DynamicLabelInjection(toy, generator=seeded()).to("meta")
+    batch = toy.images[:9], toy.masks[:9], toy.labels[:9]
+    for found in (copy.deepcopy(transform), pickle.loads(pickle.dumps(transform)), transform):
+        assert found(*batch)[0].device.type == "cpu"  # of donors that never left it
+    assert b"meta" not in pickle.dumps(transform)
+
+
+def test_a_transform_that_is_given_other_donors_moves_these(toy, few_tiles):
+    transform = DynamicLabelInjection(toy).to("meta")
+    first = transform._donors_on(torch.device("meta"))
+    transform.donors = dlilib.Donors.of(few_tiles)
+    second = transform._donors_on(torch.device("meta"))
+    assert second.digest == transform.donors.digest != first.digest
+
+
+def test_clipping_leaves_what_the_blend_does_not_change(toy):
+    """Pixels a little above 1, as after a resize, lie outside the blended masks."""
+    images = torch.full((20, 1, 64, 64), 1.08)
+    batch = images, torch.zeros(20, 64, 64).byte(), torch.zeros(20).long()
+    options = {"p_poisson": 1, "region": "mask"}
+    for seed in (0, 1):
+        found, marks, _ = DynamicLabelInjection(toy, generator=seeded(seed), **options)(*batch)
+        assert (found[:, 0][marks == 0] == images[0, 0, 0, 0]).all()
+        assert (found <= 1).any() and not ((found > 1) & (found < 1.07)).any()
 
 
 def after(images, masks, labels):

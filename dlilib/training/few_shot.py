@@ -72,7 +72,7 @@ class FewShotLoss:
         labels = plan.label.to(masks.device, non_blocking=True)
         weights = torch.ones(len(masks), device=masks.device)
         weights[rows] = realism_weights(features[rows], masks[rows], labels, self.prototypes)
-        return losses.with_dice(image_weighted(weights))
+        return losses.WithDice(image_weighted(weights))
 
 
 @torch.no_grad()

@@ -257,6 +257,8 @@ class Trainer:
             for name in PROGRESS:
                 setattr(self, name, type(getattr(self, name))(state[name]))
             self.precisions = list(dict.fromkeys([*self.precisions, self.precision]))
+        except (torch.OutOfMemoryError, torch.AcceleratorError):  # RuntimeErrors of the device
+            raise
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError):
             raise ValueError(
                 f"the checkpoint of {self.run.id} is of another run or other data: delete it"

@@ -381,16 +381,3 @@ def test_no_batches_have_no_plans(toy):
     assert (
         dlilib.DynamicLabelInjection(toy).plan_batches(torch.zeros(0, dtype=torch.int64), []) == []
     )
-
-
-@pytest.mark.gpu
-def test_epoch_on_cuda_never_waits(small_toy):
-    trainer = Trainer(replace(RUN, size=32), small_toy, torch.device("cuda"))
-    batches = list(trainer.plan_epoch())
-    trainer.update(*trainer.prepare(*batches[0]))
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        for batch in batches[1:4]:
-            trainer.update(*trainer.prepare(*batch))
-    finally:
-        torch.cuda.set_sync_debug_mode("default")

@@ -70,6 +70,17 @@ def test_checkpoint_of_something_else_is_refused(few_tiles, tmp_path, state):
     )
 
 
+def test_memory_that_runs_out_is_not_blamed_on_the_checkpoint(few_tiles, tmp_path, monkeypatch):
+    Store(tmp_path).save(TINY, Trainer(TINY, few_tiles, torch.device("cpu")).state())
+
+    def full(self, state):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(torch.optim.AdamW, "load_state_dict", full)
+    with pytest.raises(torch.OutOfMemoryError, match="CUDA out of memory"):
+        fit(TINY, few_tiles, folder=tmp_path)
+
+
 def test_checkpoint_with_a_flipped_bit_is_refused(few_tiles, tmp_path):
     store = Store(tmp_path)
     store.save(TINY, Trainer(TINY, few_tiles, torch.device("cpu")).state())

@@ -213,11 +213,6 @@ def test_record_or_checkpoint_of_other_data_is_not_taken_for_the_runs(few_tiles,
         fit(run, other, folder=tmp_path / "unfinished")
 
 
-@pytest.mark.gpu
-def test_trains_on_the_gpu(few_tiles):
-    assert fit(RUN, few_tiles, device="cuda")["last"]["iou"] >= 0
-
-
 FEW = replace(RUN, split="tile", shots=1, method="dli", p_poisson=0.0)
 
 
