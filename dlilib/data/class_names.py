@@ -1,6 +1,7 @@
 """The names of classes as annotation programs list them, and what 0 and 255 mean among them."""
 
 import re
+import unicodedata
 from contextlib import suppress
 
 from dlilib.data.files import DataError, Files, read_text
@@ -62,6 +63,7 @@ def _unreserved(names: list[str], place: str) -> list[str]:
 
 def _lines(text: str) -> list[str]:
     """The lines that name something, without what cannot be seen, comments and a table's head."""
+    text = unicodedata.normalize("NFC", text)  # as names of folders are read
     lines = [line.strip().strip(INVISIBLE).strip() for line in text.splitlines()]
     lines = [line for line in lines if line and not line.startswith("#")]
     of_label_map = [LABEL_MAP_LINE.fullmatch(line) for line in lines]

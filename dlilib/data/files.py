@@ -4,6 +4,7 @@ import hashlib
 import lzma
 import os
 import re
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Mapping
@@ -14,7 +15,8 @@ from pathlib import Path, PurePosixPath
 UNREADABLE = (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, RuntimeError)
 Files = dict[str, Callable[[], bytes]]
 LARGEST = 256 * 2**20  # bytes of a file in a zip, unpacked
-HIDDEN = re.compile(r"(^|/)\.")  # as macOS adds "._a.png"
+# as macOS adds "._a.png" and "__MACOSX", and a Synology its thumbnails in "@eaDir"
+HIDDEN = re.compile(r"(^|/)(\.|(__MACOSX|@eaDir)/)")
 
 
 class DataError(ValueError):
@@ -36,8 +38,16 @@ def open_files(root: Path) -> Files:
         readers = _in_zip(root)
     else:
         raise DataError(f"{root}: no such folder or zip")
-    seen = {name: read for name, read in readers.items() if not HIDDEN.search(name)}
-    return {name: _checked(read, name) for name, read in seen.items()}
+    files: Files = {}
+    for name, read in readers.items():
+        called = unicodedata.normalize("NFC", name)  # systems differ in how they store an ü
+        if called in files:
+            raise DataError(
+                f"{root}: {called!r} is there twice, with its accents stored in two ways"
+            )
+        if not HIDDEN.search(name):
+            files[called] = _checked(read, name)
+    return files
 
 
 def _in_folder(root: Path) -> Files:

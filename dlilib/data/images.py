@@ -109,13 +109,24 @@ TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
 
 
 def read_mask(
-    files: Files, path: str, like: np.ndarray, *, one_channel: bool = False
+    files: Files,
+    path: str,
+    like: np.ndarray,
+    *,
+    one_channel: bool = False,
+    one_class: bool = False,
 ) -> np.ndarray:
     """Decode a mask of the size of the image `like`: uint8 (H, W), the values as stored.
 
-    Those of a palette image are its indices. one_channel: refuse grey ones that are stored as RGB.
+    Those of a palette image are its indices; with one_class they are its greys where another index
+    than 0 is black, as some programs number the colours of black and white. one_channel: refuse
+    grey ones that are stored as RGB.
     """
-    pixels = mask_values(files, path, one_channel=one_channel)
+    colours = palette_colours(files, path) if one_class else {}
+    if (0, 0, 0) in [colour for index, colour in colours.items() if index]:
+        pixels = np.asarray(_decode(files, path, "mask").convert("L"))
+    else:
+        pixels = mask_values(files, path, one_channel=one_channel)
     check_same_size(pixels, path, like.shape[:2])
     return pixels
 

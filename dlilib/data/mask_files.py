@@ -18,6 +18,8 @@ from dlilib.data.images import (
 from dlilib.tiles import IGNORE
 
 MOST_INSTANCES = 12  # grey levels of one mask that may number instances, where they touch nowhere
+DARK = 31  # grey levels: what JPEG adds beside a bright defect is mostly darker
+LEAST_STEP = 8  # grey levels between the numbers of instances, where they go up to white
 SEAM = 5  # side of the neighbourhood, pixels, in which a soft edge meets both its neighbours
 MOST = 0.9  # of an outline, that a soft edge covers at least
 
@@ -116,7 +118,7 @@ class ClassFolders:
         mask = np.zeros(like.shape[:2], np.uint8)
         for value, found in self.layers:
             if name in found:
-                mask[marked(read_mask(self.files, found[name], like=like))] = value
+                mask[marked(read_mask(self.files, found[name], like, one_class=True))] = value
         return mask
 
 
@@ -173,10 +175,21 @@ def is_white(files: Files, paths: Sequence[str]) -> bool:
 def marked(mask: np.ndarray) -> np.ndarray:
     """What a mask of one class marks, bool: all above 0, of soft edges the brighter half.
 
-    Many grey levels are soft edges; a few are the numbers of instances.
+    Many grey levels are soft edges; a few are the numbers of instances, unless they are what JPEG
+    left around a bright defect.
     """
     levels = np.count_nonzero(np.bincount(mask.ravel(), minlength=IGNORE + 1)[1:])
-    return mask > mask.max() // 2 if levels > MOST_INSTANCES or _has_soft_edge(mask) else mask > 0
+    soft = levels > MOST_INSTANCES or _has_soft_edge(mask) or _has_noise(mask)
+    return mask > mask.max() // 2 if soft else mask > 0
+
+
+def _has_noise(mask: np.ndarray) -> bool:
+    """Whether very dark pixels touch bright ones, and no even steps number instances."""
+    top, steps = int(mask.max()), np.flatnonzero(np.bincount(mask.ravel())[1:]) + 1
+    if top <= WHITE // 2 or (steps[0] >= LEAST_STEP and not (steps % steps[0]).any()):
+        return False
+    bright = cv2.dilate((mask > top // 2).astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+    return bool((bright & (mask > 0) & (mask <= DARK)).any())
 
 
 def _has_soft_edge(mask: np.ndarray) -> bool:

@@ -185,7 +185,7 @@ def mvtec_ad(
         path = mask_of.get(photo.path)
         if path is None:
             return image, np.zeros(image.shape[:2], np.uint8)
-        mask = read_mask(files, path, like=image) > 0
+        mask = read_mask(files, path, like=image, one_class=True) > 0
         if photo.is_free and mask.any():
             raise DataError(
                 f"{root}/{path}: marks a defect, but {photo.path} lies among the defect-free "

@@ -4,6 +4,7 @@ import base64
 import csv
 import io
 import json
+import unicodedata
 import warnings
 import zipfile
 
@@ -1301,3 +1302,238 @@ def test_options_of_other_kinds_are_named(tmp_path, option, value):
     root = folder(tmp_path, {"masks/a.png": square()}, "dent\n")
     with pytest.raises(ValueError, match=f"{option} must be "):
         from_folder(root, **{option: value})
+
+
+# Photographs that are missing, renamed or mistaken for another
+
+
+def yolo(path, text="0 0.1 0.2 0.3 0.2 0.3 0.5\n"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+NAMES = "names: [dent, pit]\n"
+
+
+def test_a_missing_photograph_is_not_that_of_another_entry(tmp_path):
+    for name in ("lineB/001.png", "lineB/002.png"):
+        photograph(tmp_path / "in" / name, len(name))
+    images = ("lineA/001.png", "lineB/001.png", "lineB/002.png")
+    coco(tmp_path / "in/all.json", [(0, 1, FLAT), (2, 2, FLAT)], images)
+    tiles, told = read("coco", tmp_path / "in", tmp_path)
+    assert tiles.counts() == {"pit": 1, "Free": 1}
+    assert "1 photograph, listed in all.json, but not there" in told
+
+
+def test_a_missing_photograph_is_not_one_of_its_name_in_another_folder(tmp_path):
+    for k, name in enumerate(("monday/001.png", "monday/002.png", "tuesday/002.png")):
+        photograph(tmp_path / "labelme" / name, k)
+        photograph(tmp_path / "yolo/images" / name, k)
+        photograph(tmp_path / "voc/JPEGImages" / name, k)
+    for name in ("monday/002", "tuesday/001"):
+        labelme(tmp_path / f"labelme/{name}.json", [dent()], imagePath=f"{name[-3:]}.png")
+        yolo(tmp_path / f"yolo/labels/{name}.txt")
+        mask = tmp_path / f"voc/SegmentationClass/{name}.png"
+        mask.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(square(1)).save(mask)
+    yolo(tmp_path / "yolo/data.yaml", NAMES)
+    yolo(tmp_path / "voc/class_names.txt", "background\ndent\n")
+    for source, lost in (("labelme", "annotation file"), ("yolo", "label file"), ("voc", "mask")):
+        tiles, told = read(source, tmp_path / source, tmp_path / f"of_{source}")
+        assert [n for n, label in zip(tiles.names, tiles.labels, strict=True) if label] in (
+            ["monday_002"],
+            ["002"],
+        )
+        assert f"left out: 1 {lost}, " in told
+
+
+def test_a_date_is_no_uploads_prefix(tmp_path):
+    photograph(tmp_path / "in/images/001.png")
+    photograph(tmp_path / "in/images/002.png", 1)
+    yolo(tmp_path / "in/labels/20240101-001.txt")
+    yolo(tmp_path / "in/labels/0a1b2c3d-002.txt")
+    yolo(tmp_path / "in/data.yaml", NAMES)
+    tiles, told = read("yolo", tmp_path / "in", tmp_path)
+    assert tiles.names == ("001", "002") and tiles.labels.tolist() == [0, 1]
+    assert "1 label file, without a photograph of its name" in told
+
+
+def embedded(path):
+    """What LabelMe embeds of a photograph."""
+    return base64.b64encode(path.read_bytes()).decode()
+
+
+def test_a_picture_of_the_mask_is_not_the_embedded_photograph(tmp_path):
+    image = photograph(tmp_path / "p1.jpg")
+    pixels = np.asarray(Image.open(image)).transpose(2, 0, 1)
+    labelme(tmp_path / "in/a/p1.json", [dent()], imagePath="p1.jpg", imageData=embedded(image))
+    labelme(tmp_path / "in/b/p2.json", [dent()], imagePath="p2.jpg", imageData=embedded(image))
+    for name in ("masks/p1.png", "b/p2.png"):  # elsewhere, and beside
+        (tmp_path / "in" / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(square(255)).save(tmp_path / "in" / name)
+    tiles, _ = read("labelme", tmp_path / "in", tmp_path)
+    assert tiles.counts() == {"dent": 2, "Free": 0}
+    assert (tiles.images[:, :, :HEIGHT, :WIDTH].numpy() == pixels).all()
+
+
+def test_an_embedded_photograph_is_told_from_another_of_its_name(tmp_path):
+    """It is that of the other folder only where it shows the same, also stored anew."""
+    other = photograph(tmp_path / "in/photos/001.png")
+    same = photograph(tmp_path / "in/photos/002.jpg", 1)
+    own = photograph(tmp_path / "own.png", 2)
+    Image.open(same).save(tmp_path / "again.jpg", quality=90)
+    again = embedded(tmp_path / "again.jpg")
+    labelme(tmp_path / "in/a/001.json", [dent()], imagePath="001.png", imageData=embedded(own))
+    labelme(tmp_path / "in/a/002.json", [dent()], imagePath="002.jpg", imageData=again)
+    tiles, _ = read("labelme", tmp_path / "in", tmp_path)
+    assert tiles.counts() == {"dent": 2, "Free": 1} and other.exists()
+    assert dict(zip(tiles.names, tiles.labels.tolist(), strict=True)) == {
+        "a_001": 1,
+        "photos_001": 0,
+        "photos_002": 1,
+    }
+
+
+def test_a_photograph_and_its_json_renamed_together_are_told(tmp_path):
+    for k, name in enumerate(("001.png", "b_001.png", "c.png")):
+        photograph(tmp_path / "in" / name, k)
+    labelme(tmp_path / "in/b_001.json", [dent()], imagePath="001.png")
+    labelme(tmp_path / "in/c.json", [dent()], imagePath="c.png")
+    tiles, told = read("labelme", tmp_path / "in", tmp_path)
+    assert tiles.counts() == {"dent": 1, "Free": 0}
+    assert "its imagePath names 001.png, and b_001.png is called as the file is" in told
+
+
+def test_a_photograph_is_no_picture_of_its_name_elsewhere(tmp_path):
+    for folders in (
+        ("JPEGImages", "SegmentationClass", "results"),
+        ("images", "masks", "overlays"),
+    ):
+        images, masks, others = (tmp_path / folders[0] / folder for folder in folders)
+        photograph(images / "p1.jpg")
+        photograph(others / "p1.png", 1)
+        masks.mkdir()
+        Image.fromarray(square(1)).save(masks / "p1.png")
+        (images.parent / "classes.txt").write_text("background\ndent\n")
+        out = convert("voc", images.parent, tmp_path / f"out_{folders[0]}", tell=str)
+        assert [path.name for path in (out / "images").iterdir()] == ["p1.jpg"]
+
+
+@pytest.mark.parametrize("source", ["yolo", "voc"])
+def test_lists_of_classes_that_differ_are_refused(tmp_path, source):
+    for subset, names in (("train", "dent\npit\n"), ("val", "pit\ndent\n")):
+        photograph(tmp_path / f"in/images/{subset}/{subset}1.png", len(subset))
+        yolo(tmp_path / f"in/labels/{subset}/{subset}1.txt")
+        mask = tmp_path / f"in/masks/{subset}/{subset}1.png"
+        mask.parent.mkdir(parents=True)
+        Image.fromarray(square(1)).save(mask)
+        (tmp_path / f"in/labels/{subset}/classes.txt").write_text(names)
+    with pytest.raises(DataError, match=r"labels/val/classes\.txt name different classes"):
+        read(source, tmp_path / "in", tmp_path)
+
+
+def test_photographs_of_two_files_of_coco_are_told(tmp_path):
+    for name in ("a.png", "b.png"):
+        photograph(tmp_path / "in" / name, ord(name[0]))
+    coco(tmp_path / "in/new.json", [(0, 2, FLAT)])
+    coco(tmp_path / "in/old.json", [(0, 1, FLAT), (1, 1, FLAT)])
+    _, told = read("coco", tmp_path / "in", tmp_path)
+    assert "2 photographs listed in new.json and in old.json: the annotations of both" in told
+
+
+def test_a_photograph_that_another_program_annotated_is_not_defect_free(tmp_path):
+    for k, name in enumerate(("p1", "p2", "p3", "p4")):
+        photograph(tmp_path / f"in/images/{name}.png", k)
+    yolo(tmp_path / "in/labels/p1.txt")
+    yolo(tmp_path / "in/data.yaml", NAMES)
+    labelme(tmp_path / "in/images/p2.json", [dent()])
+    labelme(tmp_path / "in/images/p3.json", [])  # nothing is there
+    yolo(tmp_path / "in/images/p4.xml", "<annotation><object><name>dent</name></object>")
+    tiles, told = read("yolo", tmp_path / "in", tmp_path)
+    assert tiles.names == ("p1", "p3") and tiles.labels.tolist() == [1, 0]
+    assert "1 photograph, annotated in a file beside it that is not read here (.json)" in told
+    assert "1 photograph, annotated in a file beside it that is not read here (.xml)" in told
+
+
+def test_thumbnails_that_systems_add_are_no_photographs(tmp_path):
+    for k, name in enumerate(("a.png", "@eaDir/a.png/THUMB_XL.jpg", "__MACOSX/a/b.png")):
+        photograph(tmp_path / "in" / name, k)
+    labelme(tmp_path / "in/a.json", [dent()])
+    tiles, _ = read("labelme", tmp_path / "in", tmp_path)
+    assert tiles.counts() == {"dent": 1, "Free": 0}
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        "train: [images/b1, images/b2]\nval: images/b3\n",
+        "train: [/home/me/ds/images/b1, /home/me/ds/images/b2]\nval: /home/me/ds/images/b3\n",
+        "train: ['images\\b1', 'images\\b2']\nval: 'C:\\ds\\images\\b3'\n",
+        "train: autosplit_train.txt\nval: ours.txt\n",
+        "train: ../b1/images\nval: ''\n",
+    ],
+)
+def test_splits_of_yolo_in_other_spellings(tmp_path, table):
+    for name in ("b1", "b2", "b3"):
+        photograph(tmp_path / f"in/images/{name}/{name}.png", ord(name[1]))
+        yolo(tmp_path / f"in/labels/{name}/{name}.txt")
+    yolo(tmp_path / "in/data.yaml", NAMES + table)
+    lists = {"autosplit_train": ("b1", "b2"), "ours": ("b3",)} if ".txt" in table else {}
+    for listed, names in lists.items():
+        lines = [f"./images/{name}/{name}.png" for name in names]
+        yolo(tmp_path / f"in/{listed}.txt", "\n".join(lines))
+    tiles, told = read("yolo", tmp_path / "in", tmp_path)
+    if "../b1" in table:
+        assert tiles.given is None and "its train, ../b1/images, is no folder here" in told
+    else:
+        assert tiles.given == ("train", "train", "val")
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp"])
+def test_palettes_of_black_and_white_are_read_by_their_colours(tmp_path, suffix):
+    mask = Image.fromarray(square(1), "P")
+    mask = mask.point(lambda index: 1 - index)
+    mask.putpalette([255, 255, 255, 0, 0, 0])
+    root = folder(tmp_path, {f"masks/dent/a.{suffix}": mask})
+    assert int((from_folder(root, size=None).masks == 1).sum()) == 64
+
+
+@pytest.mark.parametrize("quality", [75, 90, 95, 98])
+@pytest.mark.parametrize("names", ["", "crack\n"])
+def test_masks_that_were_once_jpegs_mark_what_they_did(tmp_path, quality, names):
+    truth = np.zeros((HEIGHT, WIDTH), np.uint8)
+    cv2.line(truth, (3, 3), (30, 17), 255, 1)
+    stored = io.BytesIO()
+    Image.fromarray(truth).save(stored, "JPEG", quality=quality)
+    noisy = np.asarray(Image.open(stored))
+    path = "masks/a.png" if names else "masks/crack/a.png"
+    tiles = from_folder(folder(tmp_path, {path: noisy}, names), size=None)
+    assert ((tiles.masks[0] == 1).numpy()[:HEIGHT, :WIDTH] == (truth > 0)).mean() > 0.999
+
+
+def test_many_instances_that_touch_are_all_marked(tmp_path):
+    mask = np.zeros((HEIGHT, WIDTH), np.uint8)
+    for k in range(12):
+        mask[4:12, 2 + 3 * k : 5 + 3 * k] = 20 * (k + 1)
+    mask[12:16, 2:38] = 20
+    tiles = from_folder(folder(tmp_path, {"masks/dent/a.png": mask}), size=None)
+    assert int((tiles.masks == 1).sum()) == int((mask > 0).sum())
+
+
+def test_names_whose_accents_are_stored_in_two_ways_are_one_class(tmp_path):
+    two = [unicodedata.normalize(form, "Blöße") for form in ("NFC", "NFD")]
+    for k, name in enumerate(two):
+        photograph(tmp_path / f"in/{k}.png", k)
+        labelme(tmp_path / f"in/{k}.json", [dent(label=name)])
+    tiles, _ = read("labelme", tmp_path / "in", tmp_path)
+    assert tiles.counts() == {two[0]: 2, "Free": 0}
+    root = folder(tmp_path / "folder", {f"masks/{two[1]}/a.png": square(255)}, f"{two[0]}\n")
+    assert from_folder(root, size=None).classes == (two[0],)
+
+
+def test_a_name_that_yaml_reads_as_false_is_refused(tmp_path):
+    photograph(tmp_path / "in/images/a.png")
+    yolo(tmp_path / "in/labels/a.txt")
+    yolo(tmp_path / "in/data.yaml", "names: [no, dent]\n")
+    with pytest.raises(DataError, match=r"the label False is no name \(YAML takes no"):
+        read("yolo", tmp_path / "in", tmp_path)

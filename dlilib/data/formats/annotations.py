@@ -20,7 +20,8 @@ from dlilib.wording import counted
 UNLISTED = ("leave out", "free")
 WIDTH = 10  # pixels, of lines and points: what labelme draws itself
 FARTHEST = 10**6  # a coordinate beyond is no pixel's, and would take a drawing program for ever
-UPLOADED = re.compile(r"[0-9a-f]{8}-(.+)")  # how Label Studio calls an uploaded photograph
+# How Label Studio calls an uploaded photograph; eight digits that are a date are no such prefix.
+UPLOADED = re.compile(r"(?!(?:19|20)\d\d[01]\d[0-3]\d-)[0-9a-f]{8}-(.+)")
 # What differs between reasons of one kind: lists, what is quoted, numbers, paths.
 VALUE = re.compile(r"\[.*\]|\{.*\}|'[^']*'|\S*[\d/]\S*")
 # Words that programs put into the names of pictures, or of their folders, that show a mask.
@@ -126,16 +127,22 @@ class Pictures:
 
     def __init__(self, files: Iterable[str]) -> None:
         self._by_stem: dict[str, list[str]] = {}
+        self._by_folder: dict[str, list[str]] = {}
         for path in sorted(files):
             if path.lower().endswith(IMAGE_SUFFIXES):
                 self._by_stem.setdefault(plain(PurePosixPath(path).stem), []).append(path)
+                if not _without_mask_words(PurePosixPath(path).stem):
+                    self._by_folder.setdefault(parent(path), []).append(path)
 
-    def find(self, name: str, beside: str) -> str | None:
+    def find(self, name: str, beside: str, *, home: str | None = None) -> str | None:
         """The picture that an annotation file means.
 
         Args:
             name: What it calls the picture: a path or URL of any computer.
             beside: The annotation file.
+            home: The folder in which the picture should lie, where that is known. If other
+                photographs of its kind lie there and it does not, it is missing, and one of its
+                name in another folder is another photograph.
 
         Returns:
             The picture's path, None where there is none.
@@ -144,28 +151,38 @@ class Pictures:
             DataError: There are several and none fits better.
         """
         for wanted in _readings(name):
-            suffix = wanted.suffix.lower()
-            same = [
-                p for p in self._named(wanted.stem) if PurePosixPath(p).suffix.lower() == suffix
-            ]
-            found = self._best(same, wanted, beside)
+            same = [p for p in self._named(wanted.stem) if _suffix(p) == wanted.suffix.lower()]
+            found = self._best(same, wanted, beside, home)
             if found is not None:
                 return found
         return None
 
-    def find_stem(self, name: str, beside: str) -> str | None:
+    def find_stem(self, name: str, beside: str, *, home: str | None = None) -> str | None:
         """The picture of that name whatever its suffix; else as `find`."""
         for wanted in _readings(name):
             stem = wanted.stem if wanted.suffix.lower() in KNOWN_SUFFIXES else wanted.name
-            found = self._best(self._named(stem), wanted.with_name(stem), beside)
+            found = self._best(self._named(stem), wanted.with_name(stem), beside, home)
             if found is not None:
                 return found
         return None
+
+    def in_folder(self, folder: str) -> list[str]:
+        """The pictures that lie in a folder and show no mask."""
+        return [] if shows_mask(PurePosixPath(folder).name) else self._by_folder.get(folder, [])
+
+    def is_photograph(self, path: str) -> bool:
+        """Whether neither a picture's name nor its folder's says that it shows a mask."""
+        return path in self.in_folder(parent(path))
 
     def _named(self, stem: str) -> list[str]:
         return self._by_stem.get(plain(stem), [])
 
-    def _best(self, paths: list[str], wanted: PurePosixPath, beside: str) -> str | None:
+    def _best(
+        self, paths: list[str], wanted: PurePosixPath, beside: str, home: str | None
+    ) -> str | None:
+        if home is not None and not any(parent(path) == home for path in paths):
+            kinds = {_suffix(path) for path in self.in_folder(home)}
+            paths = [path for path in paths if _suffix(path) not in kinds]
         said = "" if wanted.is_absolute() else subset_named(wanted.parent.name)
         fitting = [path for path in paths if not said or folder_subset(path) in ("", said)]
         if len(fitting) < 2:
@@ -178,6 +195,15 @@ class Pictures:
                 "meant: move what is no photograph elsewhere, or convert the folders one by one"
             )
         return best[0]
+
+
+def parent(path: str) -> str:
+    """The folder of a file."""
+    return PurePosixPath(path).parent.as_posix()
+
+
+def _suffix(path: str) -> str:
+    return PurePosixPath(path).suffix.lower()
 
 
 KNOWN_SUFFIXES = (*IMAGE_SUFFIXES, *OTHER_PICTURES, ".txt", ".json")
@@ -216,6 +242,14 @@ def _likeness(path: str, wanted: PurePosixPath, beside: str) -> tuple[int, ...]:
     return exact, ends, is_photograph, fits, _shared(found.parts, near.parts), mirrored
 
 
+def folders_alike(path: str, name: str) -> int:
+    """How many folders above a picture are those in a name of it, from the last one on."""
+    return max(
+        _shared(PurePosixPath(path).parent.parts[::-1], wanted.parent.parts[::-1])
+        for wanted in _readings(name)
+    )
+
+
 def _shared(first: tuple[str, ...], second: tuple[str, ...]) -> int:
     """How many parts are alike from the start on."""
     count = 0
@@ -247,15 +281,18 @@ def _without_mask_words(stem: str) -> str:
 
 
 def unannotated(
-    files: Files, found: dict[str, Photograph], root: object, notes: Notes
+    files: Files, found: dict[str, Photograph], root: object, notes: Notes, *, own: str = ""
 ) -> list[str]:
-    """The photographs without an annotation; pictures of masks and copies are left out.
+    """The photographs without an annotation.
+
+    Pictures of masks, copies, and photographs that another program has annotated are left out.
 
     Args:
         files: All files.
         found: The annotated photographs by their path.
         root: For messages.
         notes: Told what is left out.
+        own: Suffix of the annotation files that were read, one for each photograph.
 
     Returns:
         Paths, sorted.
@@ -280,13 +317,19 @@ def unannotated(
             by_stem.setdefault(plain(_stem(path)), []).append(path)
     suffixes = {PurePosixPath(path).suffix.lower() for path in found}
     kept = [_the_photograph(paths, suffixes, root, notes) for paths in by_stem.values()]
-    return _without_copies(files, kept, found, root, notes)
+    kept = _without_copies(files, kept, found, root, notes)
+    return [path for path in kept if not _is_annotated_elsewhere(files, path, root, notes, own)]
 
 
 def _stem(path: str) -> str:
     return PurePosixPath(path).with_suffix("").as_posix()
 
 
+# Suffix of a file beside a photograph -> what it holds if it annotates something there.
+OTHERS = {
+    ".json": re.compile(rb'"shapes"\s*:\s*\[\s*\{'),
+    ".xml": re.compile(rb"<object>"),
+}
 # What labelme_export_json and labelme2voc write beside their pictures.
 EXPORTED = ("img.png", "label.png", "label_viz.png", "label_names.txt")
 EXPORT_LISTS = ("class_names.txt", "annotations.json")
@@ -347,6 +390,17 @@ def _without_copies(
     return kept
 
 
+def _is_annotated_elsewhere(files: Files, path: str, root: object, notes: Notes, own: str) -> bool:
+    """Whether a file of LabelMe's or VOC's kind beside a photograph, which was not read, has it."""
+    for suffix, marks in OTHERS.items():
+        other = f"{_stem(path)}{suffix}"
+        if suffix != own and other in files and marks.search(files[other]()):
+            why = f"annotated in a file beside it that is not read here ({suffix})"
+            notes.leave_out("photograph", why, f"{root}/{path}")
+            return True
+    return False
+
+
 def add_unlisted(
     files: Files,
     found: dict[str, Photograph],
@@ -403,9 +457,13 @@ class OddValueError(ValueError):
 
 def class_name(label: object) -> str:
     """The name of a class; OddValueError unless it fits on a line of classes.txt."""
+    if isinstance(label, bool):
+        raise OddValueError(
+            f"the label {label!r} is no name (YAML takes no, off and on so: quote it)"
+        )
     if not isinstance(label, str | int) or not str(label).isprintable() or not str(label).strip():
         raise OddValueError(f"the label {label!r} is no name")
-    return str(label).strip()
+    return unicodedata.normalize("NFC", str(label).strip())  # of two ways to store an ü, one
 
 
 def side(value: object) -> int | None:

@@ -22,12 +22,14 @@ from dlilib.data.formats.annotations import (
     add_unlisted,
     class_name,
     expected,
+    folders_alike,
     read_json,
     side,
     whose,
 )
 from dlilib.data.subsets import folder_subset, original_name, subset_of
 from dlilib.extras import require
+from dlilib.wording import counted
 
 # Coordinates between these are shares of the width and height: no region of pixels is so small.
 SHARES = (-0.05, 1.05)
@@ -61,8 +63,11 @@ def read(files: Files, root: object, options: Options, notes: Notes) -> Annotati
     pictures = Pictures(files)
     found: dict[str, Photograph] = {}
     missing = len(listings) < len(paths)  # whether a photograph may have an annotation unseen
+    listed_by: dict[str, str] = {}  # photograph -> the first file that lists it
     for listing in listings:
-        missing |= _read_listing(listing, files, pictures, found, notes)
+        photographs, unseen = _read_listing(listing, files, pictures, found, notes)
+        missing |= unseen
+        _tell_listed_twice(listing, photographs, listed_by, notes)
     where = "listed in no JSON file"
     add_unlisted(files, found, root, options, notes, where=where, missing=missing)
     return Annotations(list(found.values()), _classes(listings), len(listings))
@@ -160,9 +165,14 @@ def _read_listing(
     pictures: Pictures,
     found: dict[str, Photograph],
     notes: Notes,
-) -> bool:
-    """Add a file's photographs and annotations; whether some could not be found."""
+) -> tuple[set[str], bool]:
+    """Add a file's photographs and annotations.
+
+    Returns:
+        The paths of its photographs, and whether some could not be found.
+    """
     by_id: dict[Any, Photograph | None] = {}
+    places = _places(listing, pictures)
     for image in listing.images:
         try:
             with expected("COCO", listing.place):
@@ -178,7 +188,7 @@ def _read_listing(
             why = str(error).removeprefix(f"{listing.place}: ")
             notes.slip("image entry", why, listing.place)
             continue
-        by_id[number] = _photograph(image, listing, files, pictures, found, notes)
+        by_id[number] = _photograph(image, places, listing, files, found, notes)
     missing = None in by_id.values()
     if listing.normalised:
         notes.remark(
@@ -195,20 +205,54 @@ def _read_listing(
             missing = True
         elif by_id[owner] is not None:
             _add(by_id[owner], item, listing, notes)
-    return missing
+    return {photograph.path for photograph in by_id.values() if photograph}, missing
+
+
+def _places(listing: _Listing, pictures: Pictures) -> dict[str, str | None]:
+    """Where the photographs of a file's entries lie, by their names; None: not there.
+
+    Of several names that lead to one photograph, since others are missing, the one that fits best
+    is meant; of equally good ones none.
+    """
+    names = {str(image.get("file_name")) for image in listing.images}
+    found = {name: pictures.find(name, listing.path) for name in sorted(names)}
+    leading: dict[str, list[str]] = {}
+    for name, path in found.items():
+        if path is not None:
+            leading.setdefault(path, []).append(name)
+    for path, rivals in leading.items():
+        alike = {name: folders_alike(path, name) for name in rivals}
+        best = [name for name in rivals if alike[name] == max(alike.values())]
+        if len(rivals) > 1:
+            found |= {name: None for name in rivals if best != [name]}
+    return found
+
+
+def _tell_listed_twice(
+    listing: _Listing, photographs: set[str], listed_by: dict[str, str], notes: Notes
+) -> None:
+    """Say that photographs are listed in an earlier file as well, as one of an older state is."""
+    again = [listed_by[path] for path in photographs if path in listed_by]
+    for other in sorted(set(again)):
+        notes.remark(
+            f"{counted(again.count(other), 'photograph')} listed in {other} and in {listing.path}: "
+            "the annotations of both are drawn. Is one an older state of the other? Remove it"
+        )
+    for path in photographs:
+        listed_by.setdefault(path, listing.path)
 
 
 def _photograph(
     image: dict[str, Any],
+    places: dict[str, str | None],
     listing: _Listing,
     files: Files,
-    pictures: Pictures,
     found: dict[str, Photograph],
     notes: Notes,
 ) -> Photograph | None:
     """The photograph of an image's entry, one for all files that list it; None: not there."""
     name = str(image.get("file_name"))
-    path = pictures.find(name, listing.path)
+    path = places[name]
     if path is None:
         why = f"listed in {listing.path}, but not there"
         notes.slip("photograph", why, f"{listing.place}, {name}")

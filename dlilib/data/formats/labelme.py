@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 
 from dlilib.data.files import DataError, Files
 from dlilib.data.formats.annotations import (
@@ -22,6 +22,7 @@ from dlilib.data.formats.annotations import (
     Region,
     class_name,
     expected,
+    parent,
     plain,
     read_json,
     side,
@@ -41,6 +42,7 @@ LEAST = {
     "mask": 2,
 }
 THIN = ("line", "linestrip", "point")  # drawn with a width
+REENCODED = 4  # grey levels, less than which a photograph changes on average as it is stored anew
 DATA_URL = ";base64,"  # ends the head of a picture that is embedded as a URL
 
 
@@ -74,7 +76,7 @@ def read(files: Files, root: object, options: Options, notes: Notes) -> Annotati
         else:
             photograph.unread = 1
         found[photograph.path] = photograph
-    for path in unannotated(files, found, root, notes):
+    for path in unannotated(files, found, root, notes, own=".json"):
         if plain(PurePosixPath(path).stem) in lost:
             notes.leave_out("photograph", "whose JSON file cannot be used", f"{root}/{path}")
         else:
@@ -109,23 +111,48 @@ def _photograph(
     """
     height, width = side(content.get("imageHeight")), side(content.get("imageWidth"))
     size = (height, width) if height and width else None
-    image = _meant(files, pictures, path, name)
+    embedded = content.get("imageData")
+    image = _beside(files, path, name, place, embedded=bool(embedded))
+    if image is None and not embedded:
+        image = _elsewhere(pictures, path, name)
     if image is not None:
         return Photograph(image, files[image], size=size)
-    embedded = content.get("imageData")
     if embedded:
         with expected("LabelMe", place):
             stored = _unpacked(embedded)
-        try:
-            kind = Image.open(io.BytesIO(stored)).format or ""
-        except UNDECODABLE:
-            raise DataError(f"{place}: its embedded photograph is no readable picture") from None
+        found = _decoded(stored)
+        if found is None:
+            raise DataError(f"{place}: its embedded photograph is no readable picture")
+        image = pictures.find(name, path, home=_home(path, name)) if name else None
+        if image is not None and _alike(_decoded(files[image]()), found):
+            return Photograph(image, files[image], size=size)
+        kind = found.format or ""
         suffix = {"JPEG": ".jpg"}.get(kind, f".{kind.lower()}")
         stem = PurePosixPath(path).with_suffix("")
         return Photograph(f"{stem}{suffix}", lambda: stored, size=size)
     if "shapes" in content:
         raise DataError(f"{place}: its photograph is neither there nor in the file")
     return None
+
+
+def _decoded(content: bytes) -> Image.Image | None:
+    try:
+        image = Image.open(io.BytesIO(content))
+        image.load()
+    except UNDECODABLE:
+        return None
+    return image
+
+
+def _alike(one: Image.Image | None, other: Image.Image) -> bool:
+    """Whether two pictures are one photograph, which LabelMe may have turned and stored anew."""
+    if one is None:
+        return False
+    upright = [ImageOps.exif_transpose(image).convert("L") for image in (one, other)]
+    if upright[0].size != upright[1].size:
+        return False
+    first, second = (np.asarray(image, np.float32) for image in upright)
+    return float(abs(first - second).mean()) < REENCODED
 
 
 def _unpacked(text: object) -> bytes:
@@ -143,22 +170,54 @@ def _name_of(name: str) -> PurePosixPath:
     return PurePosixPath(name.replace("\\", "/"))
 
 
-def _meant(files: Files, pictures: Pictures, path: str, name: str) -> str | None:
-    """The picture that imagePath names, or that of the JSON file's own name."""
-    if name:
-        parts = list(PurePosixPath(path).parent.parts)
-        for part in _name_of(name).parts:
-            parts = parts[:-1] if part == ".." else [*parts, part]
-        exact = "/".join(parts)
-        if exact in files and exact.lower().endswith(IMAGE_SUFFIXES):
-            return exact
+def _beside(files: Files, path: str, name: str, place: str, *, embedded: bool) -> str | None:
+    """The picture where imagePath says, or that of the JSON file's own name in its folder.
+
+    Where the photograph is embedded, a picture of another format than that of imagePath is not it.
+    """
     stem = PurePosixPath(path).with_suffix("").as_posix()
     names = (f"{stem}{suffix}" for ending in IMAGE_SUFFIXES for suffix in (ending, ending.upper()))
     beside = [known for known in names if known in files]
-    if len(beside) == 1:
-        return beside[0]
-    found = pictures.find(name, path) or pictures.find_stem(name, path) if name else None
-    return found or pictures.find_stem(PurePosixPath(path).stem, path)
+    exact = _exact(path, name)
+    if exact in files and exact.lower().endswith(IMAGE_SUFFIXES):
+        renamed = PurePosixPath(exact).stem != PurePosixPath(path).stem
+        if renamed and beside:
+            raise DataError(
+                f"{place}: its imagePath names {exact}, and {beside[0]} is called as the file is: "
+                "renamed together? Correct imagePath"
+            )
+        return exact
+    if embedded:
+        suffix = _name_of(name).suffix.lower()
+        beside = [known for known in beside if known.lower().endswith(suffix)]
+    return beside[0] if len(beside) == 1 else None
+
+
+def _elsewhere(pictures: Pictures, path: str, name: str) -> str | None:
+    """The picture of imagePath's name, or of the JSON file's, in another folder."""
+    home = _home(path, name)
+    found = pictures.find(name, path, home=home) if name else None
+    if found is not None:
+        return found
+    found = pictures.find_stem(name, path, home=home) if name else None
+    found = found or pictures.find_stem(PurePosixPath(path).stem, path, home=parent(path))
+    if found is None or parent(found) == parent(path) or pictures.is_photograph(found):
+        return found
+    return None
+
+
+def _home(path: str, name: str) -> str:
+    """The folder where a JSON file's photograph should lie: its own, if imagePath is absolute."""
+    absolute = _name_of(name).is_absolute() or ":" in name
+    return parent(path if absolute or not name else _exact(path, name))
+
+
+def _exact(path: str, name: str) -> str:
+    """The path that imagePath gives, from the JSON file's folder; "" without one."""
+    parts = list(PurePosixPath(path).parent.parts) if name else []
+    for part in _name_of(name).parts if name else ():
+        parts = parts[:-1] if part == ".." else [*parts, part]
+    return "/".join(parts)
 
 
 def _add_shapes(

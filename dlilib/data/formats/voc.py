@@ -25,6 +25,7 @@ from dlilib.data.formats.annotations import (
     Pictures,
     Region,
     add_unlisted,
+    parent,
     plain,
 )
 from dlilib.data.images import (
@@ -96,9 +97,13 @@ def read(files: Files, root: object, options: Options, notes: Notes) -> Annotati
 
 def _image_of(pictures: Pictures, path: str, folder: str) -> str | None:
     """The photograph of a mask: folders below those of masks are the same below the others."""
-    below = ["JPEGImages" if part == folder else part for part in PurePosixPath(path).parts]
-    names = [f"{PurePosixPath(path).stem}{suffix}" for suffix in IMAGE_SUFFIXES]
-    return next((hit for name in names if (hit := pictures.find(name, "/".join(below)))), None)
+    places = [
+        "/".join(of_images if part == folder else part for part in PurePosixPath(path).parts)
+        for of_images in ("JPEGImages", "images")
+    ]
+    place = next((place for place in places if pictures.in_folder(parent(place))), places[0])
+    name = f"{PurePosixPath(path).stem}.txt"
+    return pictures.find_stem(name, place, home=parent(place))
 
 
 def _drawn(files: Files, folder: str, ends: Ends) -> set[str]:
@@ -155,8 +160,14 @@ def _classes(
         return classes_of(colours), colours
     lists = [path for path in sorted(files) if PurePosixPath(path).name.lower() in LISTS]
     if lists:
-        place = f"{root}/{lists[0]}"
-        return class_list(read_text(files, root, lists[0]), place), {}
+        found = [class_list(read_text(files, root, path), f"{root}/{path}") for path in lists]
+        for other, names in zip(lists, found, strict=True):
+            if names != found[0]:
+                raise DataError(
+                    f"{root}/{lists[0]}: and {other} name different classes: remove one, or "
+                    "convert the folders one by one"
+                )
+        return found[0], {}
     if options.classes:
         return list(options.classes), {}
     if _is_of_voc(files, root, masks):

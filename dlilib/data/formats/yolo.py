@@ -1,6 +1,6 @@
 """YOLO segmentation: a text file a photograph, polygons in shares of its width and height."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import PurePosixPath
@@ -20,6 +20,7 @@ from dlilib.data.formats.annotations import (
     Region,
     class_name,
     expected,
+    parent,
     plain,
     unannotated,
 )
@@ -35,7 +36,7 @@ LISTS = ("classes.txt", "obj.names", "labels.txt")  # of names 0..K-1, where the
 def read(files: Files, root: object, options: Options, notes: Notes) -> Annotations:
     """Read images/…, labels/… and data.yaml, as Ultralytics, Roboflow and CVAT write them."""
     table = _table(files, root)
-    lists, pictures = _split_lists(files, root), Pictures(files)
+    lists, pictures = _split_lists(files, root, table), Pictures(files)
     of_names = [path for path in sorted(files) if _is_list_of_names(files, path)]
     texts = sorted(path for path in files if path.lower().endswith(".txt"))
     texts = [path for path in texts if path not in of_names and path not in lists]
@@ -59,7 +60,7 @@ def read(files: Files, root: object, options: Options, notes: Notes) -> Annotati
     used = len(found)
     for path in unannotated(files, found, root, notes):
         found[path] = Photograph(path, files[path])
-    _add_splits(lists, found, table)
+    _add_splits(lists, found, table, notes)
     classes = [name for name in names.values() if reserved(name) is None]
     return Annotations(list(found.values()), classes, used)
 
@@ -72,18 +73,37 @@ def _is_list_of_names(files: Files, path: str) -> bool:
     return not any(f"{place}{suffix}" in files for place in places for suffix in IMAGE_SUFFIXES)
 
 
-def _split_lists(files: Files, root: object) -> dict[str, list[str]]:
-    """The files that list the photographs of a subset, as train.txt does, and these.
+def _split_lists(
+    files: Files, root: object, table: dict[str, Any]
+) -> dict[str, tuple[str, list[str]]]:
+    """The files that list the photographs of a subset, with the subset and these.
 
-    The label file of a photograph test1.jpg is called as one of them would be.
+    They are called as train.txt is, or named in data.yaml. The label file of a photograph test1.jpg
+    is called as one of them would be.
     """
+    in_table = {
+        PurePosixPath(place.replace("\\", "/")).name: subset_named(word)
+        for word in WORDS
+        for place in _places(table, word)
+        if place.lower().endswith(".txt")
+    }
     lists = {}
     for path in sorted(files):
         name = PurePosixPath(path)
-        if name.suffix.lower() == ".txt" and subset_named(name.stem) and len(name.parts) < 3:
+        subset = in_table.get(name.name) or subset_named(name.stem)
+        if name.suffix.lower() == ".txt" and subset and len(name.parts) < 3:
             lines = map(str.strip, read_text(files, root, path).splitlines())
-            lists[path] = [line for line in lines if line.lower().endswith(IMAGE_SUFFIXES)]
-    return {path: listed for path, listed in lists.items() if listed}
+            listed = [line for line in lines if line.lower().endswith(IMAGE_SUFFIXES)]
+            if listed:
+                lists[path] = subset, listed
+    return lists
+
+
+def _places(table: dict[str, Any], word: str) -> list[str]:
+    """The folders or lists that data.yaml has under a word, such as train."""
+    found = table.get(word)
+    places = found if isinstance(found, list) else [found]
+    return [place for place in places if isinstance(place, str) and place]
 
 
 def _mirrored(path: str) -> str:
@@ -96,9 +116,10 @@ def _mirrored(path: str) -> str:
 def _image_of(pictures: Pictures, path: str) -> str | None:
     """The photograph of a label file: a.jpg.txt may be of a.jpg, of a.jpg.png or of a.png."""
     place = _mirrored(path)
-    name = PurePosixPath(place).name
-    called = pictures.find(name, place) or pictures.find_stem(f"{name}.txt", place)
-    return called or pictures.find_stem(name, place)
+    name, home = PurePosixPath(place).name, parent(place)
+    called = pictures.find(name, place, home=home)
+    called = called or pictures.find_stem(f"{name}.txt", place, home=home)
+    return called or pictures.find_stem(name, place, home=home)
 
 
 def _table(files: Files, root: object) -> dict[str, Any]:
@@ -136,8 +157,14 @@ def _names(
             return _names_in(table["names"])
     if lists:
         place = f"{root}/{lists[0]}"
-        names = numbered_list(read_text(files, root, lists[0]), place)
-        return _as_used(names, files, root, texts, place)
+        found = [numbered_list(read_text(files, root, path), f"{root}/{path}") for path in lists]
+        for other, names in zip(lists, found, strict=True):
+            if names != found[0]:
+                raise DataError(
+                    f"{place}: and {other} name different classes: remove one, or convert the "
+                    "folders one by one"
+                )
+        return _as_used(found[0], files, root, texts, place)
     if options.numbered:
         return _as_used(dict(options.numbered), files, root, texts, "--classes")
     raise DataError(
@@ -181,25 +208,53 @@ def _names_in(names: Any) -> dict[int, str]:
 
 
 def _add_splits(
-    lists: dict[str, list[str]], found: dict[str, Photograph], table: dict[str, Any]
+    lists: dict[str, tuple[str, list[str]]],
+    found: dict[str, Photograph],
+    table: dict[str, Any],
+    notes: Notes,
 ) -> None:
     """Take the split from train.txt and the like, or from the folders that data.yaml names."""
     named = Pictures(found)
-    for path, listed in lists.items():
+    for path, (subset, listed) in lists.items():
         for line in listed:
             image = named.find(line, path)
             if image is not None:
-                found[image].split = subset_named(PurePosixPath(path).stem)
+                found[image].split = subset
     for word in WORDS:
-        folder = table.get(word)
-        if not isinstance(folder, str) or folder.lower().endswith(".txt"):
-            continue
-        wanted = [part for part in PurePosixPath(folder).parts if part not in (".", "..", "/")]
-        for path, photograph in found.items():
-            parts = list(PurePosixPath(path).parts[:-1])
-            inside = any(parts[k : k + len(wanted)] == wanted for k in range(len(parts)))
-            if wanted and inside and photograph.split not in SUBSETS:
-                photograph.split = subset_named(word)
+        for place in _places(table, word):
+            if place.lower().endswith(".txt"):
+                continue
+            inside = _inside(place, found)
+            for path in inside:
+                if found[path].split not in SUBSETS:
+                    found[path].split = subset_named(word)
+            if not inside:
+                notes.remark(
+                    f"{table['place']}: its {word}, {place}, is no folder here: no split is taken "
+                    "from it"
+                )
+
+
+def _inside(place: str, paths: Iterable[str]) -> list[str]:
+    """Those of the paths that lie in a folder of any computer: in that of its longest end here.
+
+    An end "images" alone would be any subset's.
+    """
+    parts = PurePosixPath(place.replace("\\", "/")).parts
+    wanted = [part for part in parts if part not in (".", "..", "/") and not part.endswith(":")]
+    for start in range(len(wanted)):
+        end = wanted[start:]
+        if start and plain(end[0]) == "images" and len(end) == 1:
+            break
+        inside = [path for path in paths if _has(list(PurePosixPath(path).parts[:-1]), end)]
+        if inside:
+            return inside
+    return []
+
+
+def _has(folders: list[str], wanted: list[str]) -> bool:
+    """Whether the folders of a path have these in a row."""
+    return any(folders[k : k + len(wanted)] == wanted for k in range(len(folders)))
 
 
 def _read_lines(
