@@ -1,8 +1,9 @@
 """The names of classes as annotation programs list them, and what 0 and 255 mean among them."""
 
 import re
-import unicodedata
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from typing import TypeVar
 
 from dlilib.data.files import DataError, Files, read_text
 from dlilib.tiles import IGNORE, check_classes, reserved
@@ -22,6 +23,7 @@ LABEL_MAP_LINE = re.compile(r"(.+?):(\d+),(\d+),(\d+)(:.*)?")  # "dent:250,50,83
 INVISIBLE = "\u200b\ufeff\u2060"
 
 Colour = tuple[int, int, int]
+Names = TypeVar("Names", list[str], dict[int, str])
 
 
 def class_list(text: str, place: str) -> list[str]:
@@ -63,7 +65,6 @@ def _unreserved(names: list[str], place: str) -> list[str]:
 
 def _lines(text: str) -> list[str]:
     """The lines that name something, without what cannot be seen, comments and a table's head."""
-    text = unicodedata.normalize("NFC", text)  # as names of folders are read
     lines = [line.strip().strip(INVISIBLE).strip() for line in text.splitlines()]
     lines = [line for line in lines if line and not line.startswith("#")]
     of_label_map = [LABEL_MAP_LINE.fullmatch(line) for line in lines]
@@ -151,6 +152,24 @@ def read_class_list(files: Files, root: object, name: str) -> list[str]:
     """
     place = f"{root}/{name}"
     return checked(class_list(read_text(files, root, name), place), place)
+
+
+def read_alike(
+    files: Files, root: object, paths: Sequence[str], parse: Callable[[str, str], Names]
+) -> Names:
+    """Read several class lists by `class_list` or `numbered_list`, and return what all of them say.
+
+    Raises:
+        DataError: They differ, as those of folders that were annotated apart may.
+    """
+    found = [parse(read_text(files, root, path), f"{root}/{path}") for path in paths]
+    for other, names in zip(paths, found, strict=True):
+        if names != found[0]:
+            raise DataError(
+                f"{root}/{paths[0]}: and {other} name different classes: remove one, or convert "
+                "the folders one by one"
+            )
+    return found[0]
 
 
 def find_class_list(files: Files, root: object) -> str | None:

@@ -24,7 +24,7 @@ from dlilib.data.class_names import (
     without_reserved,
     written,
 )
-from dlilib.data.files import DataError, Files, open_files, write_whole
+from dlilib.data.files import DataError, Files, composed, open_files, write_whole
 from dlilib.data.formats import coco, label_studio, labelme, voc, yolo
 from dlilib.data.formats.annotations import (
     UNLISTED,
@@ -235,7 +235,7 @@ def _given_classes(
 
 def _text_of(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return composed(path.read_text(encoding="utf-8-sig"))
     except UnicodeDecodeError:
         raise DataError(f"{path}: not UTF-8 text") from None
     except OSError as error:

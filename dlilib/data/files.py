@@ -40,7 +40,7 @@ def open_files(root: Path) -> Files:
         raise DataError(f"{root}: no such folder or zip")
     files: Files = {}
     for name, read in readers.items():
-        called = unicodedata.normalize("NFC", name)  # systems differ in how they store an ü
+        called = composed(name)
         if called in files:
             raise DataError(
                 f"{root}: {called!r} is there twice, with its accents stored in two ways"
@@ -110,12 +110,17 @@ def _checked(read: Callable[[], bytes], name: str) -> Callable[[], bytes]:
     return checked
 
 
+def composed(text: str) -> str:
+    """A text with its accents stored as names of files are here: systems and programs differ."""
+    return unicodedata.normalize("NFC", text)
+
+
 def read_text(files: Files, root: str | Path, name: str) -> str:
-    """The UTF-8 text of one file, without a byte order mark."""
+    """The UTF-8 text of one file, `composed` and without a byte order mark."""
     if name not in files:
         raise DataError(f"{root}/{name}: missing")
     try:
-        return files[name]().decode("utf-8-sig")
+        return composed(files[name]().decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise DataError(f"{root}/{name}: not UTF-8 text (byte {error.start})") from None
 

@@ -2,7 +2,6 @@
 
 import json
 import re
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import numpy as np
 
-from dlilib.data.files import DataError, Files, digest, read_text
+from dlilib.data.files import DataError, Files, composed, digest, read_text
 from dlilib.data.images import IMAGE_SUFFIXES, OTHER_PICTURES
 from dlilib.data.subsets import folder_subset, subset_named, subset_of
 from dlilib.wording import counted
@@ -211,7 +210,7 @@ KNOWN_SUFFIXES = (*IMAGE_SUFFIXES, *OTHER_PICTURES, ".txt", ".json")
 
 def plain(name: str) -> str:
     """A name as all systems and programs agree on it."""
-    return unicodedata.normalize("NFC", name).casefold()  # systems differ in how they store an ü
+    return composed(name).casefold()
 
 
 def address_path(name: str) -> str:
@@ -463,7 +462,7 @@ def class_name(label: object) -> str:
         )
     if not isinstance(label, str | int) or not str(label).isprintable() or not str(label).strip():
         raise OddValueError(f"the label {label!r} is no name")
-    return unicodedata.normalize("NFC", str(label).strip())  # of two ways to store an ü, one
+    return composed(str(label).strip())
 
 
 def side(value: object) -> int | None:

@@ -13,6 +13,7 @@ from dlilib.data.class_names import (
     Colour,
     class_list,
     classes_of,
+    read_alike,
     read_label_map,
 )
 from dlilib.data.files import DataError, Files, read_text
@@ -160,14 +161,7 @@ def _classes(
         return classes_of(colours), colours
     lists = [path for path in sorted(files) if PurePosixPath(path).name.lower() in LISTS]
     if lists:
-        found = [class_list(read_text(files, root, path), f"{root}/{path}") for path in lists]
-        for other, names in zip(lists, found, strict=True):
-            if names != found[0]:
-                raise DataError(
-                    f"{root}/{lists[0]}: and {other} name different classes: remove one, or "
-                    "convert the folders one by one"
-                )
-        return found[0], {}
+        return read_alike(files, root, lists, class_list), {}
     if options.classes:
         return list(options.classes), {}
     if _is_of_voc(files, root, masks):

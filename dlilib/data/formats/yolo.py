@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dlilib.data.class_names import numbered_list, reserved
+from dlilib.data.class_names import numbered_list, read_alike, reserved
 from dlilib.data.files import DataError, Files, read_text
 from dlilib.data.formats.annotations import (
     Annotations,
@@ -156,15 +156,8 @@ def _names(
         with expected("YOLO", table["place"]):
             return _names_in(table["names"])
     if lists:
-        place = f"{root}/{lists[0]}"
-        found = [numbered_list(read_text(files, root, path), f"{root}/{path}") for path in lists]
-        for other, names in zip(lists, found, strict=True):
-            if names != found[0]:
-                raise DataError(
-                    f"{place}: and {other} name different classes: remove one, or convert the "
-                    "folders one by one"
-                )
-        return _as_used(found[0], files, root, texts, place)
+        names = read_alike(files, root, lists, numbered_list)
+        return _as_used(names, files, root, texts, f"{root}/{lists[0]}")
     if options.numbered:
         return _as_used(dict(options.numbered), files, root, texts, "--classes")
     raise DataError(
