@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 
 UNREADABLE = (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, RuntimeError)
 Files = dict[str, Callable[[], bytes]]
+UTF_8 = 0x800  # the bit of a zip's entry that says how its name is stored
 LARGEST = 256 * 2**20  # bytes of a file in a zip, unpacked
 # as macOS adds "._a.png" and "__MACOSX", and a Synology its thumbnails in "@eaDir"
 HIDDEN = re.compile(r"(^|/)(\.|(__MACOSX|@eaDir)/)")
@@ -79,7 +80,7 @@ def _in_zip(root: Path) -> Files:
         raise DataError(f"{root}: not a readable zip (truncated?): {error}") from None
     readers: Files = {}
     for entry in archive.infolist():
-        name = entry.filename
+        name = _name_of(entry)
         if name in readers:
             raise DataError(f"{root}: entry {name!r} is there twice")
         if _leaves(name):
@@ -88,10 +89,18 @@ def _in_zip(root: Path) -> Files:
             raise DataError(
                 f"{root}: entry {name!r} unpacks to {entry.file_size} bytes, over {LARGEST}"
             )
-        readers[name] = partial(archive.read, name)
+        readers[name] = partial(archive.read, entry)
     # some programs on Windows write \\ into their zips
     paths = {name.replace("\\", "/"): read for name, read in readers.items()}
     return {path: read for path, read in paths.items() if not path.endswith("/")}
+
+
+def _name_of(entry: zipfile.ZipInfo) -> str:
+    """The name of a zip's entry; macOS writes UTF-8 without saying so, which reads as "├ñ"."""
+    if not entry.flag_bits & UTF_8:
+        with suppress(UnicodeError):
+            return entry.filename.encode("cp437").decode("utf-8")
+    return entry.filename
 
 
 def _leaves(name: str) -> bool:

@@ -1531,9 +1531,47 @@ def test_names_whose_accents_are_stored_in_two_ways_are_one_class(tmp_path):
     assert from_folder(root, size=None).classes == (two[0],)
 
 
-def test_a_name_that_yaml_reads_as_false_is_refused(tmp_path):
+def test_names_that_yaml_would_read_as_something_else_are_names(tmp_path):
     photograph(tmp_path / "in/images/a.png")
-    yolo(tmp_path / "in/labels/a.txt")
-    yolo(tmp_path / "in/data.yaml", "names: [no, dent]\n")
-    with pytest.raises(DataError, match=r"the label False is no name \(YAML takes no"):
+    lines = [f"{number} 0.1 {y} 0.3 {y} 0.3 0.9\n" for number, y in ((0, 0.6), (1, 0.2))]
+    yolo(tmp_path / "in/labels/a.txt", "".join(lines[::-1]))
+    yolo(tmp_path / "in/data.yaml", "names: {0: no, 1: 010}\nval: null\n")
+    tiles, told = read("yolo", tmp_path / "in", tmp_path)
+    assert tiles.classes == ("no", "010") and "no folder here" not in told
+
+
+def test_poses_are_no_outlines(tmp_path):
+    photograph(tmp_path / "in/images/a.png")
+    yolo(tmp_path / "in/labels/a.txt", "0 .5 .5 .4 .4 .3 .3 2 .6 .6 2\n")
+    yolo(tmp_path / "in/data.yaml", f"kpt_shape: [2, 3]\n{NAMES}")
+    with pytest.raises(DataError, match=r"data\.yaml: of poses \(kpt_shape\)"):
         read("yolo", tmp_path / "in", tmp_path)
+
+
+def test_photographs_whose_names_differ_in_capitals_are_told_apart(tmp_path):
+    for k, name in enumerate(("IMG.png", "img.png")):
+        photograph(tmp_path / "in" / name, k)
+    coco(tmp_path / "in/a.json", [(0, 1, FLAT)], ("img.png",))
+    out = convert("coco", tmp_path / "in", tmp_path / "out", tell=str)
+    assert [path.name for path in (out / "images").iterdir()] == ["img.png"]
+
+
+def test_zips_of_macos_keep_their_names(tmp_path):
+    """Its Finder writes names in UTF-8 without the bit that says so."""
+    folder(tmp_path, {"masks/Schweißnaht/ä.png": square(255)})
+    packed = tmp_path / "parts.zip"
+    with zipfile.ZipFile(packed, "w") as archive:
+        for path in (tmp_path / "parts").rglob("*.png"):
+            archive.write(path, path.relative_to(tmp_path / "parts").as_posix())
+    content = packed.read_bytes()
+    for head, at in ((b"PK\x03\x04", 7), (b"PK\x01\x02", 9)):  # where the bit is in each head
+        start = content.find(head)
+        while start >= 0:
+            where = start + at
+            content = content[:where] + bytes([content[where] & ~8]) + content[where + 1 :]
+            start = content.find(head, start + 1)
+    packed.write_bytes(content)
+    with zipfile.ZipFile(packed) as archive:
+        assert any("├" in name for name in archive.namelist())
+    tiles = from_folder(packed, size=None)
+    assert tiles.classes == ("Schweißnaht",) and tiles.names == ("ä",)

@@ -238,7 +238,8 @@ def _likeness(path: str, wanted: PurePosixPath, beside: str) -> tuple[int, ...]:
     fits = bool(subset) and folder_subset(path) == subset
     is_photograph = not shows_mask(found.parent.name)
     mirrored = _shared(found.parent.parts[::-1], near.parent.parts[::-1])
-    return exact, ends, is_photograph, fits, _shared(found.parts, near.parts), mirrored
+    spelt = wanted.name in (found.name, found.stem)  # capitals and all
+    return exact, ends, is_photograph, fits, _shared(found.parts, near.parts), mirrored, spelt
 
 
 def folders_alike(path: str, name: str) -> int:
@@ -456,11 +457,8 @@ class OddValueError(ValueError):
 
 def class_name(label: object) -> str:
     """The name of a class; OddValueError unless it fits on a line of classes.txt."""
-    if isinstance(label, bool):
-        raise OddValueError(
-            f"the label {label!r} is no name (YAML takes no, off and on so: quote it)"
-        )
-    if not isinstance(label, str | int) or not str(label).isprintable() or not str(label).strip():
+    named = isinstance(label, str | int) and not isinstance(label, bool)
+    if not named or not str(label).isprintable() or not str(label).strip():
         raise OddValueError(f"the label {label!r} is no name")
     return composed(str(label).strip())
 

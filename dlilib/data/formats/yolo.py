@@ -30,6 +30,7 @@ from dlilib.data.subsets import SUBSETS, WORDS, subset_named
 from dlilib.extras import require
 from dlilib.wording import counted
 
+NO_PLACE = ("", "~", "null", "None")  # what data.yaml has for a subset that there is not
 LISTS = ("classes.txt", "obj.names", "labels.txt")  # of names 0..K-1, where there is no data.yaml
 
 
@@ -103,7 +104,7 @@ def _places(table: dict[str, Any], word: str) -> list[str]:
     """The folders or lists that data.yaml has under a word, such as train."""
     found = table.get(word)
     places = found if isinstance(found, list) else [found]
-    return [place for place in places if isinstance(place, str) and place]
+    return [place for place in places if isinstance(place, str) and place not in NO_PLACE]
 
 
 def _mirrored(path: str) -> str:
@@ -131,10 +132,13 @@ def _table(files: Files, root: object) -> dict[str, Any]:
             break
         yaml = require("yaml", "formats")
         try:
-            content = yaml.safe_load(read_text(files, root, path))
+            # all values as they are written: else the name "no" is False, and "010" is 8
+            content = yaml.load(read_text(files, root, path), Loader=yaml.BaseLoader)
         except yaml.YAMLError:
             raise DataError(f"{root}/{path}: not readable as YAML") from None
         if isinstance(content, dict) and content.get("names"):
+            if content.get("kpt_shape"):
+                raise DataError(f"{root}/{path}: of poses (kpt_shape), which have no outlines")
             contents.append((path, content))
     if len(contents) > 1 and any(c["names"] != contents[0][1]["names"] for _, c in contents):
         raise DataError(
