@@ -261,7 +261,7 @@ def report(results: Results = RESULTS) -> None:
 
     pages = {results / "README.md": report_.report(results)}
     front = results.absolute().parent / "README.md"
-    if front.is_file():
+    if front.is_file() and results.absolute().name == RESULTS.name:  # not from others' results
         pages[front] = report_.renewed(front.read_text(encoding="utf-8"), results)
     for path, text in pages.items():
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
@@ -300,10 +300,11 @@ def study(
     print(f"\nRecords, tables, figures and the executed notebooks are in {folder}/")
     print(f"python docs/build.py --preset {preset} --results {results} builds pages of them")
     if errors:
+        redo = "--failed" if compute else "--no-compute --failed"
         told = "\n".join(f"  {name}: {error}" for name, error in errors.items())
         raise ValueError(
             f"{len(errors)} of {len(paths)} notebooks failed; what there is of them is in "
-            f"{folder}/notebooks, in *.failed.ipynb, and --failed redoes them:\n{told}"
+            f"{folder}/notebooks, in *.failed.ipynb, and {redo} redoes them:\n{told}"
         )
 
 

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from dlilib import cli
 from dlilib.analysis import records as records_
+from dlilib.analysis import report
 from dlilib.benchmark import speed
 from dlilib.cli import _seconds, app
 from dlilib.data.files import DataError
@@ -179,6 +180,15 @@ def test_report_writes_the_results_page(tmp_path):
     shutil.copytree("results/lite/records", tmp_path / "lite" / "records")
     assert dli("report", "--results", tmp_path).exit_code == 0
     assert "do not edit" in (tmp_path / "README.md").read_text()
+
+
+def test_report_on_other_results_leaves_the_projects_page(tmp_path):
+    front = tmp_path / "README.md"
+    for folder, renewed in (("scratch", False), ("results", True)):
+        shutil.copytree("results/lite/records", tmp_path / folder / "lite" / "records")
+        front.write_text(f"{report.BEGIN}\n{report.END}\n")
+        assert dli("report", "--results", tmp_path / folder).exit_code == 0
+        assert ("Preset" in front.read_text()) == renewed
 
 
 def test_report_without_records_is_refused(tmp_path):

@@ -248,13 +248,13 @@ def decided(preset: str, folder: str | Path) -> pd.DataFrame:
 def _hours(preset: str, folder: str | Path) -> tuple[float, str]:
     """How long a run of the comparison took on the fastest device so far, and which one it is.
 
-    A mean over devices would be the time of none.
+    A mean over devices would be the time of none, and the median leaves out that of pauses.
     """
     frame = records(Path(folder, "records"))
     found = pd.concat([_comparison(preset, frame, split) for split in tables.SPLITS])
     if found.empty:
         return math.nan, ""
-    seconds = found.groupby("device")["seconds"].mean()
+    seconds = found.groupby("device")["seconds"].median()
     return float(seconds.min()) / 3600, str(seconds.idxmin())
 
 

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from dlilib.data.files import WriteError, write_whole
 from dlilib.extras import require
 from dlilib.study.background import cores
-from dlilib.study.sweep import device_named, load_tiles, pending
+from dlilib.study.sweep import check_data, device_named, load_tiles, pending
 from dlilib.tiles import TileSet
 from dlilib.training.run import Run
 from dlilib.training.store import Store
@@ -157,6 +157,7 @@ class _Collector:
             self.failed[run] = found
         else:
             if self.store.record(run) is None:
+                check_data(run, found["data"].get("digest"), self.store.folder)
                 self.store.finish(run, found)
             self.bar.update()
 

@@ -48,7 +48,8 @@ def estimate_seconds(
             what = "runs like it" if alike.any() else "other encoders' runs"
             basis = f"{what} on {name}, {found['precision_used'].mode()[0]}{warning}"
             rates = found["seconds"] / _work(found)
-            return float(rates.mean() * _work(asdict(run))), basis
+            # the median: a run that was paused counts its pause
+            return float(rates.median() * _work(asdict(run))), basis
     return None
 
 

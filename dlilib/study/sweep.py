@@ -12,8 +12,9 @@ from dlilib.data import datasets
 from dlilib.metrics import shown
 from dlilib.tiles import TileSet
 from dlilib.training.run import Run
-from dlilib.training.store import Store
+from dlilib.training.store import Store, read_record
 from dlilib.training.trainer import fit
+from dlilib.wording import counted
 
 SAME_DATA = ("data", "size", "threshold", "resize")  # runs alike in these are of one data set
 
@@ -51,15 +52,16 @@ def execute(
         folder: Where records and checkpoints are kept.
         root: Of the real data, as in `datasets.load`.
         device: None: the first GPU, else the CPU.
-        budget: Seconds; the sweep stops cleanly before an epoch that would pass it and continues
-            there the next time. None: no limit.
+        budget: Seconds; the sweep stops cleanly before an epoch that would pass it, if it takes as
+            long as the run's last one did here, and continues there the next time. None: no limit.
         progress: Show a bar over runs with the epochs of the current one.
 
     Returns:
         How many runs are still pending.
 
     Raises:
-        ValueError: The device is not there, or a file in the folder is not a record.
+        ValueError: The device is not there, or a file in the folder is not a record, or one of
+            other data.
     """
     deadline = None if budget is None else time.monotonic() + budget
     device = device_named(device)
@@ -72,6 +74,7 @@ def execute(
                     key = tuple(getattr(run, name) for name in SAME_DATA)
                     if key not in data:
                         data[key] = load_tiles(run, root)
+                        check_data(run, data[key].digest, folder)
                     show = _shows(bar, run)
                     if (
                         fit(run, data[key], device, folder=folder, deadline=deadline, on_epoch=show)
@@ -80,6 +83,21 @@ def execute(
                         break
             bar.update()
     return len(pending(runs, folder))
+
+
+def check_data(run: Run, digest: str | None, folder: str | Path) -> None:
+    """Raise ValueError if a record in `folder` is of other data than a run's of the same name.
+
+    digest: of the run's tiles.
+    """
+    for path in sorted(Path(folder, "records").glob("*.json")):
+        record = read_record(path)
+        alike = all(record["run"][name] == getattr(run, name) for name in SAME_DATA)
+        if alike and record["data"].get("digest") != digest:
+            raise ValueError(
+                f"{path}: of other data than {run.data} here, though of one name: keep them apart, "
+                "by another folder of results"
+            )
 
 
 def _shows(bar: tqdm, run: Run):
@@ -101,6 +119,7 @@ def device_named(device: str | None) -> str:
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if not re.fullmatch(r"cpu|(cuda|mps|xpu)(:\d+)?", device):
         raise ValueError(f"device must be as cpu, cuda or cuda:1, got {device!r}")
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"device {device}: torch sees no CUDA device")
+    kind, _, index = device.partition(":")
+    if kind != "cpu" and int(index or 0) >= (there := getattr(torch, kind).device_count()):
+        raise ValueError(f"device {device}: torch sees {counted(there, f'{kind} device')}")
     return device

@@ -102,8 +102,9 @@ class Store:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             lock.acquire()
-            for half_written in self.folder.glob(f"*/.{run.id}.*"):
-                half_written.unlink()
+            for path_ in self.folder.glob(f"*/.{run.id}.*"):
+                if path_.suffix[1:].isdigit():  # half written here, not on its way by rsync
+                    path_.unlink()
         except Timeout:
             yield False
             return
@@ -190,6 +191,8 @@ def machine(device: torch.device) -> dict[str, str]:
     """Describe this machine for a record: device and versions, nothing that names a host."""
     if device.type == "cuda":
         kind = torch.cuda.get_device_name(device)
+    elif device.type != "cpu":
+        kind = f"{device.type} {platform.machine()}"
     else:
         capability = torch.backends.cpu.get_cpu_capability()
         kind = f"CPU {platform.machine()} {capability}, {torch.get_num_threads()} threads"

@@ -52,7 +52,7 @@ def fit(
         folder: Where records and checkpoints are kept (see `Store`). A finished run is read from
             there; an unfinished one continues at its last epoch. None: nothing is kept.
         deadline: On `time.monotonic`'s clock, seconds. The run is saved and stops before an epoch
-            that would pass it, as far as its earlier epochs tell; the first epoch of a new run is
+            that would pass it, if it takes as long as the one before; the first epoch of a call is
             begun whenever there is time left.
         on_epoch: Called with the number of epochs done and the last micro IoU, which is NaN if no
             validation image has a pixel to find.
@@ -88,6 +88,8 @@ def fit(
     record = trainer.record()
     if keep_model:
         store.save_model(run, trainer.model)
+    elif store and (earlier := _finished(store, run, tiles, keep_model)) is not None:
+        record = earlier  # it came in the meantime, from another machine
     if store:
         store.finish(run, record)
     return record
@@ -97,7 +99,7 @@ def _train(
     trainer: "Trainer", store: Store | None, deadline: float | None, on_epoch: OnEpoch | None
 ) -> bool:
     """Train to the last epoch; False if the deadline came first."""
-    seconds = trainer.seconds / max(1, trainer.epoch)  # of an epoch
+    seconds = 0.0  # of an epoch of this call: earlier ones may be another machine's
     while trainer.epoch < trainer.run.epochs:
         start = time.monotonic()
         if deadline is not None and start + seconds > deadline:
@@ -160,6 +162,7 @@ class Trainer:
 
     def __init__(self, run: Run, tiles: TileSet, device: torch.device) -> None:
         self.run, self.device, self.tiles = run, device, tiles.to(device)
+        self.fused = device.type == "cuda"  # the optimiser
         self.precision = precision.resolve(run.precision, device)
         self.precisions = [self.precision]  # several, if the run went on on another kind of machine
         self.train, self.val = split(
@@ -176,7 +179,7 @@ class Trainer:
             model.mean, model.std = models.measured(tiles.images, self.train)
         self.model = model.to(device, memory_format=self.layout)
         self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=run.lr, weight_decay=0, fused=device.type == "cuda"
+            self.model.parameters(), lr=run.lr, weight_decay=0, fused=self.fused
         )
         criterion = losses.criterion(run.method, tiles, self.train, variant=run.losses)
         self.criterion = few_shot.FewShotLoss(
@@ -253,7 +256,9 @@ class Trainer:
                 raise ValueError
             # a run of an earlier version goes on as it began
             self.model.load_state_dict(models.with_normalisation(state["model"]))
-            self.optimizer.load_state_dict(state["optimizer"])
+            optimizer = state["optimizer"]
+            groups = [{**group, "fused": self.fused} for group in optimizer["param_groups"]]
+            self.optimizer.load_state_dict({**optimizer, "param_groups": groups})
             for name in PROGRESS:
                 setattr(self, name, type(getattr(self, name))(state[name]))
             self.precisions = list(dict.fromkeys([*self.precisions, self.precision]))

@@ -13,7 +13,7 @@ import dlilib
 from dlilib.data.files import WriteError
 from dlilib.study.cluster import execute_on_workers as over_workers
 from dlilib.study.sweep import execute
-from dlilib.training.store import Store, read_record
+from dlilib.training.store import Store, machine, read_record
 from dlilib.training.trainer import Trainer, fit
 
 
@@ -141,8 +141,30 @@ def test_what_a_killed_process_was_writing_is_cleared_away(tmp_path):
     parts[0].parent.mkdir()
     for part in parts:
         part.touch()
+    parts.append(parts[0].with_suffix(".Ab12Cd"))  # on its way, by rsync
+    parts[2].touch()
     with Store(tmp_path).claim(TINY):
-        assert [part.exists() for part in parts] == [False, True]
+        assert [part.exists() for part in parts] == [False, True, True]
+
+
+@pytest.mark.parametrize("device", ["mps", "xpu:7", "cuda:9"])
+def test_devices_that_are_not_there_are_refused(device):
+    kind = device.partition(":")[0]
+    refused(lambda: execute([], "nowhere", device=device), f"device {device}: torch sees . {kind}")
+
+
+def test_another_kind_of_device_is_not_called_a_cpu():
+    assert not machine(torch.device("mps"))["device"].startswith("CPU")
+
+
+def test_a_sweep_on_other_data_is_refused_before_it_trains(tiny_record, tmp_path, monkeypatch):
+    other = {**tiny_record, "data": {**tiny_record["data"], "digest": "other"}}
+    Store(tmp_path).finish(TINY, other)
+    monkeypatch.setattr("dlilib.study.sweep.fit", None)
+    refused(
+        lambda: execute([replace(TINY, seed=1)], tmp_path, device="cpu", progress=False),
+        f"{TINY.id}.json: of other data than toy here, though of one name",
+    )
 
 
 def test_record_cut_in_half_is_refused(tiny_record, tmp_path):

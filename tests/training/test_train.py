@@ -1,4 +1,5 @@
 import itertools
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -158,6 +159,32 @@ def test_deadline_stops_before_an_epoch_and_the_next_call_goes_on(
     assert epochs == [1, 2, 3]
     assert results[:2] == [None, None]
     assert without_seconds(results[2]) == without_seconds(record)
+
+
+def test_a_run_that_was_slow_elsewhere_goes_on_in_little_time(few_tiles, record, tmp_path):
+    trainer = Trainer(RUN, few_tiles, torch.device("cpu"))
+    trainer.step()
+    trainer.seconds = 1e6  # of another machine, or of a pause
+    Store(tmp_path).save(RUN, trainer.state())
+    done = fit(RUN, few_tiles, folder=tmp_path, deadline=time.monotonic() + 100)
+    assert without_seconds(done) == without_seconds(record)
+
+
+def test_a_record_that_comes_in_meanwhile_is_kept(few_tiles, record, tmp_path):
+    earlier = {**record, "seconds": 12345.0}
+    store = Store(tmp_path)
+    done = fit(RUN, few_tiles, folder=tmp_path, on_epoch=lambda *_: store.finish(RUN, earlier))
+    assert done["seconds"] == store.record(RUN)["seconds"] == 12345.0
+    assert not store.checkpoint_path(RUN).exists()
+
+
+def test_the_optimiser_is_that_of_the_device_not_of_the_checkpoint(few_tiles):
+    trainer = Trainer(TINY, few_tiles, torch.device("cpu"))
+    state = trainer.state()
+    for group in state["optimizer"]["param_groups"]:
+        group["fused"] = True
+    trainer.restore(state)
+    assert not any(group["fused"] for group in trainer.optimizer.param_groups)
 
 
 def test_finished_run_is_read_not_trained(few_tiles, tmp_path, monkeypatch):
