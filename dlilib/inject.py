@@ -387,8 +387,11 @@ class DynamicLabelInjection(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "nn.Module":
         """What `.to` and the like call: the donors are copied there now, not in the first batch."""
-        here = torch.empty(0, device=self.donors.pixels.device)
-        self._donors_on(fn(here).device)
+        device = fn(torch.empty(0, device=self.donors.pixels.device)).device
+        if device.type == "cpu":  # what workers and pickles are to have
+            self.donors, self._moved = self.donors.to(device), None
+        else:
+            self._donors_on(device)
         return super()._apply(fn, recurse)
 
     def __getstate__(self) -> dict[str, Any]:

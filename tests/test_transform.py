@@ -344,6 +344,7 @@ def test_a_transform_that_was_on_a_device_serves_workers_and_other_machines(toy)
     for found in (copy.deepcopy(transform), pickle.loads(pickle.dumps(transform)), transform):
         assert found(*batch)[0].device.type == "cpu"  # of donors that never left it
     assert b"meta" not in pickle.dumps(transform)
+    assert transform.cpu()._moved is None  # its memory is free again
 
 
 def test_a_transform_that_is_given_other_donors_moves_these(toy, few_tiles):

@@ -276,14 +276,14 @@ def _length(preset: str, folder: str | Path) -> str:
     table = doubled(preset, folder).iloc[-1]
     before, after = (claims.class_iou(record, "best") >= claims.FLOOR for record in both)
     classes = np.array(both[0]["data"]["classes"])
-    changed = {"only then were found": after & ~before, "no longer found were": before & ~after}
+    changed = {"found only then": after & ~before, "no longer found": before & ~after}
     told = [
-        f"{what} {listed(f'{name} ({table[name]})' for name in classes[which])}"
+        f"{what}: {listed(f'{name} ({table[name]})' for name in classes[which])}"
         for what, which in changed.items()
         if which.any()
     ]
     still = abs(both[0]["best"]["iou"] - both[1]["best"]["iou"]) < STILL
-    but = f", but {listed(told)}" if told else ""
+    but = f"; {'; '.join(told)}" if told else ""
     return (
         f"**Long enough?** With twice the images ({table['images seen']}; the paper: "
         f"{tables.PAPER_IMAGES:,}) the micro IoU of one {run.method} run "

@@ -143,7 +143,7 @@ def verdict_in_words(found: pd.DataFrame) -> list[str]:
     for encoder, rows in found.groupby("encoder", sort=False):
         leads = rows[rows["claim"].str.startswith(claims.LEAD)]
         audits = " or ".join(leads["audit"].unique())
-        new = "; not in the paper, so its direction alone" if leads["paper"].isna().all() else ""
+        new = "; no number in the paper, so its sign alone" if leads["paper"].isna().all() else ""
         lines.append(
             f"Under the paper's protocol, DLI's lead ({encoder}{new}) is "
             f"{_grouped(leads, 'reproduced?')}."
@@ -276,7 +276,7 @@ def _about(preset: str, frame: pd.DataFrame) -> str:
     machines = "; ".join(f"{n} on {device}, {used}" for (device, used), n in counts.items())
     starts = frame["weights"].map(lambda weights: "random" if pd.isna(weights) else weights)
     planned = len(experiments.all_runs(preset))
-    mixed = " Tables pool the precisions: a difference between two runs may be theirs, too."
+    mixed = " Tables pool the precisions: part of a difference between two runs may be theirs."
     return (
         f"{PRESETS[preset].about}. Start: {', '.join(sorted(set(starts)))}. {len(frame)} of "
         f"{planned} planned runs ({machines}), {frame['seconds'].sum() / 60:.0f} minutes in all."

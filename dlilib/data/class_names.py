@@ -157,19 +157,22 @@ def read_class_list(files: Files, root: object, name: str) -> list[str]:
 def read_alike(
     files: Files, root: object, paths: Sequence[str], parse: Callable[[str, str], Names]
 ) -> Names:
-    """Read several class lists by `class_list` or `numbered_list`, and return what all of them say.
+    """Read several class lists by `class_list` or `numbered_list`, and return the longest.
 
     Raises:
-        DataError: They differ, as those of folders that were annotated apart may.
+        DataError: Another is not its beginning, as those of folders that were annotated apart.
     """
     found = [parse(read_text(files, root, path), f"{root}/{path}") for path in paths]
+    longest = max(found, key=len)
+    known = dict(longest if isinstance(longest, dict) else enumerate(longest))
     for other, names in zip(paths, found, strict=True):
-        if names != found[0]:
+        numbered = dict(names if isinstance(names, dict) else enumerate(names))
+        if not numbered.items() <= known.items():
             raise DataError(
-                f"{root}/{paths[0]}: and {other} name different classes: remove one, or convert "
-                "the folders one by one"
+                f"{root}/{paths[found.index(longest)]}: and {other} name different classes: remove "
+                "one, or convert the folders one by one"
             )
-    return found[0]
+    return longest
 
 
 def find_class_list(files: Files, root: object) -> str | None:

@@ -118,12 +118,12 @@ def read_mask(
 ) -> np.ndarray:
     """Decode a mask of the size of the image `like`: uint8 (H, W), the values as stored.
 
-    Those of a palette image are its indices; with one_class they are its greys where another index
-    than 0 is black, as some programs number the colours of black and white. one_channel: refuse
-    grey ones that are stored as RGB.
+    Those of a palette image are its indices; with one_class they are its greys where black is
+    another index than 0, as some programs number black and white. one_channel: refuse grey ones
+    that are stored as RGB.
     """
     colours = palette_colours(files, path) if one_class else {}
-    if (0, 0, 0) in [colour for index, colour in colours.items() if index]:
+    if any(colours.get(0, ())) and (0, 0, 0) in colours.values():
         pixels = np.asarray(_decode(files, path, "mask").convert("L"))
     else:
         pixels = mask_values(files, path, one_channel=one_channel)

@@ -184,12 +184,19 @@ def marked(mask: np.ndarray) -> np.ndarray:
 
 
 def _has_noise(mask: np.ndarray) -> bool:
-    """Whether very dark pixels touch bright ones, and no even steps number instances."""
+    """Whether very dark pixels touch bright ones, and are no instances with numbers.
+
+    These go up in even steps, or fill a square somewhere.
+    """
     top, steps = int(mask.max()), np.flatnonzero(np.bincount(mask.ravel())[1:]) + 1
     if top <= WHITE // 2 or (steps[0] >= LEAST_STEP and not (steps % steps[0]).any()):
         return False
-    bright = cv2.dilate((mask > top // 2).astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
-    return bool((bright & (mask > 0) & (mask <= DARK)).any())
+    near = np.ones((3, 3), np.uint8)
+    dark = (mask > 0) & (mask <= DARK)
+    if (dark & (cv2.dilate(mask, near) == cv2.erode(mask, near))).any():
+        return False
+    bright = cv2.dilate((mask > top // 2).astype(np.uint8), near) > 0
+    return bool((dark & bright).any())
 
 
 def _has_soft_edge(mask: np.ndarray) -> bool:

@@ -159,7 +159,7 @@ def test_words_name_the_classes_that_longer_runs_lose(folder):
     short = next(run for run in LITE.pilot if (run.size, run.epochs) == (128, 80))
     keep(store, short, (5, 9, 0, 8, 8))
     words = referee.in_words("lite", folder)[0]
-    assert words.endswith("(0.600 → 0.500), but no longer found were Blowhole (0.500 → 0.000).")
+    assert words.endswith("(0.600 → 0.500); no longer found: Blowhole (0.500 → 0.000).")
 
 
 def test_without_records_only_the_paper_speaks(tmp_path):

@@ -36,7 +36,7 @@ def test_summary_says_of_which_encoder_a_referee_would_ask(tmp_path):
     assert "What a referee would ask, of resnet18: - **" in words
 
 
-def test_lead_of_an_encoder_that_is_not_in_the_paper_is_a_direction(tmp_path):
+def test_lead_of_an_encoder_that_is_not_in_the_paper_is_a_sign(tmp_path):
     folder = tmp_path / "lite"
     for encoder in (BASE.encoder, SECOND):
         for method in ("baseline", "dli"):
@@ -44,4 +44,4 @@ def test_lead_of_an_encoder_that_is_not_in_the_paper_is_a_direction(tmp_path):
     found = claims.verdicts(claims.claims("lite", folder, [BASE.encoder, SECOND]))
     first, _, second, _ = report.verdict_in_words(found)
     assert "DLI's lead (resnet18) is" in first
-    assert f"DLI's lead ({SECOND}; not in the paper, so its direction alone) is" in second
+    assert f"DLI's lead ({SECOND}; no number in the paper, so its sign alone) is" in second

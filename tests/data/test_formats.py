@@ -1321,8 +1321,18 @@ def test_a_missing_photograph_is_not_that_of_another_entry(tmp_path):
     images = ("lineA/001.png", "lineB/001.png", "lineB/002.png")
     coco(tmp_path / "in/all.json", [(0, 1, FLAT), (2, 2, FLAT)], images)
     tiles, told = read("coco", tmp_path / "in", tmp_path)
-    assert tiles.counts() == {"pit": 1, "Free": 1}
+    assert tiles.counts() == {"pit": 1, "Free": 1}  # lineB/001.png is listed by its whole path
     assert "1 photograph, listed in all.json, but not there" in told
+
+
+@pytest.mark.parametrize("names", [("x/a.png", "y/a.png"), ("a.png", "0a1b2c3d-a.png")])
+def test_a_photograph_that_two_entries_may_mean_is_not_defect_free(tmp_path, names):
+    for name in ("in/images/a.png", "in/images/b.png"):
+        photograph(tmp_path / name, len(name))
+    coco(tmp_path / "in/all.json", [(0, 1, FLAT), (2, 1, FLAT)], (*names, "b.png"))
+    tiles, _ = read("coco", tmp_path / "in", tmp_path)
+    labels = dict(zip(tiles.names, tiles.labels.tolist(), strict=True))
+    assert labels == {"b": 1} if "/" in names[0] else {"a": 1, "b": 1}
 
 
 def test_a_missing_photograph_is_not_one_of_its_name_in_another_folder(tmp_path):
@@ -1338,13 +1348,34 @@ def test_a_missing_photograph_is_not_one_of_its_name_in_another_folder(tmp_path)
         Image.fromarray(square(1)).save(mask)
     yolo(tmp_path / "yolo/data.yaml", NAMES)
     yolo(tmp_path / "voc/class_names.txt", "background\ndent\n")
-    for source, lost in (("labelme", "annotation file"), ("yolo", "label file"), ("voc", "mask")):
+    defective = {"labelme": "monday_002", "yolo": "monday_002", "voc": "002"}
+    free = {"labelme": ["tuesday_002"], "yolo": ["tuesday_002"], "voc": []}
+    losses = {"labelme": "annotation file", "yolo": "label file", "voc": "mask"}
+    for source, lost in losses.items():
         tiles, told = read(source, tmp_path / source, tmp_path / f"of_{source}")
-        assert [n for n, label in zip(tiles.names, tiles.labels, strict=True) if label] in (
-            ["monday_002"],
-            ["002"],
-        )
+        labels = dict(zip(tiles.names, tiles.labels.tolist(), strict=True))
+        # monday/001 may be what was annotated, and is not taken as defect-free
+        assert labels == {defective[source]: 1, **dict.fromkeys(free[source], 0)}
         assert f"left out: 1 {lost}, " in told
+
+
+@pytest.mark.parametrize("beside", ["overview", "contact"])
+def test_photographs_that_lie_elsewhere_are_found(tmp_path, beside):
+    """Though another one lies where they should, with an annotation file or without."""
+    for k, name in enumerate(("a", "b", "c")):
+        photograph(tmp_path / f"labelme/images/{name}.png", k)
+        labelme(tmp_path / f"labelme/ann/{name}.json", [dent()], imagePath=f"{name}.png")
+        photograph(tmp_path / f"yolo/images/day1/{name}.png", k)
+        yolo(tmp_path / f"yolo/labels/{name}.txt")
+    photograph(tmp_path / f"labelme/ann/{beside}.png", 9)
+    photograph(tmp_path / f"yolo/images/{beside}.png", 9)
+    if beside == "overview":
+        labelme(tmp_path / "labelme/ann/overview.json", [], imagePath="overview.png")
+        yolo(tmp_path / "yolo/labels/overview.txt", "")
+    yolo(tmp_path / "yolo/data.yaml", NAMES)
+    for source in ("labelme", "yolo"):
+        tiles, _ = read(source, tmp_path / source, tmp_path / f"of_{source}")
+        assert tiles.counts() == {"dent": 3, "Free": 1}
 
 
 def test_a_date_is_no_uploads_prefix(tmp_path):
@@ -1354,8 +1385,9 @@ def test_a_date_is_no_uploads_prefix(tmp_path):
     yolo(tmp_path / "in/labels/0a1b2c3d-002.txt")
     yolo(tmp_path / "in/data.yaml", NAMES)
     tiles, told = read("yolo", tmp_path / "in", tmp_path)
-    assert tiles.names == ("001", "002") and tiles.labels.tolist() == [0, 1]
+    assert tiles.names == ("002",) and tiles.labels.tolist() == [1]
     assert "1 label file, without a photograph of its name" in told
+    assert "1 photograph, of the name of a label file that is not its own" in told
 
 
 def embedded(path):
@@ -1378,7 +1410,7 @@ def test_a_picture_of_the_mask_is_not_the_embedded_photograph(tmp_path):
 
 def test_an_embedded_photograph_is_told_from_another_of_its_name(tmp_path):
     """It is that of the other folder only where it shows the same, also stored anew."""
-    other = photograph(tmp_path / "in/photos/001.png")
+    photograph(tmp_path / "in/photos/001.png")
     same = photograph(tmp_path / "in/photos/002.jpg", 1)
     own = photograph(tmp_path / "own.png", 2)
     Image.open(same).save(tmp_path / "again.jpg", quality=90)
@@ -1386,22 +1418,43 @@ def test_an_embedded_photograph_is_told_from_another_of_its_name(tmp_path):
     labelme(tmp_path / "in/a/001.json", [dent()], imagePath="001.png", imageData=embedded(own))
     labelme(tmp_path / "in/a/002.json", [dent()], imagePath="002.jpg", imageData=again)
     tiles, _ = read("labelme", tmp_path / "in", tmp_path)
-    assert tiles.counts() == {"dent": 2, "Free": 1} and other.exists()
-    assert dict(zip(tiles.names, tiles.labels.tolist(), strict=True)) == {
-        "a_001": 1,
-        "photos_001": 0,
-        "photos_002": 1,
-    }
+    labels = dict(zip(tiles.names, tiles.labels.tolist(), strict=True))
+    assert labels == {"a_001": 1, "photos_001": 0, "photos_002": 1}
+
+
+@pytest.mark.parametrize("name", ["p1.bmp", "old.png"])
+def test_a_photograph_that_was_stored_anew_elsewhere_is_the_embedded_one(tmp_path, name):
+    """Its suffix is another now, or imagePath still has the name before it was renamed."""
+    image = photograph(tmp_path / "in/images/p1.jpg")
+    Image.open(image).save(tmp_path / "stored.png")
+    stored = embedded(tmp_path / "stored.png")
+    labelme(tmp_path / "in/json/p1.json", [dent()], imagePath=f"../images/{name}", imageData=stored)
+    tiles, _ = read("labelme", tmp_path / "in", tmp_path)
+    assert tiles.counts() == {"dent": 1, "Free": 0}
+
+
+def test_an_embedded_photograph_that_was_resized_elsewhere_is_refused(tmp_path):
+    photograph(tmp_path / "whole.png", size=(8 * HEIGHT, 8 * WIDTH))
+    image = Image.open(tmp_path / "whole.png").resize((WIDTH, HEIGHT))  # smooth enough to resize
+    image.save(tmp_path / "stored.png")
+    (tmp_path / "in/images").mkdir(parents=True)
+    image.resize((WIDTH // 2, HEIGHT // 2)).save(tmp_path / "in/images/p1.png")
+    stored = embedded(tmp_path / "stored.png")
+    labelme(tmp_path / "in/json/p1.json", [dent()], imagePath="p1.png", imageData=stored)
+    with pytest.raises(DataError, match="is 20×12 pixels, but was annotated when it had"):
+        read("labelme", tmp_path / "in", tmp_path)
 
 
 def test_a_photograph_and_its_json_renamed_together_are_told(tmp_path):
     for k, name in enumerate(("001.png", "b_001.png", "c.png")):
         photograph(tmp_path / "in" / name, k)
     labelme(tmp_path / "in/b_001.json", [dent()], imagePath="001.png")
-    labelme(tmp_path / "in/c.json", [dent()], imagePath="c.png")
+    labelme(tmp_path / "in/c.json", [dent()], imagePath="c_rgb.jpg")  # beside a mask, c.png
+    photograph(tmp_path / "in/c_rgb.jpg", 3)
     tiles, told = read("labelme", tmp_path / "in", tmp_path)
     assert tiles.counts() == {"dent": 1, "Free": 0}
     assert "its imagePath names 001.png, and b_001.png is called as the file is" in told
+    assert "1 picture, whose JSON file is of another one" in told
 
 
 def test_a_photograph_is_no_picture_of_its_name_elsewhere(tmp_path):
@@ -1419,15 +1472,19 @@ def test_a_photograph_is_no_picture_of_its_name_elsewhere(tmp_path):
         assert [path.name for path in (out / "images").iterdir()] == ["p1.jpg"]
 
 
+@pytest.mark.parametrize("other", ["pit\ndent\n", "dent\n"])
 @pytest.mark.parametrize("source", ["yolo", "voc"])
-def test_lists_of_classes_that_differ_are_refused(tmp_path, source):
-    for subset, names in (("train", "dent\npit\n"), ("val", "pit\ndent\n")):
+def test_lists_of_classes_that_contradict_each_other_are_refused(tmp_path, source, other):
+    for subset, names in (("train", "dent\npit\n"), ("val", other)):
         photograph(tmp_path / f"in/images/{subset}/{subset}1.png", len(subset))
         yolo(tmp_path / f"in/labels/{subset}/{subset}1.txt")
         mask = tmp_path / f"in/masks/{subset}/{subset}1.png"
         mask.parent.mkdir(parents=True)
         Image.fromarray(square(1)).save(mask)
         (tmp_path / f"in/labels/{subset}/classes.txt").write_text(names)
+    if other.startswith("dent"):  # the beginning of the longer one
+        assert read(source, tmp_path / "in", tmp_path)[0].counts() == {"dent": 2, "Free": 0}
+        return
     with pytest.raises(DataError, match=r"labels/val/classes\.txt name different classes"):
         read(source, tmp_path / "in", tmp_path)
 
@@ -1470,7 +1527,8 @@ def test_thumbnails_that_systems_add_are_no_photographs(tmp_path):
         "train: [/home/me/ds/images/b1, /home/me/ds/images/b2]\nval: /home/me/ds/images/b3\n",
         "train: ['images\\b1', 'images\\b2']\nval: 'C:\\ds\\images\\b3'\n",
         "train: autosplit_train.txt\nval: ours.txt\n",
-        "train: ../b1/images\nval: ''\n",
+        "train: b1/listed.txt\nval: b3/listed.txt\n",
+        "train: ../b1/images\nval: ''\ntest: .\nkpt_shape: null\n",
     ],
 )
 def test_splits_of_yolo_in_other_spellings(tmp_path, table):
@@ -1478,13 +1536,16 @@ def test_splits_of_yolo_in_other_spellings(tmp_path, table):
         photograph(tmp_path / f"in/images/{name}/{name}.png", ord(name[1]))
         yolo(tmp_path / f"in/labels/{name}/{name}.txt")
     yolo(tmp_path / "in/data.yaml", NAMES + table)
-    lists = {"autosplit_train": ("b1", "b2"), "ours": ("b3",)} if ".txt" in table else {}
+    lists = {"autosplit_train": ("b1", "b2"), "ours": ("b3",)}
+    lists |= {"b1/listed": ("b1", "b2"), "b3/listed": ("b3",)}
+    lists = {name: parts for name, parts in lists.items() if f"{name}.txt" in table}
     for listed, names in lists.items():
         lines = [f"./images/{name}/{name}.png" for name in names]
         yolo(tmp_path / f"in/{listed}.txt", "\n".join(lines))
     tiles, told = read("yolo", tmp_path / "in", tmp_path)
     if "../b1" in table:
         assert tiles.given is None and "its train, ../b1/images, is no folder here" in told
+        assert told.count("no folder here") == 1
     else:
         assert tiles.given == ("train", "train", "val")
 
@@ -1509,6 +1570,23 @@ def test_masks_that_were_once_jpegs_mark_what_they_did(tmp_path, quality, names)
     path = "masks/a.png" if names else "masks/crack/a.png"
     tiles = from_folder(folder(tmp_path, {path: noisy}, names), size=None)
     assert ((tiles.masks[0] == 1).numpy()[:HEIGHT, :WIDTH] == (truth > 0)).mean() > 0.999
+
+
+@pytest.mark.parametrize("values", [(1, 255), (1, 2, 255), (38, 75, 113, 15, 53, 90, 128)])
+def test_numbers_of_instances_beside_bright_ones_are_no_noise(tmp_path, values):
+    """A border of 255, and the greys of VOC's palette."""
+    mask = np.zeros((HEIGHT, WIDTH), np.uint8)
+    for k, value in enumerate(values):
+        mask[4:12, 2 + 5 * k : 7 + 5 * k] = value
+    tiles = from_folder(folder(tmp_path, {"masks/dent/a.png": mask}), size=None)
+    assert int((tiles.masks == 1).sum()) == 40 * len(values)
+
+
+def test_palettes_without_a_colour_are_read_by_their_indices(tmp_path):
+    mask = Image.fromarray(square(1), "P")
+    mask.putpalette([0, 0, 0] * 2)
+    root = folder(tmp_path, {"masks/dent/a.png": mask})
+    assert int((from_folder(root, size=None).masks == 1).sum()) == 64
 
 
 def test_many_instances_that_touch_are_all_marked(tmp_path):

@@ -21,6 +21,7 @@ WIDTH = 10  # pixels, of lines and points: what labelme draws itself
 FARTHEST = 10**6  # a coordinate beyond is no pixel's, and would take a drawing program for ever
 # How Label Studio calls an uploaded photograph; eight digits that are a date are no such prefix.
 UPLOADED = re.compile(r"(?!(?:19|20)\d\d[01]\d[0-3]\d-)[0-9a-f]{8}-(.+)")
+PREFIXED = re.compile(r"^[0-9a-f]{8}-")
 # What differs between reasons of one kind: lists, what is quoted, numbers, paths.
 VALUE = re.compile(r"\[.*\]|\{.*\}|'[^']*'|\S*[\d/]\S*")
 # Words that programs put into the names of pictures, or of their folders, that show a mask.
@@ -122,16 +123,26 @@ class Notes:
 
 
 class Pictures:
-    """The pictures among the files, found by the names that annotation files have for them."""
+    """The pictures among the files, found by the names that annotation files have for them.
 
-    def __init__(self, files: Iterable[str]) -> None:
+    Args:
+        files: All files.
+        places: For each annotation file of a single picture, where that should lie, without suffix.
+            A picture that is missing in such a folder is not one of its name in another: see
+            `_is_another`.
+    """
+
+    def __init__(self, files: Iterable[str], places: Iterable[str] = ()) -> None:
         self._by_stem: dict[str, list[str]] = {}
-        self._by_folder: dict[str, list[str]] = {}
+        self._by_folder: dict[str, dict[str, str]] = {}  # folder -> stem -> suffix
         for path in sorted(files):
             if path.lower().endswith(IMAGE_SUFFIXES):
-                self._by_stem.setdefault(plain(PurePosixPath(path).stem), []).append(path)
-                if not _without_mask_words(PurePosixPath(path).stem):
-                    self._by_folder.setdefault(parent(path), []).append(path)
+                stem = plain(PurePosixPath(path).stem)
+                self._by_stem.setdefault(stem, []).append(path)
+                self._by_folder.setdefault(parent(path), {})[stem] = suffix_of(path)
+        self._annotated: dict[str, set[str]] = {}  # folder -> the stems that should lie there
+        for place in places:
+            self._annotated.setdefault(parent(place), set()).add(plain(PurePosixPath(place).name))
 
     def find(self, name: str, beside: str, *, home: str | None = None) -> str | None:
         """The picture that an annotation file means.
@@ -139,9 +150,7 @@ class Pictures:
         Args:
             name: What it calls the picture: a path or URL of any computer.
             beside: The annotation file.
-            home: The folder in which the picture should lie, where that is known. If other
-                photographs of its kind lie there and it does not, it is missing, and one of its
-                name in another folder is another photograph.
+            home: The folder in which the picture should lie, where that is known.
 
         Returns:
             The picture's path, None where there is none.
@@ -150,7 +159,7 @@ class Pictures:
             DataError: There are several and none fits better.
         """
         for wanted in _readings(name):
-            same = [p for p in self._named(wanted.stem) if _suffix(p) == wanted.suffix.lower()]
+            same = [p for p in self._named(wanted.stem) if suffix_of(p) == wanted.suffix.lower()]
             found = self._best(same, wanted, beside, home)
             if found is not None:
                 return found
@@ -165,14 +174,6 @@ class Pictures:
                 return found
         return None
 
-    def in_folder(self, folder: str) -> list[str]:
-        """The pictures that lie in a folder and show no mask."""
-        return [] if shows_mask(PurePosixPath(folder).name) else self._by_folder.get(folder, [])
-
-    def is_photograph(self, path: str) -> bool:
-        """Whether neither a picture's name nor its folder's says that it shows a mask."""
-        return path in self.in_folder(parent(path))
-
     def _named(self, stem: str) -> list[str]:
         return self._by_stem.get(plain(stem), [])
 
@@ -180,8 +181,7 @@ class Pictures:
         self, paths: list[str], wanted: PurePosixPath, beside: str, home: str | None
     ) -> str | None:
         if home is not None and not any(parent(path) == home for path in paths):
-            kinds = {_suffix(path) for path in self.in_folder(home)}
-            paths = [path for path in paths if _suffix(path) not in kinds]
+            paths = [path for path in paths if not self._is_another(path, home)]
         said = "" if wanted.is_absolute() else subset_named(wanted.parent.name)
         fitting = [path for path in paths if not said or folder_subset(path) in ("", said)]
         if len(fitting) < 2:
@@ -195,13 +195,28 @@ class Pictures:
             )
         return best[0]
 
+    def _is_another(self, path: str, home: str) -> bool:
+        """Whether a picture elsewhere is another than the one that is missing in its home.
+
+        It is where half of those that should lie there do, or where it lies among those of other
+        annotation files, and pictures of its kind lie in both.
+        """
+        there, folder = self._by_folder.get(home, {}), parent(path)
+        if suffix_of(path) not in there.values():
+            return False
+        mine = self._annotated.get(home, set())
+        if mine and 2 * len(mine & there.keys()) >= len(mine):
+            return True
+        return bool(self._annotated.get(folder, set()) & self._by_folder[folder].keys())
+
 
 def parent(path: str) -> str:
     """The folder of a file."""
     return PurePosixPath(path).parent.as_posix()
 
 
-def _suffix(path: str) -> str:
+def suffix_of(path: str) -> str:
+    """The suffix of a file, in small letters."""
     return PurePosixPath(path).suffix.lower()
 
 
@@ -229,6 +244,11 @@ def _readings(name: str) -> list[PurePosixPath]:
     return [path for path in dict.fromkeys(found) if path.name]
 
 
+def stems_of(name: str) -> set[str]:
+    """What the stem of a picture may be that is called so, an upload's prefix or a date before."""
+    return {plain(name), plain(PREFIXED.sub("", name))}
+
+
 def _likeness(path: str, wanted: PurePosixPath, beside: str) -> tuple[int, ...]:
     """How well a path fits, compared number by number."""
     found, near = PurePosixPath(path), PurePosixPath(beside)
@@ -242,12 +262,17 @@ def _likeness(path: str, wanted: PurePosixPath, beside: str) -> tuple[int, ...]:
     return exact, ends, is_photograph, fits, _shared(found.parts, near.parts), mirrored, spelt
 
 
-def folders_alike(path: str, name: str) -> int:
-    """How many folders above a picture are those in a name of it, from the last one on."""
-    return max(
-        _shared(PurePosixPath(path).parent.parts[::-1], wanted.parent.parts[::-1])
-        for wanted in _readings(name)
-    )
+def fit(path: str, name: str) -> tuple[bool, int, bool]:
+    """How well a name fits a picture that it leads to, compared one by one.
+
+    Whether it is the whole path or the end of it from a folder on; how many folders are the same,
+    from the last one on; whether it is spelt so, without an upload's prefix.
+    """
+    wanted, found = _readings(name)[0], PurePosixPath(path)
+    same = _shared(found.parts[::-1], wanted.parts[::-1])
+    whole = same == len(wanted.parts) and (same > 1 or same == len(found.parts))
+    folders = _shared(found.parent.parts[::-1], wanted.parent.parts[::-1])
+    return whole, folders, wanted.name == found.name
 
 
 def _shared(first: tuple[str, ...], second: tuple[str, ...]) -> int:
@@ -301,7 +326,7 @@ def unannotated(
         DataError: It cannot be told which of two pictures of one name is the photograph.
     """
     paths = [p for p in sorted(files) if p.lower().endswith(IMAGE_SUFFIXES) and p not in found]
-    homes = {str(PurePosixPath(path).parent) for path in found}
+    homes = {parent(path) for path in found}
     stems = {plain(_stem(path)) for path in [*paths, *found]}
     annotated = {plain(_stem(path)) for path in found}
     by_stem: dict[str, list[str]] = {}
@@ -315,7 +340,7 @@ def unannotated(
             notes.leave_out("picture", why, f"{root}/{path}")
         else:
             by_stem.setdefault(plain(_stem(path)), []).append(path)
-    suffixes = {PurePosixPath(path).suffix.lower() for path in found}
+    suffixes = {suffix_of(path) for path in found}
     kept = [_the_photograph(paths, suffixes, root, notes) for paths in by_stem.values()]
     kept = _without_copies(files, kept, found, root, notes)
     return [path for path in kept if not _is_annotated_elsewhere(files, path, root, notes, own)]
@@ -360,7 +385,7 @@ def _the_photograph(paths: list[str], suffixes: set[str], root: object, notes: N
     """The photograph among pictures of one name."""
     if len(paths) == 1:
         return paths[0]
-    likely = [path for path in paths if PurePosixPath(path).suffix.lower() in suffixes]
+    likely = [path for path in paths if suffix_of(path) in suffixes]
     if len(likely) != 1:
         raise DataError(
             f"{root}/{paths[0]}: and {paths[1]} have one name and no annotation: which is the "
@@ -445,7 +470,7 @@ def add_unlisted(
 def tell_unread(files: Files, root: object, notes: Notes) -> None:
     """Count the pictures of formats that are not read."""
     for path in sorted(files):
-        suffix = PurePosixPath(path).suffix.lower()
+        suffix = suffix_of(path)
         if suffix in OTHER_PICTURES:
             why = f"of a format that is not read ({suffix}): save it as PNG or JPEG"
             notes.leave_out("picture", why, f"{root}/{path}")

@@ -22,7 +22,7 @@ from dlilib.data.formats.annotations import (
     add_unlisted,
     class_name,
     expected,
-    folders_alike,
+    fit,
     read_json,
     side,
     whose,
@@ -208,23 +208,26 @@ def _read_listing(
     return {photograph.path for photograph in by_id.values() if photograph}, missing
 
 
-def _places(listing: _Listing, pictures: Pictures) -> dict[str, str | None]:
+def _places(listing: _Listing, pictures: Pictures) -> dict[str, tuple[str | None, bool]]:
     """Where the photographs of a file's entries lie, by their names; None: not there.
 
     Of several names that lead to one photograph, since others are missing, the one that fits best
-    is meant; of equally good ones none.
+    is meant; of equally good ones none. Beside the path: whether it is surely no other one.
     """
     names = {str(image.get("file_name")) for image in listing.images}
-    found = {name: pictures.find(name, listing.path) for name in sorted(names)}
+    found = {name: (pictures.find(name, listing.path), True) for name in sorted(names)}
     leading: dict[str, list[str]] = {}
-    for name, path in found.items():
+    for name, (path, _) in found.items():
         if path is not None:
             leading.setdefault(path, []).append(name)
     for path, rivals in leading.items():
-        alike = {name: folders_alike(path, name) for name in rivals}
-        best = [name for name in rivals if alike[name] == max(alike.values())]
         if len(rivals) > 1:
-            found |= {name: None for name in rivals if best != [name]}
+            fits = {name: fit(path, name) for name in rivals}
+            best = [name for name in rivals if fits[name] == max(fits.values())]
+            found |= dict.fromkeys(rivals, (None, True))
+            if len(best) == 1:
+                is_whole, *_ = fits[best[0]]
+                found[best[0]] = path, is_whole
     return found
 
 
@@ -244,7 +247,7 @@ def _tell_listed_twice(
 
 def _photograph(
     image: dict[str, Any],
-    places: dict[str, str | None],
+    places: dict[str, tuple[str | None, bool]],
     listing: _Listing,
     files: Files,
     found: dict[str, Photograph],
@@ -252,7 +255,7 @@ def _photograph(
 ) -> Photograph | None:
     """The photograph of an image's entry, one for all files that list it; None: not there."""
     name = str(image.get("file_name"))
-    path = places[name]
+    path, is_sure = places[name]
     if path is None:
         why = f"listed in {listing.path}, but not there"
         notes.slip("photograph", why, f"{listing.place}, {name}")
@@ -265,6 +268,8 @@ def _photograph(
             f"{listing.place}: says {name} is {_by(size)} pixels, another entry "
             f"{_by(photograph.size)}"
         )
+    if not is_sure:  # an entry that is left out may be of it, too
+        photograph.unread += 1
     extra = image.get("extra")
     said = extra.get("name") if isinstance(extra, dict) else None  # Roboflow's original
     photograph.group = said if isinstance(said, str) else original_name(name)

@@ -25,6 +25,7 @@ from dlilib.data.formats.annotations import (
     parent,
     plain,
     read_json,
+    shows_mask,
     side,
     unannotated,
     whose,
@@ -42,17 +43,19 @@ LEAST = {
     "mask": 2,
 }
 THIN = ("line", "linestrip", "point")  # drawn with a width
-REENCODED = 4  # grey levels, less than which a photograph changes on average as it is stored anew
+THUMBNAIL = (32, 32)  # pixels, at which a picture is compared with an embedded one
+ANOTHER = 8  # grey levels, by which another picture differs there on average, at least
 DATA_URL = ";base64,"  # ends the head of a picture that is embedded as a URL
 
 
 def read(files: Files, root: object, options: Options, notes: Notes) -> Annotations:
     """Read a folder of photographs and JSON files."""
-    pictures = Pictures(files)
+    paths = sorted(path for path in files if path.lower().endswith(".json"))
+    pictures = Pictures(files, (path[: -len(".json")] for path in paths))
     found: dict[str, Photograph] = {}
     lost: set[str] = set()  # what the photographs of unusable JSON files may be called
     used = 0
-    for path in sorted(path for path in files if path.lower().endswith(".json")):
+    for path in paths:
         place = f"{root}/{path}"
         content = _content(files, root, path, notes)
         name = content.get("imagePath")
@@ -79,6 +82,8 @@ def read(files: Files, root: object, options: Options, notes: Notes) -> Annotati
     for path in unannotated(files, found, root, notes, own=".json"):
         if plain(PurePosixPath(path).stem) in lost:
             notes.leave_out("photograph", "whose JSON file cannot be used", f"{root}/{path}")
+        elif f"{PurePosixPath(path).with_suffix('')}.json" in files:
+            notes.leave_out("picture", "whose JSON file is of another one", f"{root}/{path}")
         else:
             found[path] = Photograph(path, files[path])
     labels = {region.label for photograph in found.values() for region in photograph.regions}
@@ -112,47 +117,44 @@ def _photograph(
     height, width = side(content.get("imageHeight")), side(content.get("imageWidth"))
     size = (height, width) if height and width else None
     embedded = content.get("imageData")
-    image = _beside(files, path, name, place, embedded=bool(embedded))
-    if image is None and not embedded:
-        image = _elsewhere(pictures, path, name)
+    image = _exact(files, path, name, place)
+    if image is None:
+        image = _likely(files, pictures, path, name)
+        if embedded:
+            with expected("LabelMe", place):
+                stored = _unpacked(embedded)
+            if image is None or not _alike(files[image](), stored):
+                return _embedded(stored, path, place, size)
     if image is not None:
         return Photograph(image, files[image], size=size)
-    if embedded:
-        with expected("LabelMe", place):
-            stored = _unpacked(embedded)
-        found = _decoded(stored)
-        if found is None:
-            raise DataError(f"{place}: its embedded photograph is no readable picture")
-        image = pictures.find(name, path, home=_home(path, name)) if name else None
-        if image is not None and _alike(_decoded(files[image]()), found):
-            return Photograph(image, files[image], size=size)
-        kind = found.format or ""
-        suffix = {"JPEG": ".jpg"}.get(kind, f".{kind.lower()}")
-        stem = PurePosixPath(path).with_suffix("")
-        return Photograph(f"{stem}{suffix}", lambda: stored, size=size)
     if "shapes" in content:
         raise DataError(f"{place}: its photograph is neither there nor in the file")
     return None
 
 
-def _decoded(content: bytes) -> Image.Image | None:
+def _embedded(stored: bytes, path: str, place: str, size: tuple[int, int] | None) -> Photograph:
+    """The photograph that a JSON file holds."""
     try:
-        image = Image.open(io.BytesIO(content))
-        image.load()
+        kind = Image.open(io.BytesIO(stored)).format or ""
     except UNDECODABLE:
-        return None
-    return image
+        raise DataError(f"{place}: its embedded photograph is no readable picture") from None
+    suffix = {"JPEG": ".jpg"}.get(kind, f".{kind.lower()}")
+    stem = PurePosixPath(path).with_suffix("")
+    return Photograph(f"{stem}{suffix}", lambda: stored, size=size)
 
 
-def _alike(one: Image.Image | None, other: Image.Image) -> bool:
-    """Whether two pictures are one photograph, which LabelMe may have turned and stored anew."""
-    if one is None:
-        return False
-    upright = [ImageOps.exif_transpose(image).convert("L") for image in (one, other)]
-    if upright[0].size != upright[1].size:
-        return False
-    first, second = (np.asarray(image, np.float32) for image in upright)
-    return float(abs(first - second).mean()) < REENCODED
+def _alike(content: bytes, stored: bytes) -> bool:
+    """Whether a picture shows what an embedded one does, which LabelMe may have stored anew.
+
+    It may have been turned, and either may have been resized. What cannot be read tells nothing.
+    """
+    try:
+        images = [Image.open(io.BytesIO(each)) for each in (content, stored)]
+        small = [ImageOps.exif_transpose(image).convert("L").resize(THUMBNAIL) for image in images]
+    except UNDECODABLE:
+        return True
+    first, second = (np.asarray(image, np.float32) for image in small)
+    return float(abs(first - second).mean()) < ANOTHER
 
 
 def _unpacked(text: object) -> bytes:
@@ -170,54 +172,42 @@ def _name_of(name: str) -> PurePosixPath:
     return PurePosixPath(name.replace("\\", "/"))
 
 
-def _beside(files: Files, path: str, name: str, place: str, *, embedded: bool) -> str | None:
-    """The picture where imagePath says, or that of the JSON file's own name in its folder.
+def _exact(files: Files, path: str, name: str, place: str) -> str | None:
+    """The picture where imagePath says, from the JSON file's folder; None: it is not there."""
+    parts = list(PurePosixPath(path).parent.parts)
+    for part in _name_of(name).parts:
+        parts = parts[:-1] if part == ".." else [*parts, part]
+    exact, stem = "/".join(parts), PurePosixPath(path).with_suffix("").as_posix()
+    if exact not in files or not exact.lower().endswith(IMAGE_SUFFIXES):
+        return None
+    own = f"{stem}{PurePosixPath(exact).suffix}"
+    if own in files and PurePosixPath(exact).stem != PurePosixPath(path).stem:
+        raise DataError(
+            f"{place}: its imagePath names {exact}, and {own} is called as the file is: renamed "
+            "together? Correct imagePath"
+        )
+    return exact
 
-    Where the photograph is embedded, a picture of another format than that of imagePath is not it.
+
+def _likely(files: Files, pictures: Pictures, path: str, name: str) -> str | None:
+    """The picture of the JSON file's own name beside it, else of imagePath's or its name elsewhere.
+
+    One whose suffix is not that of imagePath may be of the mask, if its folder says so.
     """
     stem = PurePosixPath(path).with_suffix("").as_posix()
     names = (f"{stem}{suffix}" for ending in IMAGE_SUFFIXES for suffix in (ending, ending.upper()))
     beside = [known for known in names if known in files]
-    exact = _exact(path, name)
-    if exact in files and exact.lower().endswith(IMAGE_SUFFIXES):
-        renamed = PurePosixPath(exact).stem != PurePosixPath(path).stem
-        if renamed and beside:
-            raise DataError(
-                f"{place}: its imagePath names {exact}, and {beside[0]} is called as the file is: "
-                "renamed together? Correct imagePath"
-            )
-        return exact
-    if embedded:
-        suffix = _name_of(name).suffix.lower()
-        beside = [known for known in beside if known.lower().endswith(suffix)]
-    return beside[0] if len(beside) == 1 else None
-
-
-def _elsewhere(pictures: Pictures, path: str, name: str) -> str | None:
-    """The picture of imagePath's name, or of the JSON file's, in another folder."""
-    home = _home(path, name)
+    if len(beside) == 1:
+        return beside[0]
+    home = parent(path)
     found = pictures.find(name, path, home=home) if name else None
     if found is not None:
         return found
     found = pictures.find_stem(name, path, home=home) if name else None
-    found = found or pictures.find_stem(PurePosixPath(path).stem, path, home=parent(path))
-    if found is None or parent(found) == parent(path) or pictures.is_photograph(found):
-        return found
-    return None
-
-
-def _home(path: str, name: str) -> str:
-    """The folder where a JSON file's photograph should lie: its own, if imagePath is absolute."""
-    absolute = _name_of(name).is_absolute() or ":" in name
-    return parent(path if absolute or not name else _exact(path, name))
-
-
-def _exact(path: str, name: str) -> str:
-    """The path that imagePath gives, from the JSON file's folder; "" without one."""
-    parts = list(PurePosixPath(path).parent.parts) if name else []
-    for part in _name_of(name).parts if name else ():
-        parts = parts[:-1] if part == ".." else [*parts, part]
-    return "/".join(parts)
+    found = found or pictures.find_stem(PurePosixPath(path).stem, path, home=home)
+    if found is not None and parent(found) != home:
+        return None if shows_mask(PurePosixPath(found).parent.name) else found
+    return found
 
 
 def _add_shapes(

@@ -68,12 +68,13 @@ def read(files: Files, root: object, options: Options, notes: Notes) -> Annotati
     masks = _masks(files, folder)
     classes, colours = _classes(files, root, options, masks)
     images = {path: files[path] for path in sorted(files) if _is_photograph(path, folder)}
-    pictures = Pictures(images)
+    places = {path: _place(images, path, folder) for path in masks}
+    pictures = Pictures(images, places.values())
     found: dict[str, Photograph] = {}
     missing = False  # whether a mask may be that of a photograph of another name
     palettes = Palettes()
     for path in masks:
-        image = _image_of(pictures, path, folder)
+        image = _image_of(pictures, images, places[path])
         if image is None:
             notes.slip("mask", "without a photograph of its name", f"{root}/{path}")
             missing = True
@@ -96,15 +97,25 @@ def read(files: Files, root: object, options: Options, notes: Notes) -> Annotati
     return Annotations(list(found.values()), classes, len(masks))
 
 
-def _image_of(pictures: Pictures, path: str, folder: str) -> str | None:
-    """The photograph of a mask: folders below those of masks are the same below the others."""
+def _image_of(pictures: Pictures, images: Files, place: str) -> str | None:
+    """The photograph that lies at a place, whatever its suffix, or else of its name elsewhere."""
+    there = [f"{place}{suffix}" for suffix in IMAGE_SUFFIXES if f"{place}{suffix}" in images]
+    name = f"{PurePosixPath(place).name}.txt"
+    return there[0] if there else pictures.find_stem(name, place, home=parent(place))
+
+
+def _place(images: Iterable[str], path: str, folder: str) -> str:
+    """Where a mask's photograph should lie, without a suffix.
+
+    Folders below those of masks are the same below the others.
+    """
+    parts = PurePosixPath(path).with_suffix("").parts
     places = [
-        "/".join(of_images if part == folder else part for part in PurePosixPath(path).parts)
+        "/".join(of_images if part == folder else part for part in parts)
         for of_images in ("JPEGImages", "images")
     ]
-    place = next((place for place in places if pictures.in_folder(parent(place))), places[0])
-    name = f"{PurePosixPath(path).stem}.txt"
-    return pictures.find_stem(name, place, home=parent(place))
+    there = {parent(image) for image in images}
+    return next((place for place in places if parent(place) in there), places[0])
 
 
 def _drawn(files: Files, folder: str, ends: Ends) -> set[str]:

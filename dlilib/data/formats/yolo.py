@@ -22,6 +22,7 @@ from dlilib.data.formats.annotations import (
     expected,
     parent,
     plain,
+    stems_of,
     unannotated,
 )
 from dlilib.data.formats.coco import BOX, fill
@@ -30,25 +31,28 @@ from dlilib.data.subsets import SUBSETS, WORDS, subset_named
 from dlilib.extras import require
 from dlilib.wording import counted
 
-NO_PLACE = ("", "~", "null", "None")  # what data.yaml has for a subset that there is not
+NOTHING = ("", "~", "null", "Null", "NULL", "None")  # what data.yaml has for what there is not
 LISTS = ("classes.txt", "obj.names", "labels.txt")  # of names 0..K-1, where there is no data.yaml
 
 
 def read(files: Files, root: object, options: Options, notes: Notes) -> Annotations:
     """Read images/…, labels/… and data.yaml, as Ultralytics, Roboflow and CVAT write them."""
     table = _table(files, root)
-    lists, pictures = _split_lists(files, root, table), Pictures(files)
+    lists = _split_lists(files, root, table)
     of_names = [path for path in sorted(files) if _is_list_of_names(files, path)]
     texts = sorted(path for path in files if path.lower().endswith(".txt"))
     texts = [path for path in texts if path not in of_names and path not in lists]
     names = _names(files, root, options, table, of_names, texts)
+    pictures = Pictures(files, map(_mirrored, texts))
     found: dict[str, Photograph] = {}
+    lost: set[str] = set()  # what the photographs of label files that found none may be called
     for path in texts:
         image = _image_of(pictures, path)
         if image is None:
             inside = "labels" in map(plain, PurePosixPath(path).parts[:-1])
             if inside or _classes_in(files, root, path):
                 notes.slip("label file", "without a photograph of its name", f"{root}/{path}")
+                lost |= stems_of(PurePosixPath(path).stem)
             continue
         if image in found:
             raise DataError(f"{root}/{path}: is of {image}, as another label file is")
@@ -60,7 +64,11 @@ def read(files: Files, root: object, options: Options, notes: Notes) -> Annotati
         )
     used = len(found)
     for path in unannotated(files, found, root, notes):
-        found[path] = Photograph(path, files[path])
+        if plain(PurePosixPath(path).stem) in lost:
+            why = "of the name of a label file that is not its own"
+            notes.leave_out("photograph", why, f"{root}/{path}")
+        else:
+            found[path] = Photograph(path, files[path])
     _add_splits(lists, found, table, notes)
     classes = [name for name in names.values() if reserved(name) is None]
     return Annotations(list(found.values()), classes, used)
@@ -82,17 +90,18 @@ def _split_lists(
     They are called as train.txt is, or named in data.yaml. The label file of a photograph test1.jpg
     is called as one of them would be.
     """
-    in_table = {
-        PurePosixPath(place.replace("\\", "/")).name: subset_named(word)
-        for word in WORDS
-        for place in _places(table, word)
-        if place.lower().endswith(".txt")
-    }
+    in_table = {}
+    for word in WORDS:
+        for place in _places(table, word):
+            ends = ("/".join(end) for end in _ends(place))
+            path = next((end for end in ends if end in files and end.lower().endswith(".txt")), "")
+            in_table[path] = subset_named(word)
     lists = {}
     for path in sorted(files):
         name = PurePosixPath(path)
-        subset = in_table.get(name.name) or subset_named(name.stem)
-        if name.suffix.lower() == ".txt" and subset and len(name.parts) < 3:
+        subset = subset_named(name.stem) if len(name.parts) < 3 else ""
+        subset = in_table.get(path, subset)
+        if name.suffix.lower() == ".txt" and subset:
             lines = map(str.strip, read_text(files, root, path).splitlines())
             listed = [line for line in lines if line.lower().endswith(IMAGE_SUFFIXES)]
             if listed:
@@ -104,7 +113,14 @@ def _places(table: dict[str, Any], word: str) -> list[str]:
     """The folders or lists that data.yaml has under a word, such as train."""
     found = table.get(word)
     places = found if isinstance(found, list) else [found]
-    return [place for place in places if isinstance(place, str) and place not in NO_PLACE]
+    return [place for place in places if isinstance(place, str) and _ends(place)]
+
+
+def _ends(place: str) -> list[list[str]]:
+    """The folders and file of a path of any computer, and its ever shorter ends."""
+    parts = PurePosixPath(place.replace("\\", "/")).parts
+    wanted = [part for part in parts if part not in (".", "..", "/") and not part.endswith(":")]
+    return [wanted[start:] for start in range(len(wanted))]
 
 
 def _mirrored(path: str) -> str:
@@ -134,6 +150,8 @@ def _table(files: Files, root: object) -> dict[str, Any]:
         try:
             # all values as they are written: else the name "no" is False, and "010" is 8
             content = yaml.load(read_text(files, root, path), Loader=yaml.BaseLoader)
+            if isinstance(content, dict):
+                content = {key: value for key, value in content.items() if value not in NOTHING}
         except yaml.YAMLError:
             raise DataError(f"{root}/{path}: not readable as YAML") from None
         if isinstance(content, dict) and content.get("names"):
@@ -237,11 +255,8 @@ def _inside(place: str, paths: Iterable[str]) -> list[str]:
 
     An end "images" alone would be any subset's.
     """
-    parts = PurePosixPath(place.replace("\\", "/")).parts
-    wanted = [part for part in parts if part not in (".", "..", "/") and not part.endswith(":")]
-    for start in range(len(wanted)):
-        end = wanted[start:]
-        if start and plain(end[0]) == "images" and len(end) == 1:
+    for start, end in enumerate(_ends(place)):
+        if start and len(end) == 1 and plain(end[0]) == "images":
             break
         inside = [path for path in paths if _has(list(PurePosixPath(path).parts[:-1]), end)]
         if inside:
