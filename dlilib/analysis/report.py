@@ -142,7 +142,8 @@ def verdict_in_words(found: pd.DataFrame) -> list[str]:
     lines = []
     for encoder, rows in found.groupby("encoder", sort=False):
         leads = rows[rows["claim"].str.startswith(claims.LEAD)]
-        audits = " or ".join(leads["audit"].unique())
+        measured = leads[leads["survives?"] != "pending"]
+        audits = " or ".join((leads if measured.empty else measured)["audit"].unique())
         new = "; no number in the paper, so its sign alone" if leads["paper"].isna().all() else ""
         lines.append(
             f"Under the paper's protocol, DLI's lead ({encoder}{new}) is "
