@@ -4,6 +4,7 @@ A table for each question, and the answers in sentences. All are about the prese
 and all its seeds, and about DLI beside the baseline where two methods are compared.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -113,16 +114,18 @@ def chosen(preset: str, folder: str | Path) -> pd.DataFrame:
     """Show what choosing the epoch by the micro IoU does to single classes.
 
     Returns:
-        A row for each method that has a finished run under the paper's protocol: n (seeds), and of
-        each class the mean IoU at the best epoch and at the last one, as "0.190 → 0.330".
+        A row for each split and method that has a finished run: n (seeds), the best epoch (its
+        mean), and of each class the mean IoU at the best epoch and at the last one, as
+        "0.190 → 0.330".
     """
     p, store = experiments.preset_named(preset), Store(folder)
     rows = []
-    for method in METHODS:
-        runs = [replace(p.base, method=method, seed=seed) for seed in p.seeds]
+    for split, method in itertools.product(tables.SPLITS, METHODS):
+        runs = [replace(p.base, split=split, method=method, seed=seed) for seed in p.seeds]
         found = [record for run in runs if (record := store.record(run))]
         if not found:
             continue
+        epoch = f"{np.mean([record['best']['epoch'] for record in found]):.0f} of {p.base.epochs}"
         by_class = {
             epoch: [claims.class_iou(record, epoch) for record in found]
             for epoch in ("best", "last")
@@ -132,7 +135,8 @@ def chosen(preset: str, folder: str | Path) -> pd.DataFrame:
             for values in by_class.values()
         )
         changes = dict(zip(found[0]["data"]["classes"], map(_change, best, last), strict=True))
-        rows.append({"method": method, "n": len(found), **changes})
+        row = {"split": tables.SPLITS[split], "method": method, "n": len(found)}
+        rows.append({**row, "best epoch": epoch, **changes})
     return pd.DataFrame(rows)
 
 
@@ -302,7 +306,21 @@ def _epoch_and_split(preset: str, folder: str | Path) -> str:
     return (
         f"**The best epoch or the leak?** To DLI's lead over the {RIVAL}, "
         f"{lead[claims.PAPERS]}, the choice of the epoch adds {lead[EPOCH]}; {split}."
+        f"{_best_epochs(preset, folder)}"
     )
+
+
+def _best_epochs(preset: str, folder: str | Path) -> str:
+    """When the best epochs come on each split, a sentence with a space before; "" for one split."""
+    frame = records(Path(folder, "records"))
+    means = [_comparison(preset, frame, split)["epoch_best"].mean() for split in tables.SPLITS]
+    if np.isnan(means).any():
+        return ""
+    first, second = (
+        f"{mean:.0f} ({title})" for mean, title in zip(means, tables.SPLITS.values(), strict=True)
+    )
+    epochs = experiments.preset_named(preset).base.epochs
+    return f" Best, of {epochs} epochs, are on average {first} and {second}."
 
 
 def _classes(preset: str, folder: str | Path) -> str:

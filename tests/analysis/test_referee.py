@@ -76,7 +76,10 @@ def test_split_that_is_not_planned_is_not_pending(tmp_path):
 
 
 def test_epoch_chosen_for_all_classes_is_not_that_of_each(folder):
-    found = referee.chosen("lite", folder).set_index("method")
+    found = referee.chosen("lite", folder)
+    assert found["split"].tolist() == ["the paper's split"] * 2 + ["tile-disjoint"]
+    assert found["best epoch"].unique().tolist() == ["1 of 160"]
+    found = found[:2].set_index("method")
     assert found["n"].to_dict() == {"baseline": 3, "dli": 3}
     assert found["Break"].to_dict() == {"baseline": "0.500 → 0.400", "dli": "0.900 → 0.700"}
     assert found["Fray"].to_dict() == {"baseline": "0.800 → 0.800", "dli": "0.800 → 0.800"}
@@ -89,8 +92,8 @@ def test_class_that_a_seed_does_not_have_is_in_no_mean(folder):
         found[moment]["classes"][1] = [0, 0, 0]
         found[moment]["iou"] = sum(row[0] for row in found[moment]["classes"]) / 40
     store.finish(run, found)
-    chosen = referee.chosen("lite", folder).set_index("method")
-    assert chosen.loc["dli", "Break"] == "0.900 → 0.700"  # of the other two seeds
+    chosen = referee.chosen("lite", folder).set_index(["split", "method"])
+    assert chosen.loc[("the paper's split", "dli"), "Break"] == "0.900 → 0.700"  # of two seeds
 
 
 def test_class_that_carries_the_lead(folder):
@@ -136,7 +139,11 @@ def test_few_seeds_take_the_papers_deviation(tmp_path, seeds):
 def test_words_say_what_the_tables_say(folder):
     words = "\n".join(referee.in_words("lite", folder))
     assert "over the baseline, 0.080 [0.000, 0.260] (n = 3), the choice of the epoch adds" in words
-    assert "adds 0.020 [0.020, 0.020] (n = 3); the split: pending." in words
+    assert (
+        "adds 0.020 [0.020, 0.020] (n = 3); the split: pending. Best, of 160 epochs, are on"
+        in words
+    )
+    assert "on average 1 (the paper's split) and 1 (tile-disjoint)." in words
     assert "(means, n = 3): Blowhole 0.000, Break 0.080, Crack 0.000," in words
     # the paper: 0.780 ± 0.016 beside 0.746 ± 0.018; here ± 0.02
     assert "would decide): baseline 7, focal 5," in words
