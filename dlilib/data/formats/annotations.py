@@ -21,7 +21,7 @@ WIDTH = 10  # pixels, of lines and points: what labelme draws itself
 FARTHEST = 10**6  # a coordinate beyond is no pixel's, and would take a drawing program for ever
 # How Label Studio calls an uploaded photograph; eight digits that are a date are no such prefix.
 UPLOADED = re.compile(r"(?!(?:19|20)\d\d[01]\d[0-3]\d-)[0-9a-f]{8}-(.+)")
-PREFIXED = re.compile(r"^[0-9a-f]{8}-")
+PREFIXED = re.compile(r"^[0-9a-f]{8}-")  # such a prefix, or a date
 # What differs between reasons of one kind: lists, what is quoted, numbers, paths.
 VALUE = re.compile(r"\[.*\]|\{.*\}|'[^']*'|\S*[\d/]\S*")
 # Words that programs put into the names of pictures, or of their folders, that show a mask.
