@@ -125,7 +125,7 @@ def chosen(preset: str, folder: str | Path) -> pd.DataFrame:
         found = [record for run in runs if (record := store.record(run))]
         if not found:
             continue
-        epoch = f"{np.mean([record['best']['epoch'] for record in found]):.0f} of {p.base.epochs}"
+        mean = np.mean([record["best"]["epoch"] for record in found])
         by_class = {
             epoch: [claims.class_iou(record, epoch) for record in found]
             for epoch in ("best", "last")
@@ -135,8 +135,15 @@ def chosen(preset: str, folder: str | Path) -> pd.DataFrame:
             for values in by_class.values()
         )
         changes = dict(zip(found[0]["data"]["classes"], map(_change, best, last), strict=True))
-        row = {"split": tables.SPLITS[split], "method": method, "n": len(found)}
-        rows.append({**row, "best epoch": epoch, **changes})
+        rows.append(
+            {
+                "split": tables.SPLITS[split],
+                "method": method,
+                "n": len(found),
+                "best epoch": f"{mean:.0f} of {p.base.epochs}",
+                **changes,
+            }
+        )
     return pd.DataFrame(rows)
 
 

@@ -178,18 +178,18 @@ def marked(mask: np.ndarray) -> np.ndarray:
     Many grey levels are soft edges; a few are the numbers of instances, unless they are what JPEG
     left around a bright defect.
     """
-    levels = np.count_nonzero(np.bincount(mask.ravel(), minlength=IGNORE + 1)[1:])
-    soft = levels > MOST_INSTANCES or _has_soft_edge(mask) or _has_noise(mask)
+    levels = np.flatnonzero(np.bincount(mask.ravel())[1:]) + 1
+    soft = len(levels) > MOST_INSTANCES or _has_soft_edge(mask) or _has_noise(mask, levels)
     return mask > mask.max() // 2 if soft else mask > 0
 
 
-def _has_noise(mask: np.ndarray) -> bool:
+def _has_noise(mask: np.ndarray, levels: np.ndarray) -> bool:
     """Whether very dark pixels touch bright ones, and are no instances with numbers.
 
-    These go up in even steps, or fill a square somewhere.
+    These go up in even steps, or fill a square somewhere. levels: those above 0 in the mask.
     """
-    top, steps = int(mask.max()), np.flatnonzero(np.bincount(mask.ravel())[1:]) + 1
-    if top <= WHITE // 2 or (steps[0] >= LEAST_STEP and not (steps % steps[0]).any()):
+    top = int(mask.max())
+    if top <= WHITE // 2 or (levels[0] >= LEAST_STEP and not (levels % levels[0]).any()):
         return False
     near = np.ones((3, 3), np.uint8)
     dark = (mask > 0) & (mask <= DARK)

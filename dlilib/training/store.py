@@ -102,9 +102,9 @@ class Store:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             lock.acquire()
-            for path_ in self.folder.glob(f"*/.{run.id}.*"):
-                if path_.suffix[1:].isdigit():  # half written here, not on its way by rsync
-                    path_.unlink()
+            for part in self.folder.glob(f"*/.{run.id}.*"):
+                if part.suffix[1:].isdigit():  # as `write_whole` calls it; rsync has other endings
+                    part.unlink()
         except Timeout:
             yield False
             return

@@ -262,7 +262,7 @@ def _likeness(path: str, wanted: PurePosixPath, beside: str) -> tuple[int, ...]:
     return exact, ends, is_photograph, fits, _shared(found.parts, near.parts), mirrored, spelt
 
 
-def fit(path: str, name: str) -> tuple[bool, int, bool]:
+def fitness(path: str, name: str) -> tuple[bool, int, bool]:
     """How well a name fits a picture that it leads to, compared one by one.
 
     Whether it is the whole path or the end of it from a folder on; how many folders are the same,

@@ -22,7 +22,7 @@ from dlilib.data.formats.annotations import (
     add_unlisted,
     class_name,
     expected,
-    fit,
+    fitness,
     read_json,
     side,
     whose,
@@ -222,7 +222,7 @@ def _places(listing: _Listing, pictures: Pictures) -> dict[str, tuple[str | None
             leading.setdefault(path, []).append(name)
     for path, rivals in leading.items():
         if len(rivals) > 1:
-            fits = {name: fit(path, name) for name in rivals}
+            fits = {name: fitness(path, name) for name in rivals}
             best = [name for name in rivals if fits[name] == max(fits.values())]
             found |= dict.fromkeys(rivals, (None, True))
             if len(best) == 1:
