@@ -104,7 +104,7 @@ def summary(preset: str, results: str | Path) -> str:
     frame = select(records(folder / "records"), planned)
     encoders = tables.finished_encoders(preset, frame) or [PRESETS[preset].base.encoder]
     toys = TOYS if PRESETS[preset].base.data == "toy" else ""
-    finished = f"Finished: {len(frame)} of {len(planned)} planned runs."
+    finished = f"Finished: {len(frame)} of {len(planned)} planned runs{_precisions(frame)}."
     about = f"Preset `{preset}`: {PRESETS[preset].about}. {finished} {toys}"
     found = claims.verdicts(claims.claims(preset, folder, encoders))
     blocks = [_wrapped(about)]
@@ -116,6 +116,14 @@ def summary(preset: str, results: str | Path) -> str:
     blocks.append(_wrapped(" ".join(words)))
     blocks.append("\n".join(_items(referee.in_words(preset, folder))))
     return "\n\n".join(blocks) + "\n"
+
+
+def _precisions(frame: pd.DataFrame) -> str:
+    """How many runs were trained in each precision, in brackets; "" where all were in one."""
+    counts = frame["precision_used"].value_counts().sort_index()
+    if len(counts) < 2:
+        return ""
+    return f" ({listed(f'{n} in {name}' for name, n in counts.items())})"
 
 
 def _wrapped(text: str, indent: str = "") -> str:
@@ -300,7 +308,7 @@ def _paper_tables(preset: str, frame: pd.DataFrame) -> list[str]:
         blocks += [tables.markdown(table), ""]
     for split, name in tables.SPLITS.items():
         table = tables.class_table(preset, frame, encoders, split=split)
-        blocks += [f"### IoU per class, {name}\n", tables.markdown(table), ""]
+        blocks += [f"### IoU per class at the best epoch, {name}\n", tables.markdown(table), ""]
     return blocks
 
 

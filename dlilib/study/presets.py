@@ -107,8 +107,7 @@ PRESETS = {
     "lite": Preset(
         "Magnetic Tiles, 128 px, ImageNet start, 160 epochs of up to 502 images (a fifth of the "
         "defect-free ones) in batches of 8, in which DLI breaks ties at random; a run of 80,320 "
-        "images takes some four hours on an idle core with AVX2, three quarters of one on two "
-        "cores with AVX-512 BF16",
+        "images takes about an hour on two cores with AVX-512 BF16, on those with AVX2 several",
         LITE,
         stages=LITE_STAGES,
         seeds=(0, 1, 2),

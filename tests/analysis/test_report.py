@@ -22,10 +22,13 @@ def keep(folder, run, precision="fp32"):
 def test_page_says_which_runs_are_in_which_precision(tmp_path):
     keep(tmp_path, BASE)
     assert "pool the precisions" not in report.report(tmp_path)
+    assert "Finished: 1 of 174 planned runs." in report.summary("lite", tmp_path).replace("\n", " ")
     keep(tmp_path, replace(BASE, seed=1), "bf16")
     page = report.report(tmp_path)
     assert "(1 on CPU, bf16; 1 on CPU, fp32)" in page
     assert "Tables pool the precisions" in page
+    words = report.summary("lite", tmp_path).replace("\n", " ")
+    assert "Finished: 2 of 174 planned runs (1 in bf16 and 1 in fp32)." in words
 
 
 def test_summary_says_of_which_encoder_a_referee_would_ask(tmp_path):
