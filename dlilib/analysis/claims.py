@@ -116,12 +116,16 @@ def smaller_drop(groups: list[SeedRecords], epoch: str) -> Estimate:
 
 
 def small_less_large(groups: list[SeedRecords], epoch: str) -> Estimate:
-    """Mean gain in IoU over the small classes less that over the others."""
+    """Mean gain in IoU over the small classes, less that over the others where these gain.
+
+    What the others lose is left out: a method that only spares the small ones does not help them.
+    """
     differences = []
     for ours, theirs in groups:
         gains = class_iou(ours, epoch) - class_iou(theirs, epoch)
         small = np.isin(ours["data"]["classes"], SMALL)
-        differences.append(mean_class_iou(gains[small]) - mean_class_iou(gains[~small]))
+        large = mean_class_iou(gains[~small])
+        differences.append(mean_class_iou(gains[small]) - np.maximum(large, 0))
     return estimate(differences)
 
 

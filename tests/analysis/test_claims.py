@@ -215,6 +215,16 @@ def test_class_without_a_pixel_to_find_is_in_no_mean(tmp_path):
     assert (row["mean"], row["n"]) == (pytest.approx(0.4 - 0.1), 2)
 
 
+@pytest.mark.parametrize(("small", "said"), [(5, 0), (3, -0.2), (8, 0.3)])
+def test_small_defects_are_not_helped_by_what_large_ones_lose(tmp_path, small, said):
+    large = [5, 0, 5]
+    dli = [[small, 0, 10 - small], [1, 0, 9], NONE_TO_FIND, large, large]
+    class_records(tmp_path, dli, [[5, 0, 5], large, NONE_TO_FIND, large, large])
+    frame = claims.claims("lite", tmp_path, protocols=["paper's protocol"]).set_index("claim")
+    row = frame.loc["DLI helps small defects more than large ones"]
+    assert row["mean"] == pytest.approx(said)
+
+
 def test_claim_about_classes_without_a_pixel_to_find_is_not_measurable(tmp_path):
     only_large = [NONE_TO_FIND, [5, 0, 5], NONE_TO_FIND, [5, 0, 5], [5, 0, 5]]
     class_records(tmp_path, only_large, only_large)

@@ -282,6 +282,17 @@ def test_effects_show_each_claim_in_its_row():
     assert 0 < points[OURS][1][0] < points[HARD][1][0] < middle < ax.get_ylim()[0]
 
 
+def test_effects_say_where_a_claim_is_not_measurable():
+    rows = [(claim, name, 0.1, 0.3, 3) for claim in "AB" for name in (OURS, HARD)]
+    frame = claim_rows(rows)
+    frame.loc[2, "state"] = "not measurable"  # B, OURS
+    ax = figures.effects(frame)
+    words = {t.get_text(): t.xy[1] for t in ax.texts}
+    assert list(words) == ["A", "B", "not measurable"]
+    points = {c.get_label(): c.lines[0].get_data()[1] for c in ax.containers}
+    assert len(points[OURS]) == 1 and words["B"] < words["not measurable"] < points[HARD][1]
+
+
 def timed(rows):
     """Rows of `timing.compare`: what, milliseconds, ratio, group."""
     frame = pd.DataFrame(rows, columns=["what", "ms", "ratio", "size"])

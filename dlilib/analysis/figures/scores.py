@@ -414,8 +414,9 @@ def _separation(records: dict[str, dict]) -> str:
 def effects(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Draw each claim's difference under each protocol, beside the paper's (diamond).
 
-    Intervals are those of the claims. What is pending or not measurable is left out, and a claim
-    of which nothing is left says why.
+    Intervals are those of the claims. A claim of which nothing is measured says why, and one that
+    is not measurable under a protocol says so in that protocol's place. What else is pending is
+    left out.
 
     Args:
         frame: Rows of `claims.claims`, of one encoder.
@@ -445,11 +446,16 @@ def effects(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
             capsize=2,
             markersize=4,
         )
-    for claim in set(names) - set(measured["claim"]):
-        why = frame.loc[frame["claim"] == claim, "state"].iloc[0]
-        where = (0, top_of[claim] + LINE * (lines - 1))
-        style = {"textcoords": "offset points", "fontsize": SMALL, "color": "0.4"}
-        ax.annotate(why, where, (4, 0), va="center", **style)
+    for claim, rows in frame.groupby("claim", sort=False):
+        states = rows.set_index("protocol")["state"]
+        words = {lines - 1: states.iloc[0]}  # line of the row -> what stands there
+        if claim in set(measured["claim"]):
+            in_lines = enumerate(states.reindex(protocols), start=1)
+            words = {line: word for line, word in in_lines if word == "not measurable"}
+        for line, word in words.items():
+            where = (0, top_of[claim] + LINE * line)
+            style = {"textcoords": "offset points", "fontsize": SMALL, "color": "0.4"}
+            ax.annotate(word, where, (4, 0), va="center", **style)
     encoders = ", ".join(frame["encoder"].unique())
     n = seeds(frame["n"].min(), frame["n"].max())
     ax.set_xlabel(f"difference, 95 % interval where n > 1; {encoders}, {n}")
