@@ -68,6 +68,8 @@ def record(run, images, tiles=(1, 1, 2, 2), classes=None):
         "seconds": 60.0,
         "best": moment,
         "data": {"classes": ["Blowhole", "Break", "Crack", "Fray", "Uneven"]},
+        "positives": int(np.sum(images, axis=0)[[0, 2]].sum()),
+        "history": {},
         "val_images": list(range(len(images))),
         "val_tiles": list(tiles[: len(images)]),
         "last": {**moment, "images": counts[::-1]},

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from dlilib.analysis.paper import printed
+from dlilib.analysis.records import class_history
 from dlilib.analysis.stats import (
     MOST_SEEDS,
     Estimate,
@@ -31,6 +32,7 @@ from dlilib.training.store import Store
 PAPERS = "paper's protocol"
 LEAD = "DLI beats "  # how the claims about a competitor begin
 SMALL = ("Blowhole", "Crack")  # the defects below 1 % of an image
+OTHERS = "others"  # the epoch that runs choose which validate on other parts
 FLOOR = 0.05  # below this IoU of the small defects, in every run, gains in it say nothing
 
 Record = dict[str, Any]
@@ -43,7 +45,7 @@ class Protocol:
 
     changes: dict[str, Any] = field(default_factory=dict)  # fields of every run
     losses: str = "released"  # of the rivals whose loss as published differs
-    epoch: str = "best"  # whose figures count, "best" or "last"
+    epoch: str = "best"  # whose figures count, "best", "last" or `OTHERS`
 
 
 FREE_IN_VAL = {"free_in_val": True}
@@ -56,6 +58,7 @@ PROTOCOLS = {
     "defect-free images validate, published losses": Protocol(FREE_IN_VAL, losses="published"),
     "solid masks": Protocol({"threshold": 127}),
     "tile-disjoint": Protocol(TILE),
+    "tile-disjoint, other folds' epoch": Protocol(TILE, epoch=OTHERS),
     "tile-disjoint, last epoch": Protocol(TILE, epoch="last"),
     "all corrected": Protocol(TILE | FREE_IN_VAL, losses="published", epoch="last"),
 }
@@ -90,7 +93,7 @@ def pair(ours: Record, theirs: Record, epoch: str) -> Pair:
 
 
 def class_iou(record: Record, epoch: str) -> np.ndarray:
-    """IoU of each class at an epoch, "best" or "last": (K,), NaN where it has no pixel to find."""
+    """IoU of each class at an epoch of the record: (K,), NaN where it has no pixel to find."""
     return np.array([iou_score(*counts) for counts in record[epoch]["classes"]])
 
 
@@ -100,8 +103,41 @@ def mean_class_iou(values: np.ndarray) -> float:
     return float(found.mean()) if len(found) else float("nan")
 
 
+def chosen_elsewhere(groups: list[SeedRecords]) -> list[SeedRecords]:
+    """Give records the figures of an epoch that their own validation images did not choose.
+
+    It is the one, of those of which records keep each class's counts, at which the same method's
+    runs that validate on other parts are best on average. A record has its figures under `OTHERS`,
+    without those of single images.
+
+    Returns:
+        The seeds for which there is such a run, in their order.
+    """
+    groups = [group for group in groups if all("classes" in made["history"] for made in group)]
+    made = []
+    for group in groups:
+        own = set(group[0]["val_tiles"])
+        others = [other for other in groups if own.isdisjoint(other[0]["val_tiles"])]
+        others = [other for other in others if other[0]["positives"]]  # else nothing to choose by
+        if others:
+            by_method = zip(group, zip(*others, strict=True), strict=True)
+            made.append([_at_epoch_of(record, theirs) for record, theirs in by_method])
+    return made
+
+
+def _at_epoch_of(record: Record, others: Iterable[Record]) -> Record:
+    """A record with the figures of the epoch at which the others are best on average."""
+    curves = [
+        [iou_score(*classes.sum(axis=0)) for classes in class_history(other)[1]] for other in others
+    ]
+    found = class_history(record)[1][np.argmax(np.mean(curves, axis=0))]
+    return record | {OTHERS: {"iou": iou_score(*found.sum(axis=0)), "classes": found.tolist()}}
+
+
 def gain(groups: list[SeedRecords], epoch: str) -> Estimate:
     """Micro IoU of DLI less the rival's."""
+    if epoch == OTHERS:  # without counts of single images
+        return estimate([ours[epoch]["iou"] - theirs[epoch]["iou"] for ours, theirs in groups])
     return clustered_difference([pair(ours, theirs, epoch) for ours, theirs in groups])
 
 
@@ -257,8 +293,11 @@ def _measure(
     """The columns of `claims` from "paper" on; needed: the runs of each seed."""
     records = [[read(run) for run in runs] for runs in needed]
     groups = [group for group in records if all(group)]
+    enough = any(planned.issuperset(runs) for runs in needed)
+    if protocol.epoch == OTHERS:
+        groups, enough = chosen_elsewhere(groups), enough and len(needed) > 1
     found, (theirs, spread) = claim.measure(groups, protocol.epoch), claim.paper(encoder)
-    if not groups and not any(planned.issuperset(runs) for runs in needed):
+    if not groups and not enough:
         text, word = NOT_PLANNED, Verdict(NOT_PLANNED)
     elif not math.isnan(found.mean) and (why := claim.obstacle(groups, protocol.epoch)):
         text, word = str(found), Verdict("not measurable", why)

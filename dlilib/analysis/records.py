@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from dlilib.extras import require
 from dlilib.metrics import iou, iou_score
@@ -64,6 +67,22 @@ def records(folder: str | Path) -> pd.DataFrame:
                 "apart"
             )
     return pd.DataFrame(rows)
+
+
+def class_history(record: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the counts of each class at the epochs of which a record keeps them.
+
+    Returns:
+        Epochs (E,), from 1, ending with the last one, which is alone in records of versions that
+        kept no others; and TP, FP and FN (E, K, 3) of all validation images.
+    """
+    epochs, last = record["run"]["epochs"], np.array(record["last"]["classes"])
+    kept = record["history"].get("classes", [])
+    every = math.ceil(epochs / max(1, len(kept)))
+    counts = np.array([*kept, last[:, :2]])
+    missed = (last[:, 0] + last[:, 2]) - counts[..., 0]
+    numbers = [*range(1, epochs + 1, every)[: len(kept)], epochs]
+    return np.array(numbers), np.concatenate([counts, missed[..., None]], axis=-1)
 
 
 def load_or_train(

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from dlilib.analysis import claims, paper
-from dlilib.analysis.records import select
+from dlilib.analysis.records import class_history, select
 from dlilib.analysis.stats import IOU_RANGE, estimate, summarise
 from dlilib.losses import METHODS
 from dlilib.metrics import iou_score, shown
@@ -161,19 +161,14 @@ def learning_curve(record: dict[str, Any]) -> pd.DataFrame:
     Returns:
         Columns what ("all classes" or a class), images and IoU (NaN without a pixel to find).
     """
-    run, history, last = Run(**record["run"]), record["history"], record["last"]["classes"]
-    by_class = history.get("classes", [])  # records from before these were kept have none
-    every = math.ceil(run.epochs / max(1, len(by_class)))  # epochs between two points of a class
-    epochs, seen = np.arange(1, run.epochs + 1), images_seen(record)
+    history, seen = record["history"], images_seen(record)
     rows = []
-    for epoch, tp, fp in zip(epochs, history["tp"], history["fp"], strict=True):
+    for epoch, (tp, fp) in enumerate(zip(history["tp"], history["fp"], strict=True), start=1):
         rows.append((ALL, seen * epoch, iou_score(tp, fp, record["positives"] - tp)))
+    epochs, counts = class_history(record)
     for c, name in enumerate(record["data"]["classes"]):
-        positives = last[c][0] + last[c][2]
-        kept = zip(epochs[::every], by_class, strict=False)
-        points = [(epoch, counts[c]) for epoch, counts in kept]
-        for epoch, (tp, fp) in [*points, (run.epochs, last[c][:2])]:
-            rows.append((name, seen * epoch, iou_score(tp, fp, positives - tp)))
+        scores = [iou_score(*of_epoch[c]) for of_epoch in counts]
+        rows += zip([name] * len(epochs), seen * epochs, scores, strict=True)
     return pd.DataFrame(rows, columns=["what", "images", "IoU"])
 
 

@@ -215,6 +215,43 @@ def test_class_without_a_pixel_to_find_is_in_no_mean(tmp_path):
     assert (row["mean"], row["n"]) == (pytest.approx(0.4 - 0.1), 2)
 
 
+def blowhole_curve(run, tp, part):
+    """A record whose validation images, of one part, have 100 pixels of a Blowhole to find."""
+    made = record(run, [[1, 0, 99]], tiles=[part])
+    history = np.zeros((15, 5, 2), dtype=int)
+    for point, found in tp.items():
+        history[point, 0, 0] = found
+    return made | {"history": {"classes": history.tolist()}}
+
+
+def test_other_folds_choose_the_epoch(tmp_path):
+    store, name = Store(tmp_path), "tile-disjoint, other folds' epoch"
+    curves = [{2: 50, 5: 20}, {2: 10, 5: 30}, {2: 10, 5: 45}]
+    for seed, curve in enumerate(curves):
+        for method, tp in (("dli", curve), ("baseline", {0: 5})):
+            run = replace(BASE, seed=seed, method=method, split="tile")
+            store.finish(run, blowhole_curve(run, tp, part=seed))
+        frame = claims.claims("lite", tmp_path, protocols=[name]).set_index("claim")
+        assert frame.loc["DLI beats baseline", "n"] == (0, 2, 3)[seed]
+    # For seed 0 the others choose point 5, for seed 1 too, for seed 2 point 2: 0.20, 0.30, 0.10.
+    row = frame.loc["DLI beats baseline"]
+    expected = estimate([0.15, 0.25, 0.05])
+    assert (row["mean"], row["low"]) == pytest.approx((expected.mean, expected.low))
+    small = frame.loc["DLI helps small defects more than large ones"]
+    assert small["verdict"] == "not measurable (nothing to find)"  # of the large ones
+
+
+def test_the_same_parts_choose_no_epoch(tmp_path):
+    for seed, method in itertools.product((0, 1), ("dli", "baseline")):
+        run = replace(BASE, seed=seed, method=method, split="tile")
+        Store(tmp_path).finish(run, blowhole_curve(run, {0: 9}, part=7))
+    name = "tile-disjoint, other folds' epoch"
+    frame = claims.claims("lite", tmp_path, protocols=[name]).set_index("claim")
+    assert frame.loc["DLI beats baseline", "verdict"] == "pending"
+    single = claims.claims("smoke", tmp_path, protocols=[name])
+    assert set(single["verdict"]) == {"not planned"}  # one seed has no other
+
+
 @pytest.mark.parametrize(("small", "said"), [(5, 0), (3, -0.2), (8, 0.3)])
 def test_small_defects_are_not_helped_by_what_large_ones_lose(tmp_path, small, said):
     large = [5, 0, 5]
