@@ -309,7 +309,7 @@ class Planner:
         checked = check_labels(labels, num_classes)
         members = self.donors.members
         if self.place == "anywhere":
-            members = self.donors.fitting(sides)
+            members = self.donors.fitting(sides, self.filling.target)
         ends = np.cumsum(sizes)
         batches = np.split(checked, ends[:-1])
         planned = []

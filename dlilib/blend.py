@@ -20,7 +20,7 @@ from torch import Tensor
 from dlilib import multigrid
 from dlilib.checks import check_option
 
-FOLDED = 192  # pixels of an image's side, from where on its sine transforms are folded
+FOLDED = 192  # pixels inside the outermost ring, from where on sine transforms are folded
 FULL = 0.75  # of a side, from where on a part of it is folded too
 SMALL = 31  # pixels, longer side of boxes that are all solved for together
 GATHERED = 2**21  # pixels of masks that are in memory at a time

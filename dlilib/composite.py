@@ -258,7 +258,9 @@ class _Blending:
         if shown is None or (one_by_one(self.device) and shown):
             yield spot
             return
-        rows, seen = (x.to(self.labels.device, non_blocking=True) for x in (spot.row, shown))
+        device = self.labels.device
+        rows = spot.row.to(device, non_blocking=True)
+        seen = shown.to(device, non_blocking=device.type != "cpu")  # a CPU would not wait for it
         self.labels[rows] = torch.where(seen, self.labels[rows], self.before[rows])
         if not one_by_one(self.device):
             yield replace(spot, marked=spot.marked & shown[:, None, None], shown=shown)

@@ -145,7 +145,8 @@ class Donors:
             **_joined(pairs, [(0, 0)] * len(pairs), torch.device("cpu")),
             labels=numbers.long(),
             ids=torch.arange(len(pairs), device="cpu"),
-            sides=tuple(np.max([marks.shape for _, marks in pairs], axis=0).tolist()),
+            # two pixels at least: a warp takes a single one for a plane without an end
+            sides=tuple(np.max([(2, 2), *(marks.shape for _, marks in pairs)], axis=0).tolist()),
             channels=channels,
             classes=names,
             given=f"the {len(pairs)} crops",
@@ -256,17 +257,22 @@ class Donors:
         inside = shown[0][:, :, None] & shown[1][:, None]
         return self.pixels[at[:, 1:]], self.marks[at[:, 0]].logical_and_(inside)
 
-    def fitting(self, sides: tuple[int, int]) -> tuple[Tensor, ...]:
+    def fitting(self, sides: tuple[int, int], target: Sequence[float]) -> tuple[Tensor, ...]:
         """As `members`, of the donors whose defect fits into images of this height and width.
 
+        Args:
+            sides: The height and the width.
+            target: (K,), 0 for a class that is not injected.
+
         Raises:
-            ValueError: A class has donors, but none that fits.
+            ValueError: A class that is injected has donors, but none that fits.
         """
         last = torch.tensor(sides[::-1], dtype=torch.float64, device="cpu") - 1  # x and y
         fits = (2 * self.spots[2] <= last).all(dim=1)
         found = tuple(members[fits[members]] for members in self.members)
-        for name, members, left in zip(self.classes, self.members, found, strict=True):
-            if len(members) and not len(left):
+        rows = zip(self.classes, target, self.members, found, strict=True)
+        for name, wanted, members, left in rows:
+            if wanted and len(members) and not len(left):
                 width, height = (2 * self.spots[2][members] + 1).amin(dim=0).long().tolist()
                 raise ValueError(
                     f"no defect of class {name} fits into images of {sides[0]}×{sides[1]} pixels: "
@@ -292,7 +298,7 @@ class Donors:
                 places = torch.tensor([[0.0, 0.0]], dtype=torch.float64, device="cpu")
             low, high = places.amin(dim=0), places.amax(dim=0)
             spread = torch.linspace(0, len(places) - 1, POINTS, dtype=torch.float64, device="cpu")
-            points.append(places[spread.round().long()].short())
+            points.append(places[spread.round().long()].int())
             middle.append((low + high) / 2)
             half.append((high - low) / 2)
         return torch.stack(points), torch.stack(middle), torch.stack(half)

@@ -12,6 +12,7 @@ from dlilib import models
 from dlilib.checks import is_count
 from dlilib.data.files import write_whole
 from dlilib.extras import require
+from dlilib.models import check_model
 
 MOST = 1024  # images in a batch of an exported model
 LARGEST = 8192  # pixels, side of an image of an exported model
@@ -75,6 +76,7 @@ def to_onnx(
         >>> model = models.load("model.safetensors", "resnet18", num_classes=5)
         >>> path = to_onnx(model, "model.onnx", shape=(1, 256, 256))
     """
+    check_model(model)
     _check_shape(shape, model.stride)
     require("onnxscript", "export")
     path = Path(path)

@@ -69,7 +69,7 @@ class DynamicLabelInjection(nn.Module):
     Caruso et al., ECCV-W 2024, Algorithm 1. transform(images, masks, labels) returns new tensors of
     the same types on the same device; its inputs are not changed. Every label that it sets is shown
     by the image's mask. Pixels whose mask is 255 (`IGNORE`) stay as they are. The defaults are
-    those that serve training best; where they differ from the released code, the option says so.
+    what we recommend; where they differ from the released code, the option says so.
 
     Every option is an attribute that may be set later, as for a schedule. The transform has no
     gradient and injects in evaluation mode too: call it in training alone. In a worker process of a
@@ -106,13 +106,15 @@ class DynamicLabelInjection(nn.Module):
         region: As in `blend.poisson_blend`.
         guidance: As in `blend.poisson_blend`.
         label: What a Poisson composite is labelled with: "dilated", the widened mask it was blended
-            with (as released), or "tight", the donor's own mask.
+            with (as released), or "tight", the donor's own mask, also where that reaches the
+            image's outermost pixels, which no blend changes.
         clip: Clip what a Poisson blend changes to [0, 1]; as released, it is not. uint8 always is.
         empty_composites: As released: images whose masks show nothing are donors too, and a warp
             may move a defect out of sight, so that an image is labelled with a class that it does
             not show. Otherwise such a warp is drawn anew.
         keys: Names of image, mask and label in batches that are dicts.
-        generator: Of every random choice, on the CPU; None: torch's default one.
+        generator: Of every random choice, on the CPU, of this transform alone: in the workers of a
+            DataLoader, two that share one would draw alike. None: torch's default one.
 
     Raises:
         ValueError: An option is none of these, or a class has no donor.
@@ -255,6 +257,8 @@ class DynamicLabelInjection(nn.Module):
         if sides is None and not self.donors.whole:
             raise ValueError("sides must be given where the donors are crops")
         self._own_stream()
+        if len(self.carried) != len(self.donors.classes):  # the donors were changed
+            self.reset()
         return planner.plans(
             labels,
             sizes,

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dlilib.checks import check_option
+from dlilib.checks import check_option, described
 from dlilib.tiles import IGNORE, TileSet
 
 VARIANTS = ("released", "published")
@@ -192,8 +192,12 @@ def criterion(method: str, tiles: TileSet, train: np.ndarray, *, variant: str = 
         variant: "released" or "published"; it matters where `Method.varies`.
 
     Raises:
-        ValueError: The method or variant is unknown, or a class has no sample to weigh it by.
+        ValueError: The method or variant is unknown, `train` is no row of indices, or a class has
+            no sample to weigh it by.
     """
     check_option("method", method, tuple(METHODS))
     check_option("variant", variant, VARIANTS)
-    return WithDice(METHODS[method].loss(tiles, train, variant))
+    rows = torch.as_tensor(train, device="cpu").numpy()
+    if rows.ndim != 1 or not np.issubdtype(rows.dtype, np.integer):
+        raise ValueError(f"train must be a row of indices, got {described(train)}")
+    return WithDice(METHODS[method].loss(tiles, rows, variant))

@@ -3,6 +3,7 @@
 import os
 import threading
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from dlilib.checks import check_option, described, is_count
 from dlilib.metrics import class_map
 from dlilib.patches import check_patch, corners, stitch_weights
+from dlilib.tiles import MOST_CLASSES, RESIZES
 
 WEIGHTS_FILE = "model.safetensors"  # of an encoder's repository on the model hub
 DEPTH = 3  # stages of a light encoder, at strides 2, 4 and 8
@@ -112,15 +114,17 @@ def build(
         torch.Size([1, 5, 64, 64])
     """
     check_option("encoder", encoder, tuple(ENCODERS))
-    if not is_count(num_classes):
-        raise ValueError(f"num_classes must be at least 1, got {num_classes!r}")
+    if not is_count(num_classes) or num_classes > MOST_CLASSES:
+        raise ValueError(f"num_classes must lie in 1..{MOST_CLASSES}, got {num_classes!r}")
+    if not isinstance(seed, Integral):
+        raise ValueError(f"seed must be an integer, got {seed!r}")
     if weights not in (None, "imagenet"):
         raise ValueError(f'weights must be None or "imagenet", got {weights!r}')
     import segmentation_models_pytorch as smp  # takes seconds, which the transform is spared
 
     facts = ENCODERS[encoder]
     with SEEDED, torch.random.fork_rng(devices=[]), torch.device("cpu"):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would also reseed CUDA
+        torch.default_generator.manual_seed(int(seed))  # torch.manual_seed would also reseed CUDA
         model = smp.Unet(
             facts.name,
             encoder_depth=len(facts.decoder),
@@ -168,6 +172,7 @@ def predict(
     images: Tensor,
     size: int | tuple[int, int] | None = None,
     *,
+    resize: str = "bilinear",
     batch: int = 16,
     tile: tuple[int, int] | None = None,
 ) -> tuple[Tensor, Tensor]:
@@ -187,6 +192,9 @@ def predict(
         size: Side, or height and width, that the images are resized to for the model, such as that
             of its training images; None: their own. Sides that the encoder cannot take are padded
             by the last row and column.
+        resize: How they are resized: "bilinear" (area-weighted when it shrinks) or "nearest". Give
+            that of the training images, `TileSet.resize`: a model that was trained on the one finds
+            less on the other.
         batch: How many images, or patches of one image, go through the model at once.
         tile: Side of the patches, a multiple of 8, and by how many pixels neighbours overlap at
             least, such as (512, 64); None: images are predicted whole. Patches keep the image's
@@ -209,8 +217,8 @@ def predict(
         >>> class_maps.shape, scores.shape
         (torch.Size([1, 150, 200]), torch.Size([1, 5, 150, 200]))
     """
-    if not isinstance(model, nn.Module) or not hasattr(model, "stride"):
-        raise ValueError(f"model must be one of models.load or build, got {described(model)}")
+    check_model(model)
+    check_option("resize", resize, RESIZES)
     if not is_count(batch):
         raise ValueError(f"batch must be a number of images, got {batch!r}")
     _check_images(images)
@@ -224,7 +232,7 @@ def predict(
     try:
         model.eval()
         if patch is None or not len(images):
-            found = [_logits(model, part, sides) for part in images.split(int(batch))]
+            found = [_logits(model, part, sides, resize) for part in images.split(int(batch))]
         else:
             found = [_stitched(model, image, patch, int(batch)) for image in images]
     finally:
@@ -234,20 +242,41 @@ def predict(
     return class_map(logits), logits.sigmoid()
 
 
-def _logits(model: nn.Module, images: Tensor, sides: tuple[int, int] | None) -> Tensor:
+def check_model(model: nn.Module) -> None:
+    """Raise ValueError unless it is a model as `build` makes it."""
+    made = all(hasattr(model, name) for name in ("mean", "stride"))
+    if not isinstance(model, nn.Module) or not made:
+        raise ValueError(f"model must be one of models.load or build, got {described(model)}")
+
+
+def _logits(
+    model: nn.Module, images: Tensor, sides: tuple[int, int] | None, resize: str = "bilinear"
+) -> Tensor:
     """float32 logits (B, K, H, W) of images of any size; sides: what they are resized to."""
     height, width = images.shape[2:]
     pixels = images.to(model.mean.device, torch.float32)
     if images.dtype == torch.uint8:
         pixels = pixels / 255
     if sides is not None:
-        pixels = F.interpolate(pixels, sides, mode="bilinear", antialias=True)
+        pixels = _resized(pixels, sides, resize)
     below, right = (-side % model.stride for side in pixels.shape[2:])
     padded = F.pad(pixels, (0, right, 0, below), mode="replicate").to(model.mean.dtype)
     logits = model(padded)[..., : pixels.shape[2], : pixels.shape[3]].float()
     if sides is not None:
         logits = F.interpolate(logits, (height, width), mode="bilinear")
     return logits
+
+
+def _resized(pixels: Tensor, sides: tuple[int, int], resize: str) -> Tensor:
+    if resize == "bilinear":
+        return F.interpolate(pixels, sides, mode="bilinear", antialias=True)
+    # OpenCV's rule, by which data sets are read; that of torch rounds otherwise
+    for axis, side in enumerate(sides, start=2):
+        length = pixels.shape[axis]
+        steps = torch.arange(side, dtype=torch.float64, device="cpu") * (1 / (side / length))
+        nearest = steps.floor().long().clamp(max=length - 1)
+        pixels = pixels.index_select(axis, nearest.to(pixels.device))
+    return pixels
 
 
 def _stitched(model: nn.Module, image: Tensor, tile: tuple[int, int], batch: int) -> Tensor:

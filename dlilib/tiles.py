@@ -17,6 +17,7 @@ from dlilib.checks import described
 #: and no loss and no metric counts them.
 IGNORE = 255
 MOST_CLASSES = IGNORE - 1
+RESIZES = ("nearest", "bilinear")  # how images are brought to another size
 # Names that annotation programs have for 0 and for 255.
 BACKGROUND = {
     *("background", "_background_", "__background__", "bg", "unlabeled", "unlabelled"),
@@ -65,7 +66,8 @@ class TileSet(Dataset):
     classes: tuple[str, ...]  #: (K,) names of the classes 1..K, at most 254
     source: str = "unnamed"  #: the data set's name
     #: sha256 of the source files, and of options that change their pixels, so that a record says
-    #: what it was trained on; else of all this
+    #: what it was trained on; else of all this. `dataclasses.replace` keeps it: with
+    #: new pixels, give digest=""
     digest: str = ""
     sizes: Tensor | None = None  #: int64 (N, 2); height and width before resizing, pixels
     exposure: Tensor | None = None  #: int64 (N,); number of the exposure, where known

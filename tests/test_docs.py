@@ -21,7 +21,7 @@ from dlilib.analysis import claims, report
 from dlilib.losses import METHODS
 
 ROOT = Path(__file__).parents[1]
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 VIEW = "application/vnd.jupyter.widget-view+json"
 OWN_PAGES = ("search.html", "genindex.html")  # that Sphinx writes itself
 

@@ -167,6 +167,45 @@ def test_crops_need_a_place_and_room(toy):
     assert transform(*low)[2].all()
 
 
+def test_a_class_that_is_not_injected_needs_no_room():
+    large, small = torch.ones(40, 40, dtype=torch.bool), torch.ones(3, 3, dtype=torch.bool)
+    pictures = [mask.byte() for mask in (large, small)]
+    donors = Donors.from_crops(pictures, [large, small], [1, 2], classes=["big", "small"])
+    batch = torch.zeros(4, 1, 20, 20), torch.zeros(4, 20, 20).byte(), torch.zeros(4).long()
+    transform = DynamicLabelInjection(donors, place="anywhere", target={"big": 0, "small": 1})
+    assert transform(*batch)[2].tolist() == [2] * 4
+    refused(
+        lambda: DynamicLabelInjection(donors, place="anywhere")(*batch), "no defect of class big"
+    )
+
+
+def test_crops_of_a_pixels_width_stay_so():
+    mask = np.arange(12)[:, None] % 4 == 0  # 3 pixels
+    donors = Donors.from_crops([np.full((12, 1), 200, np.uint8)], [mask], [1])
+    still = Warp(flip=0, affine=0)
+    transform = DynamicLabelInjection(donors, place="anywhere", p_poisson=0, warps=still)
+    batch = torch.zeros(1, 1, 32, 40).byte(), torch.zeros(1, 32, 40).byte(), torch.zeros(1).long()
+    images, masks, _ = transform(*batch)
+    assert int((masks > 0).sum()) == int((images > 0).sum()) == 3
+
+
+def test_defects_far_down_a_line_scan_are_warped():
+    masks = torch.zeros(2, 40000, 8, dtype=torch.uint8)
+    masks[1, 39000:39009, 2:6] = 1
+    tiles = TileSet.from_arrays(torch.zeros(2, 40000, 8, dtype=torch.uint8), masks, ["pit"])
+    points, middle, _ = Donors.of(tiles).spots
+    assert points[..., 1].min() == 39000 and points[..., 1].max() == 39008
+    assert middle.tolist() == [[3.5, 39004.0]]
+
+
+def test_donors_of_another_number_of_classes_may_be_set(toy):
+    transform = DynamicLabelInjection(toy, generator=torch.Generator().manual_seed(0))
+    mask = torch.ones(3, 3, dtype=torch.bool)
+    transform.place = "anywhere"
+    transform.donors = Donors.from_crops([mask.byte()] * 2, [mask] * 2, [1, 2])
+    assert sorted(transform.plan([0, 0], (16, 16)).label.tolist()) == [1, 2]
+
+
 def test_a_small_defect_in_a_large_crop_takes_little_memory():
     small = [torch.zeros(8, 8, dtype=torch.uint8)] * 50
     large = torch.zeros(1500, 1500, dtype=torch.uint8)

@@ -1,4 +1,4 @@
-"""What a GPU gives beside the CPU. These tests need pytest, torch and the models, and no more."""
+"""What a GPU gives beside the CPU. These tests need pytest, SciPy and the library, and no more."""
 
 import pickle
 from dataclasses import replace
@@ -50,6 +50,14 @@ def test_plan_gives_the_same_images(toy, batch, precision, region, guidance):
     assert all(x.is_cuda for x in result)
     assert (result[0].cpu() - expected[0]).abs().max() < 1e-3
     assert all(torch.equal(x.cpu(), y) for x, y in zip(result[1:], expected[1:], strict=True))
+
+
+def test_labels_may_stay_on_the_cpu(toy, batch):
+    transform = DynamicLabelInjection(toy, generator=seeded())
+    plan = transform.plan(batch[2])
+    expected = transform.apply_plan(plan, *batch)
+    images, masks, labels = transform.apply_plan(plan, batch[0].cuda(), batch[1].cuda(), batch[2])
+    assert torch.equal(labels, expected[2]) and torch.equal(masks.cpu(), expected[1])
 
 
 def test_folded_transforms_give_the_same_images(precision):

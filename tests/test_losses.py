@@ -57,6 +57,20 @@ def tiny(pixels, images=None, side=8):
     )
 
 
+@pytest.mark.parametrize("train", [(0, 1), [0, 1], np.array([0, 1]), torch.tensor([0, 1])])
+def test_training_images_are_rows_in_any_form(train):
+    found = criterion("wce", tiny([4, 12]), train).first.weights
+    assert (
+        found.tolist() == criterion("wce", tiny([4, 12]), np.array([0, 1])).first.weights.tolist()
+    )
+
+
+@pytest.mark.parametrize("train", [True, 1, np.array([True, False, True]), [[0, 1]], [0.0, 1.0]])
+def test_what_is_no_row_of_training_images_is_refused(train):
+    with pytest.raises(ValueError, match="train must be a row of indices"):
+        criterion("wce", tiny([4, 12]), train)
+
+
 def everything(tiles):
     return np.arange(len(tiles))
 

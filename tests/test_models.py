@@ -6,11 +6,13 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
-from builders import refused
+from builders import encoded, refused
 from safetensors.torch import load_file, save_file
 
+import dlilib
 from dlilib import models
 from dlilib.models import WeightsError, build
 
@@ -427,6 +429,28 @@ def test_predict_gives_maps_and_scores_at_the_images_own_size():
     for size in (None, 32, (24, 40)):
         odd = models.predict(model, images[..., :37, :41], size)
         assert odd[0].shape == (2, 37, 41) and odd[1].shape == (2, 3, 37, 41)
+
+
+@pytest.mark.parametrize("resize", ["nearest", "bilinear"])
+def test_predict_resizes_as_data_sets_do(tmp_path, resize):
+    shapes = [(64, 48), (37, 91), (200, 133), (17, 24)]
+    images = [np.random.default_rng(k).integers(0, 256, s, np.uint8) for k, s in enumerate(shapes)]
+    for k, image in enumerate(images):
+        for folder, pixels in (("images", image), ("masks", image * 0)):
+            path = tmp_path / folder / f"{k}.png"
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(encoded(pixels))
+    tiles = dlilib.from_folder(tmp_path, size=32, resize=resize, classes=["pit"])
+    seen = []
+    model = models.build("resnet18", 1)
+    model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]), prepend=True)
+    for image in images:
+        models.predict(model, torch.from_numpy(image)[None, None], 32, resize=resize)
+    found = torch.cat(seen) * 255
+    difference = (found - tiles.images).abs().max()
+    assert difference < (1e-3 if resize == "nearest" else 1.01)  # Pillow rounds twice
+    with pytest.raises(ValueError, match="resize must be one of"):
+        models.predict(model, tiles.images, 32, resize="pad")
 
 
 def test_predict_works_in_chunks_and_leaves_every_module_and_gradients_alone():

@@ -200,6 +200,7 @@ GIVEN = {"masks": "any", "mask_suffix": "", "classes": None}
         ({**GIVEN, "size": 64, "resize": "bilinear"}, {}, "3000`", 128),
         ({**GIVEN, "size": 96, "resize": "bilinear"}, {"size": 96}, "3000 -y 'size: 96'`", 96),
         ({**GIVEN, "size": None}, {}, "3000 -y 'resize: \"pad\"'`", 64),
+        ({**GIVEN, "size": 64, "resize": "bilinear"}, {"look_seed": 2}, "3000 -y 'seed: 2'`", 128),
         ({**GIVEN, "tile": (64, 36), "free_patches": 2}, {}, "3000 -y 'tile: [64, 36]'`", 64),
         (
             {
@@ -215,7 +216,8 @@ GIVEN = {"masks": "any", "mask_suffix": "", "classes": None}
     ],
 )
 def test_the_real_try_that_is_told_keeps_what_the_look_chose(options, given, words, side):
-    record = {"run": {"epochs": 2, "size": 64}, "data": {"train": [100, 140]}, "seconds": 48.0}
+    look = {"epochs": 2, "size": 64, "seed": given.pop("look_seed", 0)}
+    record = {"run": look, "data": {"train": [100, 140]}, "seconds": 48.0}
     more = {"size": 0, "encoders": [], "runs": 2, "steps": 3000, "preset": "lite", **given}
     told = own_data.real_try(record, Run(size=128, batch=8), options, **more)
     assert f"`-p preset lite -p steps {words}, trains 24,000 images of {side}×{side}" in told

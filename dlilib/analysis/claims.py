@@ -145,24 +145,28 @@ def smaller_drop(groups: list[SeedRecords], epoch: str) -> Estimate:
     """How much more of its IoU DLI keeps than the rival from all of the data to half of it."""
     differences = []
     for ours_whole, ours_half, theirs_whole, theirs_half in groups:
-        ours = ours_half[epoch]["iou"] / max(ours_whole[epoch]["iou"], 1e-9)
-        theirs = theirs_half[epoch]["iou"] / max(theirs_whole[epoch]["iou"], 1e-9)
-        differences.append(ours - theirs)
+        kept = [
+            half[epoch]["iou"] / (whole[epoch]["iou"] or math.nan)
+            for whole, half in ((ours_whole, ours_half), (theirs_whole, theirs_half))
+        ]
+        differences.append(kept[0] - kept[1])
     return estimate(differences)
 
 
 def small_less_large(groups: list[SeedRecords], epoch: str) -> Estimate:
-    """Mean gain in IoU over the small classes, less that over the others where these gain.
+    """Mean gain in IoU over the small classes, or that less the gain over the others.
 
-    What the others lose is left out: a method that only spares the small ones does not help them.
+    A method that only spares the small ones does not help them: they are helped more than the
+    others if both lie above 0. So it is the one whose interval reaches lower.
     """
-    differences = []
-    for ours, theirs in groups:
+    found = np.empty((len(groups), 2))
+    for seed, (ours, theirs) in enumerate(groups):
         gains = class_iou(ours, epoch) - class_iou(theirs, epoch)
         small = np.isin(ours["data"]["classes"], SMALL)
-        large = mean_class_iou(gains[~small])
-        differences.append(mean_class_iou(gains[small]) - np.maximum(large, 0))
-    return estimate(differences)
+        gained, others = mean_class_iou(gains[small]), mean_class_iou(gains[~small])
+        found[seed] = gained, gained - others
+    found[np.isnan(found).any(axis=1)] = np.nan
+    return min(map(estimate, found.T), key=lambda e: e.mean if math.isnan(e.low) else e.low)
 
 
 def no_obstacle(groups: list[SeedRecords], epoch: str) -> str:

@@ -51,7 +51,8 @@ def records(folder: str | Path) -> pd.DataFrame:
 
     Example:
         >>> frame = records("results/lite")
-        >>> frame.groupby("method")["iou_best"].mean()
+        >>> alike = frame[(frame["epochs"] == 160) & (frame["split"] == "image")]
+        >>> alike.groupby("method")["iou_best"].mean()
     """
     pd = require("pandas", "study")
     folder = Path(folder, "records") if Path(folder, "records").is_dir() else Path(folder)

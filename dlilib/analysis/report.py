@@ -38,8 +38,8 @@ VERDICTS = (
     "Differences in micro IoU over n seeds; 95 % intervals: the wider of Student's t over seeds "
     "and a bootstrap over seeds and parts (not over images). Two claims are other differences: "
     '"drops less" in the share of the IoU kept at half the data, and "small defects" in the mean '
-    "IoU gained by small classes, minus that by large ones where these gain, both with Student's t "
-    "alone.\n"
+    "IoU gained by small classes, or that minus the gain of large ones, whichever interval reaches "
+    "lower; both with Student's t alone.\n"
 )
 SEEDS = (
     "How many seeds would decide each claim: those with which 80 % of all studies would exclude 0 "

@@ -13,9 +13,8 @@ from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
 from dlilib.data.files import DataError, Files
-from dlilib.tiles import IGNORE
+from dlilib.tiles import IGNORE, RESIZES
 
-RESIZES = ("nearest", "bilinear")
 MASK_RESIZES = ("nearest", "any")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 OTHER_PICTURES = (  # photographs that are not read: they must not be lost without a word

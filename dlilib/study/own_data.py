@@ -333,7 +333,7 @@ def real_try(
     images = steps * base.batch
     side = _side(options, size, base, look["size"])
     seconds = images * (side / look["size"]) ** 2 / rate
-    words = [f"-p preset {preset} -p steps {steps}", *_words(options, size, encoders)]
+    words = [f"-p preset {preset} -p steps {steps}", *_words(options, size, encoders, look["seed"])]
     return (
         f"Measured here: {rate:.1f} images of {look['size']}×{look['size']} a second, validation "
         f"included. A real try, `{' '.join(words)}`, trains {images:,} images of {side}×{side} a "
@@ -348,7 +348,7 @@ def _side(options: dict[str, Any], size: int, base: Run, looked_at: int) -> int:
     return looked_at if options["size"] is None else size or base.size
 
 
-def _words(options: dict[str, Any], size: int, encoders: Sequence[str]) -> list[str]:
+def _words(options: dict[str, Any], size: int, encoders: Sequence[str], seed: int) -> list[str]:
     """The notebook's parameters that keep what a first look chose or was given."""
     told: dict[str, Any] = {}
     if "tile" in options:
@@ -364,6 +364,7 @@ def _words(options: dict[str, Any], size: int, encoders: Sequence[str]) -> list[
         ("classes", list(options["classes"] or [])),
         ("value_range", list(options.get("value_range") or [])),
         ("encoders", as_list(encoders)),
+        ("seed", seed),
     ):
         told |= {name: value} if value else {}
     texts = {name: json.dumps(value, ensure_ascii=False) for name, value in told.items()}

@@ -10,11 +10,10 @@ from dlilib.balance import TIES, UNTIL
 from dlilib.blend import GUIDANCES, REGIONS
 from dlilib.checks import check_type
 from dlilib.composite import LABELS
-from dlilib.data.images import RESIZES
 from dlilib.data.splits import PROTOCOLS
 from dlilib.losses import METHODS, VARIANTS
 from dlilib.models import ENCODERS
-from dlilib.tiles import TileSet
+from dlilib.tiles import RESIZES, TileSet
 from dlilib.training.precision import PRECISIONS
 
 # Field -> the values that it can have.

@@ -252,6 +252,34 @@ def test_the_same_parts_choose_no_epoch(tmp_path):
     assert set(single["verdict"]) == {"not planned"}  # one seed has no other
 
 
+def test_small_defects_need_a_gain_and_more_of_it_than_the_others():
+    # By hand: the small class gains 0.1 and 0.3 (mean 0.2), the large one 0.0 and 0.3; so the
+    # second condition has the differences 0.1 and 0.0.
+    groups = []
+    for seed, (small, large) in enumerate([(6, 5), (8, 8)]):
+        counts = [[small, 0, 10 - small], [large, 0, 10 - large], *[NONE_TO_FIND] * 3]
+        run = replace(BASE, seed=seed)
+        flat = [[5, 0, 5], [5, 0, 5], *[NONE_TO_FIND] * 3]
+        groups.append([record(run, [[9, 1, 0]], classes=c) for c in (counts, flat)])
+    gained, more = estimate([0.1, 0.3]), estimate([0.1, 0.0])
+    assert gained.low < more.low
+    assert claims.small_less_large(groups, "last").mean == pytest.approx(gained.mean)
+    alike = [groups[1], groups[1]]
+    assert claims.small_less_large(alike, "last") == estimate([0, 0])
+    assert more.mean < gained.mean  # a single seed has no interval
+    assert claims.small_less_large(groups[1:], "last").mean == pytest.approx(0)
+
+
+def test_no_share_is_kept_of_nothing(tmp_path):
+    for method, fraction in itertools.product(("dli", "wce"), (1.0, 0.5)):
+        run = replace(BASE, method=method, fraction=fraction)
+        found = 0 if (method, fraction) == ("wce", 1.0) else 9
+        Store(tmp_path).finish(run, record(run, [[found, 1, 0]] * 4))
+    frame = claims.claims("lite", tmp_path, protocols=["paper's protocol"]).set_index("claim")
+    row = frame.loc["DLI drops less than WCE at half the data"]
+    assert row["verdict"] == "not measurable (nothing to find)"
+
+
 @pytest.mark.parametrize(("small", "said"), [(5, 0), (3, -0.2), (8, 0.3)])
 def test_small_defects_are_not_helped_by_what_large_ones_lose(tmp_path, small, said):
     large = [5, 0, 5]
