@@ -56,7 +56,7 @@ def test_labels_may_stay_on_the_cpu(toy, batch):
     transform = DynamicLabelInjection(toy, generator=seeded())
     plan = transform.plan(batch[2])
     expected = transform.apply_plan(plan, *batch)
-    images, masks, labels = transform.apply_plan(plan, batch[0].cuda(), batch[1].cuda(), batch[2])
+    _, masks, labels = transform.apply_plan(plan, batch[0].cuda(), batch[1].cuda(), batch[2])
     assert torch.equal(labels, expected[2]) and torch.equal(masks.cpu(), expected[1])
 
 

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -185,10 +186,33 @@ def test_a_folder_without_a_defect_free_image_is_refused_with_the_way_on(tmp_pat
     root = to_folder(TileSet.from_arrays(images, masks, ["pit"]), tmp_path / "parts")
     tiles, _ = own_data.read(root, size=None)
     with pytest.raises(DataError, match=r"each of the 3 images .*photographs.*patches.*tile=\["):
-        own_data.require_free(tiles, root)
+        own_data.require_both(tiles, root)
     tiles, _ = own_data.read(root, tile=(32, 0))
-    own_data.require_free(tiles, root)
+    own_data.require_both(tiles, root)
     assert tiles.counts() == {"pit": 3, "Free": 9}
+    with pytest.raises(DataError, match="no mask of the 9 images that were read marks a defect"):
+        own_data.require_both(tiles.subset((tiles.labels == 0).numpy()), root)
+
+
+def with_free_part(part_of_free):
+    """Thirty parts with a defect each, and ten defect-free images of the parts that are given."""
+    masks = np.zeros((40, 16, 16), np.uint8)
+    masks[:30, 2:6, 2:6] = 1
+    images = np.random.default_rng(0).integers(0, 256, masks.shape, np.uint8)
+    groups = [*range(30), *part_of_free]
+    return TileSet.from_arrays(images, masks, ["pit"], groups=groups)
+
+
+def test_a_look_is_split_so_that_a_defect_free_image_trains():
+    tiles = with_free_part([30] * 10)  # all of one part: one of five folds has them all
+    seeds = [own_data.divide(tiles, seed)[3] for seed in range(5)]
+    (moved,) = (seed for seed, taken in enumerate(seeds) if taken != seed)
+    with pytest.warns(UserWarning, match="none of the .* training images is defect-free, so dli"):
+        run = Run.for_tiles(tiles, split="tile", seed=moved, free_in_val=True, weights=None)
+        trainer.Trainer(run, tiles, torch.device("cpu"))
+    given = replace(tiles, given=("train",) * 30 + ("val",) * 10)
+    with pytest.raises(ValueError, match="no split leaves a defect-free image to train with"):
+        own_data.divide(given, 0)
 
 
 GIVEN = {"masks": "any", "mask_suffix": "", "classes": None}

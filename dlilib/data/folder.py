@@ -131,9 +131,11 @@ def from_folder(
     files = open_folder(root)
     layout = find_layout(files, root, mask_suffix)
     names = tuple(sorted(layout.images))
-    named, reader = _mask_reader(files, root, layout, classes)
-    if most is not None and most < len(names):
-        names = _chosen(files, layout, reader, names, most, len(named))
+    few = most is not None and most < len(names)
+    looked = _shuffled(names)[: LOOKED_AT * most] if few else names
+    named, reader = _mask_reader(files, root, layout, classes, looked)
+    if few:
+        names = _chosen(files, layout, reader, looked, most, len(named))
     levels = value_range or _levels(files, [layout.images[name] for name in names])
 
     def read(name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -214,16 +216,21 @@ def measure_sizes(
     """
     files = open_folder(root)
     layout = find_layout(files, root, mask_suffix)
-    _, reader = _mask_reader(files, root, layout, classes)
-    names = sorted(layout.images)
+    names = _shuffled(sorted(layout.images))[:most]
+    _, reader = _mask_reader(files, root, layout, classes, names)
     images, defects = [], []
-    for k in np.random.default_rng(0).permutation(len(names))[:most]:
-        sides = image_sides(files, layout.images[names[k]])
+    for name in names:
+        sides = image_sides(files, layout.images[name])
         images.append(sides)
-        mask = defective(reader.read(names[k], _without_pixels(sides))).astype(np.uint8)
+        mask = defective(reader.read(name, _without_pixels(sides))).astype(np.uint8)
         _, _, regions, _ = cv2.connectedComponentsWithStats(mask)
         defects += np.sqrt(regions[1:, cv2.CC_STAT_AREA]).tolist()
     return Sizes(np.array(images), np.array(defects))
+
+
+def _shuffled(names: Sequence[str]) -> list[str]:
+    """The names in a fixed random order."""
+    return [names[k] for k in np.random.default_rng(0).permutation(len(names))]
 
 
 def _without_pixels(sides: tuple[int, int]) -> np.ndarray:
@@ -281,9 +288,13 @@ def _source(root: str | Path) -> str:
 
 
 def _mask_reader(
-    files: Files, root: str | Path, layout: Layout, given: Sequence[str] | None
+    files: Files,
+    root: str | Path,
+    layout: Layout,
+    given: Sequence[str] | None,
+    names: Sequence[str],
 ) -> tuple[list[str], IndexMasks | ClassFolders | ColourMasks]:
-    """The classes 1..K, and what reads the masks."""
+    """The classes 1..K, and what reads the masks of the images of these names."""
     listed = find_class_list(files, root)
     classes = read_class_list(files, root, listed) if listed else None
     if given is not None:
@@ -310,10 +321,11 @@ def _mask_reader(
         if strange:
             raise DataError(f"{root}/{LABEL_MAP}: {listed} does not name {strange[0]}")
         return classes, ColourMasks(files, classes, colours, layout.masks)
+    masks = {name: layout.masks[name] for name in names}
     if classes is None:
-        _check_one_class(files, root, layout)
+        _check_one_class(files, root, list(masks.values()))
         classes = [ONLY_CLASS]
-    return classes, IndexMasks(files, classes, layout.masks)
+    return classes, IndexMasks(files, classes, masks)
 
 
 def _check_complete(layout: Layout, root: str | Path) -> None:
@@ -325,13 +337,13 @@ def _check_complete(layout: Layout, root: str | Path) -> None:
             )
 
 
-def _check_one_class(files: Files, root: str | Path, layout: Layout) -> None:
+def _check_one_class(files: Files, root: str | Path, paths: Sequence[str]) -> None:
     """Raise DataError where there is no class list and masks hold more than one value."""
-    for path in layout.masks.values():
+    for path in paths:
         values = set(np.unique(mask_values(files, path)).tolist()) - {0}
         if not values <= {1} and not values <= {IGNORE}:
             enough = ""
-            if is_white(files, list(layout.masks.values())):
+            if is_white(files, paths):
                 enough = "where it is all of one class, its name alone is all that is needed; else "
             raise DataError(
                 f"{root}/classes.txt: missing; {path} holds {_values(values)} beside 0: {enough}"
@@ -357,8 +369,7 @@ def _chosen(
 ) -> tuple[str, ...]:
     """At most so many of the images, half of them with a defect, each class alike."""
     by_label: dict[int, list[str]] = {label: [] for label in range(num_classes + 1)}
-    for k in np.random.default_rng(0).permutation(len(names))[: LOOKED_AT * most]:
-        name = names[k]
+    for name in names:
         sides = image_sides(files, layout.images[name])
         mask = reader.read(name, _without_pixels(sides))
         label = int(labels_of(torch.from_numpy(mask)[None], num_classes)[0])
@@ -518,7 +529,7 @@ def _table(files: Files, root: str | Path, layout: Layout, names: Sequence[str])
     try:
         table = csv.reader(read_text(files, root, TABLE).splitlines())
         head = [word.strip().casefold() for word in next(table, [])]
-        rows = [dict(zip_longest(head, row)) for row in table if row]
+        rows = [dict(zip_longest(head, row)) for row in table if any(map(str.strip, row))]
     except csv.Error as error:
         raise DataError(f"{place}: not a table ({error})") from None
     if not rows or not {"image", "tile"} <= rows[0].keys():

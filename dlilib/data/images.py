@@ -220,6 +220,8 @@ def _opened(
             ImageOps.exif_transpose(image, in_place=True)
     except UNDECODABLE as error:
         why = str(error).partition(" <")[0]
+        if isinstance(error, Image.DecompressionBombError):
+            why += ". If it is to be trusted, set PIL.Image.MAX_IMAGE_PIXELS = None before"
         raise DataError(f"{path}: unreadable {what} ({READ[what]} are read): {why}") from None
     if frames > 1:
         raise DataError(f"{path}: holds {frames} frames, not one {what}")

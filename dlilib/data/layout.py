@@ -45,12 +45,17 @@ class Layout:
 
 def open_folder(root: str | Path) -> Files:
     """The folder's files by their path below it; a zip may hold the folder or what is in it."""
-    files = open_files(Path(root))
+    files = {_plain(path): read for path, read in open_files(Path(root)).items()}
     tops = {path.partition("/")[0] for path in files}
     inside = {path.partition("/")[2].partition("/")[0] for path in files}
     if len(tops) == 1 and not tops & CONTENTS and inside & CONTENTS:
-        files = {path.partition("/")[2]: read for path, read in files.items()}
+        files = {_plain(path.partition("/")[2]): read for path, read in files.items()}
     return files
+
+
+def _plain(path: str) -> str:
+    """The path; that of a table at the top as it is spelt here, such as Tiles.csv."""
+    return path.lower() if path.lower() in (TABLE, LABEL_MAP) else path
 
 
 def find_layout(files: Files, root: str | Path, mask_suffix: str) -> Layout:

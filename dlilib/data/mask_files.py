@@ -162,8 +162,7 @@ def is_white(files: Files, paths: Sequence[str]) -> bool:
         values = set(np.flatnonzero(found[1:]) + 1)
         by_one = path if values == {1} else by_one
         by_white = path if values == {WHITE} else by_white
-    levels = np.count_nonzero(counts[2:WHITE])
-    soft = levels > MOST_INSTANCES or bool(levels and counts[WHITE // 2 :].any())
+    soft = bool(counts[2:WHITE].any() and counts[WHITE // 2 :].any())
     if by_one and by_white and not soft:
         raise DataError(
             f"{by_one}: marks its defect by 1, {by_white} by 255, which is ignored beside 1: save "
@@ -175,11 +174,12 @@ def is_white(files: Files, paths: Sequence[str]) -> bool:
 def marked(mask: np.ndarray) -> np.ndarray:
     """What a mask of one class marks, bool: all above 0, of soft edges the brighter half.
 
-    Many grey levels are soft edges; a few are the numbers of instances, unless they are what JPEG
-    left around a bright defect.
+    Many grey levels up to bright ones are soft edges; a few, or dark ones alone, are the numbers of
+    instances, unless they are what JPEG left around a bright defect.
     """
     levels = np.flatnonzero(np.bincount(mask.ravel())[1:]) + 1
-    soft = len(levels) > MOST_INSTANCES or _has_soft_edge(mask) or _has_noise(mask, levels)
+    many = len(levels) > MOST_INSTANCES and mask.max() > WHITE // 2
+    soft = many or _has_soft_edge(mask) or _has_noise(mask, levels)
     return mask > mask.max() // 2 if soft else mask > 0
 
 

@@ -199,7 +199,10 @@ def _tile_level(labels: np.ndarray, tile: np.ndarray, seed: int) -> np.ndarray:
     """The images of one fold of the parts, bool (N,)."""
     most = _most_parts(labels, tile)
     if most < FOLDS:
-        raise ValueError(f'protocol "tile" needs a class of {FOLDS} or more parts, not {most}')
+        raise ValueError(
+            f'protocol "tile" needs a class of {FOLDS} or more parts, not {most}: add parts, or '
+            'say which images train (in a folder: column split of tiles.csv) and use "given"'
+        )
     return _fold(labels, tile, FOLDS, seed // FOLDS, seed % FOLDS)
 
 

@@ -133,13 +133,15 @@ def read(root: str | Path, **options: Any) -> tuple[TileSet, list[str]]:
     return tiles, remarks
 
 
-def require_free(tiles: TileSet, root: str | Path) -> None:
-    """Raise DataError unless some image is defect-free, into which DLI injects.
+def require_both(tiles: TileSet, root: str | Path) -> None:
+    """Raise DataError unless some image shows a defect, and some none, into which DLI injects.
 
     Args:
         tiles: The data set.
         root: Its folder, for the message.
     """
+    if not tiles.labels.any():
+        raise DataError(f"{root}: no mask of the {len(tiles)} images that were read marks a defect")
     if bool((tiles.labels > 0).all()):
         raise DataError(
             f"{root}: each of the {len(tiles)} images that were read shows a defect, and DLI "
@@ -175,14 +177,15 @@ def thinned(tiles: TileSet, most: int = MOST_READ) -> TileSet:
 
 
 def divide(tiles: TileSet, seed: int) -> tuple[np.ndarray, np.ndarray, str, int]:
-    """Split a data set, as it came split or by parts, so that every class trains.
+    """Split a data set, as it came split or by parts, so that every class trains, and defect-free.
 
     Returns:
         Indices that train and that validate, the protocol, and the seed that was taken: `seed`, or
-        one of the next four where a class would have no image to train with.
+        one of the next four where a class would have no image to train with, or no image would be
+        defect-free.
 
     Raises:
-        ValueError: No such split has every class in training.
+        ValueError: No such split has all of them in training.
     """
     protocol = "given" if tiles.given else "tile"
     target = injected(tiles) or dict.fromkeys(tiles.classes, 1.0)
@@ -190,11 +193,17 @@ def divide(tiles: TileSet, seed: int) -> tuple[np.ndarray, np.ndarray, str, int]
         train, val = split(tiles, protocol, taken, free_in_val=True)
         shown = set(tiles.labels[train][tiles.marked[train]].tolist())
         missing = [n for k, n in enumerate(tiles.classes, start=1) if target[n] and k not in shown]
-        if not missing:
+        free = bool((tiles.labels[train] == 0).any())
+        if not missing and free:
             return train, val, protocol, taken
+    if free:
+        raise ValueError(
+            f"{tiles.source}: no split leaves an image of {missing[0]} to train with; it needs "
+            "images of more parts, or take it out of the classes"
+        )
     raise ValueError(
-        f"{tiles.source}: no split leaves an image of {missing[0]} to train with; it needs images "
-        "of more parts, or take it out of the classes"
+        f"{tiles.source}: no split leaves a defect-free image to train with, into which DLI could "
+        "inject: add some of other parts"
     )
 
 

@@ -5,6 +5,7 @@ Of the paper (Lin et al., ICME 2021, arXiv 2007.09438) only the abstract is avai
 constants are our interpretation.
 """
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -40,6 +41,8 @@ class FewShotLoss:
         self.run, self.criterion, self.num_classes = run, criterion, num_classes
         self.ignores = ignores  # whether masks may hold pixels that do not count
         self.prototypes: Tensor | None = None  # (K, D); None: composites count like other images
+        if run.shots:
+            require("sklearn.metrics", "study")  # what the record needs, before all is trained
 
     def start_epoch(self, predict: Predict, defective: np.ndarray) -> None:
         """Renew what the weights of composites compare with; defective: training images."""
@@ -194,8 +197,11 @@ def separation(features: np.ndarray, defect: np.ndarray, shown: int = 100) -> di
 
     Returns:
         "auroc", of the angle to the mean direction of the normal features; "normal" and "defect",
-        the first two principal components of the points that are shown, fitted to these.
+        the first two principal components of the points that are shown, fitted to these. NaN and no
+        points where there are features of one kind alone.
     """
+    if defect.all() or not defect.any():
+        return {"auroc": math.nan, "normal": [], "defect": []}
     roc_auc_score = require("sklearn.metrics", "study").roc_auc_score
     directions = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
     cosine = directions @ directions[~defect].mean(axis=0)

@@ -4,6 +4,7 @@ import base64
 import io
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -186,6 +187,12 @@ class Trainer:
             run, criterion, tiles.num_classes, ignores=tiles.ignores
         )
         self.injection = self._injection(tiles) if losses.METHODS[run.method].injects else None
+        if self.injection and (tiles.labels[self.train] > 0).all():
+            warnings.warn(
+                f"{tiles.source}: none of the {len(self.train)} training images is defect-free, so "
+                f"{run.method} injects nothing",
+                stacklevel=3,
+            )
         if not len(self.val):
             raise ValueError(
                 f'split "{run.split}", seed {run.seed}: no image is left to validate among the '

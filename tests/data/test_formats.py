@@ -1171,6 +1171,18 @@ def test_instances_of_a_class_are_all_marked(tmp_path):
     assert int((tiles.masks == 1).sum()) == 3 * 64
 
 
+def test_many_dark_numbers_are_instances_too(tmp_path):
+    mask = np.zeros((40, 40), np.uint8)
+    for k in range(24):
+        row, column = divmod(k, 6)
+        mask[2 + 6 * row : 5 + 6 * row, 2 + 6 * column : 5 + 6 * column] = k + 1
+    one = folder(tmp_path / "one", {"masks/pore/a.png": mask})
+    assert int((from_folder(one, size=None).masks == 1).sum()) == 24 * 9
+    listed = folder(tmp_path / "listed", {"masks/a.png": mask}, "pore\n")
+    with pytest.raises(DataError, match=r"holds class index 24.*masks/<class>/"):
+        from_folder(listed, size=None)
+
+
 def test_one_and_white_side_by_side_are_refused(tmp_path):
     root = folder(tmp_path, {"masks/a.png": square(1), "masks/b.png": square(255)}, "dent\n")
     with pytest.raises(DataError, match=r"a\.png: marks its defect by 1, masks/b\.png by 255"):

@@ -1,4 +1,5 @@
 import itertools
+import sys
 import time
 from dataclasses import replace
 
@@ -9,6 +10,7 @@ from builders import TINY, refused, without_seconds
 
 import dlilib
 from dlilib import IGNORE, models
+from dlilib.extras import MissingExtraError
 from dlilib.metrics import iou
 from dlilib.training import few_shot
 from dlilib.training.store import Store, read_record
@@ -251,6 +253,19 @@ def test_few_shot_run_keeps_how_its_features_tell_defects_apart(small_toy):
     assert np.allclose(
         np.mean(features["normal"] + features["defect"], axis=0), 0, atol=2e-3
     )  # principal components
+
+
+def test_features_of_one_kind_alone_separate_nothing():
+    features = np.eye(4)
+    for defect in (True, False):
+        found = few_shot.separation(features, np.full(4, defect))
+        assert np.isnan(found["auroc"]) and found["normal"] == found["defect"] == []
+
+
+def test_a_few_shot_run_wants_scikit_learn_before_it_trains(few_tiles, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.metrics", None)
+    with pytest.raises(MissingExtraError, match="sklearn"):
+        Trainer(FEW, few_tiles, torch.device("cpu"))
 
 
 def test_a_quarter_of_a_few_shot_epoch_is_defective(few_tiles):

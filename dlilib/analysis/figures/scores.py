@@ -385,7 +385,7 @@ def feature_planes(records: dict[str, dict]) -> list[Axes]:
     for ax, (title, record) in zip(axes, records.items(), strict=True):
         features = record["features"]
         for name, colour in (("normal", "0.6"), ("defect", PALETTE[3])):
-            x, y = np.transpose(features[name])
+            x, y = np.reshape(features[name], (-1, 2)).T
             ax.scatter(x, y, s=8, color=colour, label=f"{name}, n = {len(x)}")
         ax.set(xticks=[], yticks=[], aspect="equal")
         text = wrapped(f"{title}, AUROC {features['auroc']:.3f}", 30)
@@ -403,6 +403,9 @@ def feature_planes(records: dict[str, dict]) -> list[Axes]:
 def _separation(records: dict[str, dict]) -> str:
     """How well features tell defects from normal ground."""
     found = {title: record["features"]["auroc"] for title, record in records.items()}
+    found = {title: auroc for title, auroc in found.items() if not np.isnan(auroc)}
+    if not found:
+        return "The features are of defects or of normal ground alone"
     low, high = min(found, key=found.__getitem__), max(found, key=found.__getitem__)
     told = f"{found[low]:.3f}"
     if len(found) > 1:
