@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any
 
+import torch
 from torch import Generator, Tensor
 
 
@@ -49,6 +50,23 @@ def check_type(name: str, value: object, kind: type | tuple[type, ...]) -> None:
         kinds = kind if isinstance(kind, tuple) else (kind,)
         wanted = " or ".join(k.__name__ for k in kinds)
         raise ValueError(f"{name} must be a {wanted}, got {described(value)}")
+
+
+def check_rows(name: str, value: Any, count: int) -> Tensor:
+    """Return indices of `count` images, each once: int64 (n,); ValueError if they are none."""
+    try:
+        rows = torch.as_tensor(list(value) if isinstance(value, range) else value, device="cpu")
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"{name} must be a row of indices, got {described(value)}") from None
+    integer = not rows.is_floating_point() and rows.dtype != torch.bool
+    if rows.ndim != 1 or (len(rows) and not integer):
+        raise ValueError(f"{name} must be a row of indices, got {rows.dtype} {tuple(rows.shape)}")
+    rows = rows.long()
+    if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < count:
+        raise ValueError(
+            f"{name} must index the {count} tiles, got {int(rows.min())}..{int(rows.max())}"
+        )
+    return torch.tensor(list(dict.fromkeys(rows.tolist())), dtype=torch.int64, device="cpu")
 
 
 def described(value: Any) -> str:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dlilib.checks import described
+from dlilib.checks import check_rows, described
 from dlilib.tiles import Arrays, TileSet, as_images, check_classes
 
 MARGIN = 16  # pixels kept around a defect: more than any blend of it reads, if not shrunk very far
@@ -69,7 +69,9 @@ class Donors:
             >>> len(Donors.of(dlilib.toy_tiles(), donors=range(240, 260)))
             20
         """
-        rows = _check_rows(donors, tiles)
+        rows = torch.arange(len(tiles), device="cpu")
+        if donors is not None:
+            rows = check_rows("donors", donors, len(tiles))
         usable = tiles.labels[rows] > 0 if empty else tiles.marked[rows]
         given = f"the {len(rows)} images given"
         if donors is None:
@@ -302,24 +304,6 @@ class Donors:
             middle.append((low + high) / 2)
             half.append((high - low) / 2)
         return torch.stack(points), torch.stack(middle), torch.stack(half)
-
-
-def _check_rows(donors: Arrays | None, tiles: TileSet) -> Tensor:
-    if donors is None:
-        return torch.arange(len(tiles), device="cpu")
-    try:
-        rows = torch.as_tensor(list(donors) if isinstance(donors, range) else donors, device="cpu")
-    except (TypeError, ValueError, RuntimeError):
-        raise ValueError(f"donors must be a row of indices, got {described(donors)}") from None
-    integer = not rows.is_floating_point() and rows.dtype != torch.bool
-    if rows.ndim != 1 or (len(rows) and not integer):
-        raise ValueError(f"donors must be a row of indices, got {rows.dtype} {tuple(rows.shape)}")
-    rows = rows.long()
-    if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < len(tiles):
-        raise ValueError(
-            f"donors must index the {len(tiles)} tiles, got {int(rows.min())}..{int(rows.max())}"
-        )
-    return torch.tensor(list(dict.fromkeys(rows.tolist())), dtype=torch.int64, device="cpu")
 
 
 def _crop_labels(labels: Arrays) -> Tensor:

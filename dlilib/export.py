@@ -68,7 +68,7 @@ def to_onnx(
         `path`.
 
     Raises:
-        ValueError: The shape is none of these.
+        ValueError: The model or the shape is none of these.
         MissingExtraError: onnxscript is not installed.
         WriteError: The file cannot be written.
 

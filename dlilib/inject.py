@@ -225,6 +225,7 @@ class DynamicLabelInjection(nn.Module):
     def reset(self) -> None:
         """Forget the counts that state="running" carries from batch to batch."""
         self.carried = np.zeros(len(self.donors.classes), np.int64)  # images of each class
+        self._carried_of = self.donors.classes
 
     def plan(self, labels: np.ndarray | Tensor, sides: tuple[int, int] | None = None) -> Plan:
         """Draw the random choices for a batch with labels (B,).
@@ -257,7 +258,7 @@ class DynamicLabelInjection(nn.Module):
         if sides is None and not self.donors.whole:
             raise ValueError("sides must be given where the donors are crops")
         self._own_stream()
-        if len(self.carried) != len(self.donors.classes):  # the donors were changed
+        if self.donors.classes != self._carried_of:  # the donors were changed
             self.reset()
         return planner.plans(
             labels,

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dlilib.checks import check_option, described
+from dlilib.checks import check_option, check_rows
 from dlilib.tiles import IGNORE, TileSet
 
 VARIANTS = ("released", "published")
@@ -197,7 +197,5 @@ def criterion(method: str, tiles: TileSet, train: np.ndarray, *, variant: str = 
     """
     check_option("method", method, tuple(METHODS))
     check_option("variant", variant, VARIANTS)
-    rows = torch.as_tensor(train, device="cpu").numpy()
-    if rows.ndim != 1 or not np.issubdtype(rows.dtype, np.integer):
-        raise ValueError(f"train must be a row of indices, got {described(train)}")
+    rows = check_rows("train", train, len(tiles)).numpy()
     return WithDice(METHODS[method].loss(tiles, rows, variant))

@@ -194,7 +194,7 @@ def predict(
             by the last row and column.
         resize: How they are resized: "bilinear" (area-weighted when it shrinks) or "nearest". Give
             that of the training images, `TileSet.resize`: a model that was trained on the one finds
-            less on the other.
+            less on the other. "pad", where they kept their size: `size` must be None.
         batch: How many images, or patches of one image, go through the model at once.
         tile: Side of the patches, a multiple of 8, and by how many pixels neighbours overlap at
             least, such as (512, 64); None: images are predicted whole. Patches keep the image's
@@ -218,7 +218,9 @@ def predict(
         (torch.Size([1, 150, 200]), torch.Size([1, 5, 150, 200]))
     """
     check_model(model)
-    check_option("resize", resize, RESIZES)
+    check_option("resize", resize, (*RESIZES, "pad"))
+    if size is not None and resize == "pad":
+        raise ValueError(f'size must be None with resize="pad", got {size!r}')
     if not is_count(batch):
         raise ValueError(f"batch must be a number of images, got {batch!r}")
     _check_images(images)

@@ -204,6 +204,11 @@ def test_donors_of_another_number_of_classes_may_be_set(toy):
     transform.place = "anywhere"
     transform.donors = Donors.from_crops([mask.byte()] * 2, [mask] * 2, [1, 2])
     assert sorted(transform.plan([0, 0], (16, 16)).label.tolist()) == [1, 2]
+    transform.state = "running"
+    transform.plan([1] * 8, (16, 16))
+    others = Donors.from_crops([mask.byte()] * 2, [mask] * 2, [1, 2], classes=["a", "b"])
+    transform.donors = others  # of which none was seen yet
+    assert sorted(transform.plan([0, 0], (16, 16)).label.tolist()) == [1, 2]
 
 
 def test_a_small_defect_in_a_large_crop_takes_little_memory():

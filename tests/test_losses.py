@@ -65,9 +65,12 @@ def test_training_images_are_rows_in_any_form(train):
     )
 
 
-@pytest.mark.parametrize("train", [True, 1, np.array([True, False, True]), [[0, 1]], [0.0, 1.0]])
+@pytest.mark.parametrize(
+    "train",
+    [True, 1, None, "ab", [1, [2]], np.array([True, False]), [[0, 1]], [0.0, 1.0], [-1], [9]],
+)
 def test_what_is_no_row_of_training_images_is_refused(train):
-    with pytest.raises(ValueError, match="train must be a row of indices"):
+    with pytest.raises(ValueError, match=r"train must (be a row of indices|index the 3 tiles)"):
         criterion("wce", tiny([4, 12]), train)
 
 

@@ -449,8 +449,9 @@ def test_predict_resizes_as_data_sets_do(tmp_path, resize):
     found = torch.cat(seen) * 255
     difference = (found - tiles.images).abs().max()
     assert difference < (1e-3 if resize == "nearest" else 1.01)  # Pillow rounds twice
-    with pytest.raises(ValueError, match="resize must be one of"):
-        models.predict(model, tiles.images, 32, resize="pad")
+    refused(lambda: models.predict(model, tiles.images, 32, resize="area"), "resize must be one of")
+    refused(lambda: models.predict(model, tiles.images, 32, resize="pad"), "size must be None with")
+    assert len(models.predict(model, tiles.images, resize="pad")[0]) == len(images)
 
 
 def test_predict_works_in_chunks_and_leaves_every_module_and_gradients_alone():

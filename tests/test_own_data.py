@@ -203,6 +203,15 @@ def with_free_part(part_of_free):
     return TileSet.from_arrays(images, masks, ["pit"], groups=groups)
 
 
+def with_single_parts():
+    """Thirty parts of a class, one of each of four others, and one that is defect-free."""
+    labels = [1] * 30 + [2, 3, 4, 5, 0]
+    masks = np.zeros((35, 16, 16), np.uint8)
+    masks[:, 2:6, 2:6] = np.reshape(labels, (-1, 1, 1))
+    images = np.random.default_rng(0).integers(0, 256, masks.shape, np.uint8)
+    return TileSet.from_arrays(images, masks, list("abcde"))
+
+
 def test_a_look_is_split_so_that_a_defect_free_image_trains():
     tiles = with_free_part([30] * 10)  # all of one part: one of five folds has them all
     seeds = [own_data.divide(tiles, seed)[3] for seed in range(5)]
@@ -210,6 +219,8 @@ def test_a_look_is_split_so_that_a_defect_free_image_trains():
     with pytest.warns(UserWarning, match="none of the .* training images is defect-free, so dli"):
         run = Run.for_tiles(tiles, split="tile", seed=moved, free_in_val=True, weights=None)
         trainer.Trainer(run, tiles, torch.device("cpu"))
+    with pytest.raises(ValueError, match="images of every class and a defect-free one to train"):
+        own_data.divide(with_single_parts(), 9)  # some splits lack the one, some the other
     given = replace(tiles, given=("train",) * 30 + ("val",) * 10)
     with pytest.raises(ValueError, match="no split leaves a defect-free image to train with"):
         own_data.divide(given, 0)

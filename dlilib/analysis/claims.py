@@ -127,10 +127,15 @@ def chosen_elsewhere(groups: list[SeedRecords]) -> list[SeedRecords]:
 
 def _at_epoch_of(record: Record, others: Iterable[Record]) -> Record:
     """A record with the figures of the epoch at which the others are best on average."""
-    curves = [
-        [iou_score(*classes.sum(axis=0)) for classes in class_history(other)[1]] for other in others
-    ]
-    found = class_history(record)[1][np.argmax(np.mean(curves, axis=0))]
+    own, *theirs = (
+        dict(zip(*class_history(made), strict=True))  # epoch -> counts
+        for made in (record, *others)
+    )
+
+    def mean(epoch: int) -> float:
+        return float(np.mean([iou_score(*counts[epoch].sum(axis=0)) for counts in theirs]))
+
+    found = own[max(sorted(own.keys() & set.intersection(*map(set, theirs))), key=mean)]
     return record | {OTHERS: {"iou": iou_score(*found.sum(axis=0)), "classes": found.tolist()}}
 
 
@@ -157,7 +162,8 @@ def small_less_large(groups: list[SeedRecords], epoch: str) -> Estimate:
     """Mean gain in IoU over the small classes, or that less the gain over the others.
 
     A method that only spares the small ones does not help them: they are helped more than the
-    others if both lie above 0. So it is the one whose interval reaches lower.
+    others if both lie above 0. So it is the one that lies below 0, else the one whose interval
+    reaches lower.
     """
     found = np.empty((len(groups), 2))
     for seed, (ours, theirs) in enumerate(groups):
@@ -166,7 +172,9 @@ def small_less_large(groups: list[SeedRecords], epoch: str) -> Estimate:
         gained, others = mean_class_iou(gains[small]), mean_class_iou(gains[~small])
         found[seed] = gained, gained - others
     found[np.isnan(found).any(axis=1)] = np.nan
-    return min(map(estimate, found.T), key=lambda e: e.mean if math.isnan(e.low) else e.low)
+    both = [estimate(values) for values in found.T]
+    below = [e for e in both if e.high < 0]
+    return min(below or both, key=lambda e: e.mean if math.isnan(e.low) else e.low)
 
 
 def no_obstacle(groups: list[SeedRecords], epoch: str) -> str:
@@ -269,7 +277,8 @@ def claims(
     Returns:
         A row for each encoder, claim and protocol: the paper's difference and its deviation (NaN
         where it prints none), mean, low and high (95 % interval of `stats.clustered_difference`,
-        or of `stats.estimate` where a claim is not about one pair), n (seeds), deviation (over
+        or of `stats.estimate` where a claim is not about one pair, or other folds choose the
+        epoch), n (seeds), deviation (over
         them), text, state and verdict (the state and why).
     """
     p, planned = preset_named(preset), set(all_runs(preset))
@@ -296,13 +305,15 @@ def _measure(
 ) -> tuple:
     """The columns of `claims` from "paper" on; needed: the runs of each seed."""
     records = [[read(run) for run in runs] for runs in needed]
-    groups = [group for group in records if all(group)]
-    enough = any(planned.issuperset(runs) for runs in needed)
+    finished = groups = [group for group in records if all(group)]
+    least = 1  # seeds that are to be planned
     if protocol.epoch == OTHERS:
-        groups, enough = chosen_elsewhere(groups), enough and len(needed) > 1
+        groups, least = chosen_elsewhere(finished), 2
     found, (theirs, spread) = claim.measure(groups, protocol.epoch), claim.paper(encoder)
-    if not groups and not enough:
+    if not groups and sum(planned.issuperset(runs) for runs in needed) < least:
         text, word = NOT_PLANNED, Verdict(NOT_PLANNED)
+    elif len(finished) >= least and not groups:
+        text, word = NOTHING, Verdict("not measurable", "no other fold chooses an epoch")
     elif not math.isnan(found.mean) and (why := claim.obstacle(groups, protocol.epoch)):
         text, word = str(found), Verdict("not measurable", why)
     else:

@@ -51,8 +51,7 @@ def records(folder: str | Path) -> pd.DataFrame:
 
     Example:
         >>> frame = records("results/lite")
-        >>> alike = frame[(frame["epochs"] == 160) & (frame["split"] == "image")]
-        >>> alike.groupby("method")["iou_best"].mean()
+        >>> frame[["method", "split", "seed", "epochs", "iou_best"]]
     """
     pd = require("pandas", "study")
     folder = Path(folder, "records") if Path(folder, "records").is_dir() else Path(folder)

@@ -38,7 +38,7 @@ from dlilib.data.images import (
     stack,
     stack_patches,
 )
-from dlilib.data.layout import TABLE, Layout, class_folders, find_layout, open_folder
+from dlilib.data.layout import TABLE, Layout, as_spelt, class_folders, find_layout, open_folder
 from dlilib.data.mask_files import ClassFolders, ColourMasks, IndexMasks, is_white
 from dlilib.data.subsets import SUBSETS, is_split, original_name, subset_named
 from dlilib.patches import check_patch, corners
@@ -106,7 +106,8 @@ def from_folder(
             whole data set, with a warning that tells them.
         most: Read at most so many of the images, for a first look at a large folder: a fixed random
             choice, half of them with a defect where there are so many, each class alike. At most
-            four times as many masks are looked at. None: all.
+            four times as many masks are looked at, but all to see how a single class is marked.
+            None: all.
         classes: Names of the classes 1..K, where no classes.txt names them.
 
     Raises:
@@ -131,11 +132,9 @@ def from_folder(
     files = open_folder(root)
     layout = find_layout(files, root, mask_suffix)
     names = tuple(sorted(layout.images))
-    few = most is not None and most < len(names)
-    looked = _shuffled(names)[: LOOKED_AT * most] if few else names
-    named, reader = _mask_reader(files, root, layout, classes, looked)
-    if few:
-        names = _chosen(files, layout, reader, looked, most, len(named))
+    named, reader = _mask_reader(files, root, layout, classes)
+    if most is not None and most < len(names):
+        names = _chosen(files, layout, reader, names, most, len(named))
     levels = value_range or _levels(files, [layout.images[name] for name in names])
 
     def read(name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -156,7 +155,8 @@ def from_folder(
     if isinstance(reader, IndexMasks) and not reader.is_white:
         _warn_of_unused(found.masks, named, f"{root}/{listed or 'classes'}")
     used = [path for name in names for path in (layout.images[name], *reader.paths(name))]
-    used += [path for path in (listed, TABLE, LABEL_MAP) if path in files]
+    tables = [as_spelt(files, root, name) for name in (TABLE, LABEL_MAP)]
+    used += [path for path in (listed, *tables) if path in files]
     hashes = {path: digest(files[path]()) for path in used}
     parts = _with_twins(table.parts, [hashes[layout.images[name]] for name in names])
     tiles = TileSet(
@@ -216,21 +216,16 @@ def measure_sizes(
     """
     files = open_folder(root)
     layout = find_layout(files, root, mask_suffix)
-    names = _shuffled(sorted(layout.images))[:most]
-    _, reader = _mask_reader(files, root, layout, classes, names)
+    _, reader = _mask_reader(files, root, layout, classes)
+    names = sorted(layout.images)
     images, defects = [], []
-    for name in names:
-        sides = image_sides(files, layout.images[name])
+    for k in np.random.default_rng(0).permutation(len(names))[:most]:
+        sides = image_sides(files, layout.images[names[k]])
         images.append(sides)
-        mask = defective(reader.read(name, _without_pixels(sides))).astype(np.uint8)
+        mask = defective(reader.read(names[k], _without_pixels(sides))).astype(np.uint8)
         _, _, regions, _ = cv2.connectedComponentsWithStats(mask)
         defects += np.sqrt(regions[1:, cv2.CC_STAT_AREA]).tolist()
     return Sizes(np.array(images), np.array(defects))
-
-
-def _shuffled(names: Sequence[str]) -> list[str]:
-    """The names in a fixed random order."""
-    return [names[k] for k in np.random.default_rng(0).permutation(len(names))]
 
 
 def _without_pixels(sides: tuple[int, int]) -> np.ndarray:
@@ -288,13 +283,9 @@ def _source(root: str | Path) -> str:
 
 
 def _mask_reader(
-    files: Files,
-    root: str | Path,
-    layout: Layout,
-    given: Sequence[str] | None,
-    names: Sequence[str],
+    files: Files, root: str | Path, layout: Layout, given: Sequence[str] | None
 ) -> tuple[list[str], IndexMasks | ClassFolders | ColourMasks]:
-    """The classes 1..K, and what reads the masks of the images of these names."""
+    """The classes 1..K, and what reads the masks."""
     listed = find_class_list(files, root)
     classes = read_class_list(files, root, listed) if listed else None
     if given is not None:
@@ -314,18 +305,18 @@ def _mask_reader(
             )
         return classes, ClassFolders(files, classes, layout.class_masks)
     _check_complete(layout, root)
-    if LABEL_MAP in files:
-        colours = read_label_map(files, root)
-        classes = classes or checked(classes_of(colours), f"{root}/{LABEL_MAP}")
+    label_map = as_spelt(files, root, LABEL_MAP)
+    if label_map in files:
+        colours = read_label_map(files, root, label_map)
+        classes = classes or checked(classes_of(colours), f"{root}/{label_map}")
         strange = sorted(set(classes_of(colours)) - set(classes))
         if strange:
-            raise DataError(f"{root}/{LABEL_MAP}: {listed} does not name {strange[0]}")
+            raise DataError(f"{root}/{label_map}: {listed} does not name {strange[0]}")
         return classes, ColourMasks(files, classes, colours, layout.masks)
-    masks = {name: layout.masks[name] for name in names}
     if classes is None:
-        _check_one_class(files, root, list(masks.values()))
+        _check_one_class(files, root, layout)
         classes = [ONLY_CLASS]
-    return classes, IndexMasks(files, classes, masks)
+    return classes, IndexMasks(files, classes, layout.masks)
 
 
 def _check_complete(layout: Layout, root: str | Path) -> None:
@@ -337,13 +328,13 @@ def _check_complete(layout: Layout, root: str | Path) -> None:
             )
 
 
-def _check_one_class(files: Files, root: str | Path, paths: Sequence[str]) -> None:
+def _check_one_class(files: Files, root: str | Path, layout: Layout) -> None:
     """Raise DataError where there is no class list and masks hold more than one value."""
-    for path in paths:
+    for path in layout.masks.values():
         values = set(np.unique(mask_values(files, path)).tolist()) - {0}
         if not values <= {1} and not values <= {IGNORE}:
             enough = ""
-            if is_white(files, paths):
+            if is_white(files, list(layout.masks.values())):
                 enough = "where it is all of one class, its name alone is all that is needed; else "
             raise DataError(
                 f"{root}/classes.txt: missing; {path} holds {_values(values)} beside 0: {enough}"
@@ -369,7 +360,8 @@ def _chosen(
 ) -> tuple[str, ...]:
     """At most so many of the images, half of them with a defect, each class alike."""
     by_label: dict[int, list[str]] = {label: [] for label in range(num_classes + 1)}
-    for name in names:
+    for k in np.random.default_rng(0).permutation(len(names))[: LOOKED_AT * most]:
+        name = names[k]
         sides = image_sides(files, layout.images[name])
         mask = reader.read(name, _without_pixels(sides))
         label = int(labels_of(torch.from_numpy(mask)[None], num_classes)[0])
@@ -521,13 +513,14 @@ def _table(files: Files, root: str | Path, layout: Layout, names: Sequence[str])
     folders = [layout.subsets[name] for name in names]
     if not is_split(folders):  # a single folder may be called so by chance
         folders = [""] * len(names)
-    if TABLE not in files:
+    path = as_spelt(files, root, TABLE)
+    if path not in files:
         originals = [original_name(layout.images[name]) or f"{name}/" for name in names]
         _, first, parts = np.unique(originals, return_index=True, return_inverse=True)
         return _Table(first.argsort().argsort()[parts], folders)  # numbered as they come
-    place = f"{root}/{TABLE}"
+    place = f"{root}/{path}"
     try:
-        table = csv.reader(read_text(files, root, TABLE).splitlines())
+        table = csv.reader(read_text(files, root, path).splitlines())
         head = [word.strip().casefold() for word in next(table, [])]
         rows = [dict(zip_longest(head, row)) for row in table if any(map(str.strip, row))]
     except csv.Error as error:

@@ -221,7 +221,9 @@ def _opened(
     except UNDECODABLE as error:
         why = str(error).partition(" <")[0]
         if isinstance(error, Image.DecompressionBombError):
-            why += ". If it is to be trusted, set PIL.Image.MAX_IMAGE_PIXELS = None before"
+            why = (
+                f"{why.rstrip('.')}. If you trust it, set PIL.Image.MAX_IMAGE_PIXELS = None before"
+            )
         raise DataError(f"{path}: unreadable {what} ({READ[what]} are read): {why}") from None
     if frames > 1:
         raise DataError(f"{path}: holds {frames} frames, not one {what}")

@@ -45,17 +45,24 @@ class Layout:
 
 def open_folder(root: str | Path) -> Files:
     """The folder's files by their path below it; a zip may hold the folder or what is in it."""
-    files = {_plain(path): read for path, read in open_files(Path(root)).items()}
+    files = open_files(Path(root))
     tops = {path.partition("/")[0] for path in files}
     inside = {path.partition("/")[2].partition("/")[0] for path in files}
     if len(tops) == 1 and not tops & CONTENTS and inside & CONTENTS:
-        files = {_plain(path.partition("/")[2]): read for path, read in files.items()}
+        files = {path.partition("/")[2]: read for path, read in files.items()}
     return files
 
 
-def _plain(path: str) -> str:
-    """The path; that of a table at the top as it is spelt here, such as Tiles.csv."""
-    return path.lower() if path.lower() in (TABLE, LABEL_MAP) else path
+def as_spelt(files: Files, root: str | Path, name: str) -> str:
+    """The path of a file at the top in any case, such as Tiles.csv; `name` if there is none.
+
+    Raises:
+        DataError: There are several.
+    """
+    found = sorted(path for path in files if path.lower() == name)
+    if len(found) > 1:
+        raise DataError(f"{root}/{found[0]}: there is {found[1]} too: keep one of them")
+    return found[0] if found else name
 
 
 def find_layout(files: Files, root: str | Path, mask_suffix: str) -> Layout:

@@ -17,7 +17,7 @@ from dlilib.data.images import (
 )
 from dlilib.tiles import IGNORE
 
-MOST_INSTANCES = 12  # grey levels of one mask that may number instances, where they touch nowhere
+MOST_INSTANCES = 12  # grey levels of one mask that may number instances, whatever their shapes
 DARK = 31  # grey levels: what JPEG adds beside a bright defect is mostly darker
 LEAST_STEP = 8  # grey levels between the numbers of instances, where they go up to white
 SEAM = 5  # side of the neighbourhood, pixels, in which a soft edge meets both its neighbours
@@ -162,7 +162,8 @@ def is_white(files: Files, paths: Sequence[str]) -> bool:
         values = set(np.flatnonzero(found[1:]) + 1)
         by_one = path if values == {1} else by_one
         by_white = path if values == {WHITE} else by_white
-    soft = bool(counts[2:WHITE].any() and counts[WHITE // 2 :].any())
+    levels = np.count_nonzero(counts[2:WHITE])
+    soft = levels > MOST_INSTANCES or bool(levels and counts[WHITE // 2 :].any())
     if by_one and by_white and not soft:
         raise DataError(
             f"{by_one}: marks its defect by 1, {by_white} by 255, which is ignored beside 1: save "
@@ -174,13 +175,26 @@ def is_white(files: Files, paths: Sequence[str]) -> bool:
 def marked(mask: np.ndarray) -> np.ndarray:
     """What a mask of one class marks, bool: all above 0, of soft edges the brighter half.
 
-    Many grey levels up to bright ones are soft edges; a few, or dark ones alone, are the numbers of
-    instances, unless they are what JPEG left around a bright defect.
+    Many grey levels are soft edges, unless they number instances; a few number instances, unless
+    they are what JPEG left around a bright defect.
     """
     levels = np.flatnonzero(np.bincount(mask.ravel())[1:]) + 1
-    many = len(levels) > MOST_INSTANCES and mask.max() > WHITE // 2
+    many = len(levels) > MOST_INSTANCES and not _are_numbers(mask, levels)
     soft = many or _has_soft_edge(mask) or _has_noise(mask, levels)
     return mask > mask.max() // 2 if soft else mask > 0
+
+
+def _are_numbers(mask: np.ndarray, levels: np.ndarray) -> bool:
+    """Whether most of many levels fill a square somewhere, and do not fade towards the background.
+
+    levels: those above 0 in the mask.
+    """
+    first = mask[:-1, :-1]
+    square = (first > 0) & (first == mask[1:, :-1])
+    square &= (first == mask[:-1, 1:]) & (first == mask[1:, 1:])
+    outline = mask[(mask > 0) & (cv2.erode(mask, np.ones((3, 3), np.uint8)) == 0)]
+    most = 2 * len(np.unique(first[square])) >= len(levels)
+    return most and len(outline) > 0 and 2 * np.median(outline) >= np.median(levels)
 
 
 def _has_noise(mask: np.ndarray, levels: np.ndarray) -> bool:

@@ -189,21 +189,21 @@ def divide(tiles: TileSet, seed: int) -> tuple[np.ndarray, np.ndarray, str, int]
     """
     protocol = "given" if tiles.given else "tile"
     target = injected(tiles) or dict.fromkeys(tiles.classes, 1.0)
+    needed = {k: f"an image of {n}" for k, n in enumerate(tiles.classes, start=1) if target[n]}
+    needed[0] = "a defect-free image"
+    lacking = set(needed)  # in every split so far
     for taken in range(seed, seed + 5):
         train, val = split(tiles, protocol, taken, free_in_val=True)
-        shown = set(tiles.labels[train][tiles.marked[train]].tolist())
-        missing = [n for k, n in enumerate(tiles.classes, start=1) if target[n] and k not in shown]
-        free = bool((tiles.labels[train] == 0).any())
-        if not missing and free:
+        labels = tiles.labels[train]
+        missing = needed.keys() - set(labels[tiles.marked[train] | (labels == 0)].tolist())
+        if not missing:
             return train, val, protocol, taken
-    if free:
-        raise ValueError(
-            f"{tiles.source}: no split leaves an image of {missing[0]} to train with; it needs "
-            "images of more parts, or take it out of the classes"
-        )
+        lacking &= missing
+    always = [told for k, told in needed.items() if k in lacking]
+    told = always[0] if always else "images of every class and a defect-free one"
     raise ValueError(
-        f"{tiles.source}: no split leaves a defect-free image to train with, into which DLI could "
-        "inject: add some of other parts"
+        f"{tiles.source}: no split leaves {told} to train with: add images of more parts, or take "
+        "a class out of the classes"
     )
 
 

@@ -291,6 +291,9 @@ def test_effects_say_where_a_claim_is_not_measurable():
     assert list(words) == ["A", "B", "not measurable"]
     points = {c.get_label(): c.lines[0].get_data()[1] for c in ax.containers}
     assert len(points[OURS]) == 1 and words["B"] < words["not measurable"] < points[HARD][1]
+    frame.loc[[1, 3], "state"] = "not measurable"  # A and B, HARD
+    said = [t.get_text() for t in figures.effects(frame).texts]
+    assert said == ["A", "B", *["not measurable"] * 3]
 
 
 def timed(rows):

@@ -11,8 +11,6 @@ from builders import encoded
 from PIL import Image
 
 from dlilib import IGNORE, DataError, Run, fit, from_folder
-from dlilib.data import images
-from dlilib.data.folder import measure_sizes
 
 STEMS = ("a", "b", "c")
 
@@ -259,28 +257,9 @@ def test_tables_are_found_however_they_are_spelt(folder):
     (folder / "Tiles.CSV").write_text("image,tile\na,x\nb,y\nc,x\n")
     groups = from_folder(folder, size=16).groups
     assert groups[0] == groups[2] != groups[1]
-
-
-def test_a_choice_of_a_large_folder_decodes_few_masks(tmp_path, monkeypatch):
-    for k in range(40):
-        mask = np.zeros((16, 16), np.uint8)
-        mask[2:5, 2:5] = 255 * (k % 2)
-        for name, pixels in (("images", mask + k), ("masks", mask)):
-            path = tmp_path / name / f"{k:02}.png"
-            path.parent.mkdir(exist_ok=True)
-            path.write_bytes(encoded(pixels))
-    decoded = set()
-    decode = images._decode
-    monkeypatch.setattr(
-        images,
-        "_decode",
-        lambda files, path, what: decoded.add(path) or decode(files, path, what),
-    )
-    assert from_folder(tmp_path, size=16, most=2).counts() == {"defect": 1, "Free": 1}
-    assert len({path for path in decoded if path.startswith("masks/")}) <= 8
-    decoded.clear()
-    assert len(measure_sizes(tmp_path, most=3).images) == 3
-    assert len({path for path in decoded if path.startswith("masks/")}) <= 3
+    (folder / "tiles.csv").write_text("image,tile\na,x\nb,y\nc,x\n")
+    with pytest.raises(DataError, match=r"Tiles\.CSV: there is tiles\.csv too"):
+        from_folder(folder, size=16)
 
 
 def test_corrupted_zip_member_is_refused_naming_it(folder, tmp_path):

@@ -1171,16 +1171,37 @@ def test_instances_of_a_class_are_all_marked(tmp_path):
     assert int((tiles.masks == 1).sum()) == 3 * 64
 
 
-def test_many_dark_numbers_are_instances_too(tmp_path):
-    mask = np.zeros((40, 40), np.uint8)
-    for k in range(24):
-        row, column = divmod(k, 6)
-        mask[2 + 6 * row : 5 + 6 * row, 2 + 6 * column : 5 + 6 * column] = k + 1
+@pytest.mark.parametrize("first", [1, 100])
+@pytest.mark.parametrize("side", [2, 3])
+def test_many_numbers_are_instances_too(tmp_path, first, side):
+    mask = np.zeros((72, 72), np.uint8)
+    for k in range(140):
+        row, column = divmod(k, 14)
+        mask[5 * row : 5 * row + side, 5 * column : 5 * column + side] = first + k
     one = folder(tmp_path / "one", {"masks/pore/a.png": mask})
-    assert int((from_folder(one, size=None).masks == 1).sum()) == 24 * 9
     listed = folder(tmp_path / "listed", {"masks/a.png": mask}, "pore\n")
-    with pytest.raises(DataError, match=r"holds class index 24.*masks/<class>/"):
-        from_folder(listed, size=None)
+    for root in (one, listed):
+        assert int((from_folder(root, size=None).masks == 1).sum()) == 140 * side**2
+
+
+def soft_line():
+    mask = np.zeros((500, 500), np.uint8)
+    cv2.line(mask, (20, 30), (480, 410), 255, 1)
+    return cv2.resize(mask, (128, 128), interpolation=cv2.INTER_AREA)
+
+
+def soft_blob():
+    mask = np.zeros((128, 128), np.uint8)
+    cv2.circle(mask, (60, 60), 20, 255, -1)
+    return cv2.GaussianBlur(mask, (0, 0), 9)
+
+
+@pytest.mark.parametrize("mask", [soft_line(), soft_blob(), soft_blob() // 3])
+def test_soft_edges_are_no_instances_however_dim(tmp_path, mask):
+    assert len(np.unique(mask)) > 50
+    root = folder(tmp_path, {"masks/crack/a.png": mask})
+    found = from_folder(root, size=None).masks
+    assert int((found == 1).sum()) == int((mask > mask.max() // 2).sum()) < int((mask > 0).sum())
 
 
 def test_one_and_white_side_by_side_are_refused(tmp_path):

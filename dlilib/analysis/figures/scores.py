@@ -28,7 +28,7 @@ from dlilib.analysis.paper import printed
 from dlilib.analysis.stats import IOU_RANGE, estimate
 from dlilib.analysis.tables import ALL, PAPER_IMAGES, learning_curve
 from dlilib.losses import METHODS
-from dlilib.metrics import NOTHING
+from dlilib.metrics import NOTHING, shown
 from dlilib.wording import counted, listed
 
 ABBREVIATIONS = ("dli", "wce")  # methods whose names are written in capitals
@@ -388,7 +388,7 @@ def feature_planes(records: dict[str, dict]) -> list[Axes]:
             x, y = np.reshape(features[name], (-1, 2)).T
             ax.scatter(x, y, s=8, color=colour, label=f"{name}, n = {len(x)}")
         ax.set(xticks=[], yticks=[], aspect="equal")
-        text = wrapped(f"{title}, AUROC {features['auroc']:.3f}", 30)
+        text = wrapped(f"{title}, AUROC {shown(features['auroc'])}", 30)
         ax.set_title(text, fontsize="medium", weight="normal")
     for ax in axes[-columns:]:
         ax.set_xlabel("first principal direction")
@@ -417,17 +417,18 @@ def _separation(records: dict[str, dict]) -> str:
 def effects(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Draw each claim's difference under each protocol, beside the paper's (diamond).
 
-    Intervals are those of the claims. A claim of which nothing is measured says why, and one that
-    is not measurable under a protocol says so in that protocol's place. What else is pending is
-    left out.
+    Intervals are those of the claims. What is not measurable under a protocol says so in that
+    protocol's place, and a claim of which nothing is known says why. What else is pending is left
+    out.
 
     Args:
         frame: Rows of `claims.claims`, of one encoder.
         ax: Where to draw; None: on a new figure.
     """
-    measured = frame[(frame["n"] > 0) & (frame["state"] != "not measurable")]
+    known = frame[frame["n"] > 0]
+    measured = known[known["state"] != "not measurable"]
     names = list(frame["claim"].unique())
-    protocols = list(measured["protocol"].unique())
+    protocols = list(known["protocol"].unique())
     lines = 1 + max(1, len(protocols))  # the paper has the first
     row = HEADER + 0.1 + LINE * lines
     top_of = {claim: k * row + HEADER + LINE / 2 for k, claim in enumerate(names)}
@@ -449,16 +450,12 @@ def effects(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
             capsize=2,
             markersize=4,
         )
-    for claim, rows in frame.groupby("claim", sort=False):
-        states = rows.set_index("protocol")["state"]
-        words = {lines - 1: states.iloc[0]}  # line of the row -> what stands there
-        if claim in set(measured["claim"]):
-            in_lines = enumerate(states.reindex(protocols), start=1)
-            words = {line: word for line, word in in_lines if word == "not measurable"}
-        for line, word in words.items():
-            where = (0, top_of[claim] + LINE * line)
-            style = {"textcoords": "offset points", "fontsize": SMALL, "color": "0.4"}
-            ax.annotate(word, where, (4, 0), va="center", **style)
+    unknown = frame[~frame["claim"].isin(known["claim"])].drop_duplicates("claim")
+    for row in pd.concat([known.drop(measured.index), unknown]).itertuples():
+        line = 1 + protocols.index(row.protocol) if row.n else lines - 1
+        style = {"textcoords": "offset points", "fontsize": SMALL, "color": "0.4"}
+        where = (0, top_of[row.claim] + LINE * line)
+        ax.annotate(row.state, where, (4, 0), va="center", **style)
     encoders = ", ".join(frame["encoder"].unique())
     n = seeds(frame["n"].min(), frame["n"].max())
     ax.set_xlabel(f"difference, 95 % interval where n > 1; {encoders}, {n}")
