@@ -264,7 +264,7 @@ def test_a_look_is_split_so_that_each_class_trains(toy):
     train, val, protocol, seed = own_data.divide(toy, 3)
     assert (protocol, seed) == ("tile", 3) and not set(train) & set(val)
     alone = toy.subset([*np.flatnonzero(toy.labels == 0), *np.flatnonzero(toy.labels == 1)[:1]])
-    with pytest.raises(ValueError, match="no split leaves an image of Blowhole to train with"):
+    with pytest.raises(ValueError, match="no split leaves an image of Break to train with"):
         own_data.divide(alone, 0)
 
 

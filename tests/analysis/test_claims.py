@@ -278,7 +278,7 @@ def test_small_defects_need_a_gain_and_more_of_it_than_the_others():
 
 
 def test_small_defects_that_surely_gain_less_are_not_helped():
-    # the small class gains -0.3, 0 and 0.25, which is open, but always about 0.1 less than the large
+    # the small class gains -0.3, 0 and 0.25, which is open, but always some 0.1 less than the other
     groups = []
     for seed, (small, large) in enumerate([(20, 30), (50, 61), (75, 84)]):
         flat = [[50, 0, 50], [50, 0, 50], *[NONE_TO_FIND] * 3]
