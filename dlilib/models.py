@@ -254,7 +254,10 @@ def check_model(model: nn.Module) -> None:
 def _logits(
     model: nn.Module, images: Tensor, sides: tuple[int, int] | None, resize: str = "bilinear"
 ) -> Tensor:
-    """float32 logits (B, K, H, W) of images of any size; sides: what they are resized to."""
+    """float32 logits (B, K, H, W) of images of any size.
+
+    sides: what they are resized to, in the way that `resize` says.
+    """
     height, width = images.shape[2:]
     pixels = images.to(model.mean.device, torch.float32)
     if images.dtype == torch.uint8:
@@ -270,6 +273,7 @@ def _logits(
 
 
 def _resized(pixels: Tensor, sides: tuple[int, int], resize: str) -> Tensor:
+    """Images (B, C, H, W) at another height and width, as `from_folder` resizes them."""
     if resize == "bilinear":
         return F.interpolate(pixels, sides, mode="bilinear", antialias=True)
     # OpenCV's rule, by which data sets are read; that of torch rounds otherwise

@@ -194,12 +194,12 @@ def test_a_folder_without_a_defect_free_image_is_refused_with_the_way_on(tmp_pat
         own_data.require_both(tiles.subset((tiles.labels == 0).numpy()), root)
 
 
-def with_free_part(part_of_free):
-    """Thirty parts with a defect each, and ten defect-free images of the parts that are given."""
+def with_free_part():
+    """Thirty parts with a defect each, and one with ten defect-free images."""
     masks = np.zeros((40, 16, 16), np.uint8)
     masks[:30, 2:6, 2:6] = 1
     images = np.random.default_rng(0).integers(0, 256, masks.shape, np.uint8)
-    groups = [*range(30), *part_of_free]
+    groups = [*range(30), *[30] * 10]
     return TileSet.from_arrays(images, masks, ["pit"], groups=groups)
 
 
@@ -213,7 +213,7 @@ def with_single_parts():
 
 
 def test_a_look_is_split_so_that_a_defect_free_image_trains():
-    tiles = with_free_part([30] * 10)  # all of one part: one of five folds has them all
+    tiles = with_free_part()  # which one of five folds has
     seeds = [own_data.divide(tiles, seed)[3] for seed in range(5)]
     (moved,) = (seed for seed, taken in enumerate(seeds) if taken != seed)
     with pytest.warns(UserWarning, match="none of the .* training images is defect-free, so dli"):
@@ -251,6 +251,7 @@ GIVEN = {"masks": "any", "mask_suffix": "", "classes": None}
     ],
 )
 def test_the_real_try_that_is_told_keeps_what_the_look_chose(options, given, words, side):
+    given = dict(given)
     look = {"epochs": 2, "size": 64, "seed": given.pop("look_seed", 0)}
     record = {"run": look, "data": {"train": [100, 140]}, "seconds": 48.0}
     more = {"size": 0, "encoders": [], "runs": 2, "steps": 3000, "preset": "lite", **given}

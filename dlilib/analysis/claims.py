@@ -135,7 +135,7 @@ def _at_epoch_of(record: Record, others: Iterable[Record]) -> Record:
     def mean(epoch: int) -> float:
         return float(np.mean([iou_score(*counts[epoch].sum(axis=0)) for counts in theirs]))
 
-    found = own[max(sorted(own.keys() & set.intersection(*map(set, theirs))), key=mean)]
+    found = own[max(sorted(set(own).intersection(*theirs)), key=mean)]
     return record | {OTHERS: {"iou": iou_score(*found.sum(axis=0)), "classes": found.tolist()}}
 
 
@@ -150,11 +150,11 @@ def smaller_drop(groups: list[SeedRecords], epoch: str) -> Estimate:
     """How much more of its IoU DLI keeps than the rival from all of the data to half of it."""
     differences = []
     for ours_whole, ours_half, theirs_whole, theirs_half in groups:
-        kept = [
+        ours, theirs = (
             half[epoch]["iou"] / (whole[epoch]["iou"] or math.nan)
             for whole, half in ((ours_whole, ours_half), (theirs_whole, theirs_half))
-        ]
-        differences.append(kept[0] - kept[1])
+        )
+        differences.append(ours - theirs)
     return estimate(differences)
 
 
@@ -278,8 +278,7 @@ def claims(
         A row for each encoder, claim and protocol: the paper's difference and its deviation (NaN
         where it prints none), mean, low and high (95 % interval of `stats.clustered_difference`,
         or of `stats.estimate` where a claim is not about one pair, or other folds choose the
-        epoch), n (seeds), deviation (over
-        them), text, state and verdict (the state and why).
+        epoch), n (seeds), deviation (over them), text, state and verdict (the state and why).
     """
     p, planned = preset_named(preset), set(all_runs(preset))
     read = functools.cache(Store(folder).record)

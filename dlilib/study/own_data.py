@@ -177,7 +177,7 @@ def thinned(tiles: TileSet, most: int = MOST_READ) -> TileSet:
 
 
 def divide(tiles: TileSet, seed: int) -> tuple[np.ndarray, np.ndarray, str, int]:
-    """Split a data set, as it came split or by parts, so that every class trains, and defect-free.
+    """Split a data set, as it came split or by parts: every class and a free image must train.
 
     Returns:
         Indices that train and that validate, the protocol, and the seed that was taken: `seed`, or
