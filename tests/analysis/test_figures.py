@@ -296,6 +296,17 @@ def test_effects_say_where_a_claim_is_not_measurable():
     assert said == ["A", "B", *["not measurable"] * 3]
 
 
+def test_effects_cut_off_an_interval_that_would_press_all_others_together():
+    ax = figures.effects(claim_rows([("A", OURS, 0.1, 0.3, 3), ("B", OURS, -9.0, 9.2, 2)]))
+    assert ax.get_xlim() == pytest.approx((-0.6, 0.6))  # thrice 0.2, the farthest difference
+    arrows = {line.get_marker(): line.get_xydata().tolist() for line in ax.lines}
+    below = arrows["<"][0][1]
+    assert arrows["<"] == [pytest.approx([-0.6, below])]
+    assert arrows[">"] == [pytest.approx([0.6, below])]
+    assert below > ax.texts[1].xy[1]  # in B's row
+    assert "(arrow: longer)" in ax.get_xlabel()
+
+
 def timed(rows):
     """Rows of `timing.compare`: what, milliseconds, ratio, group."""
     frame = pd.DataFrame(rows, columns=["what", "ms", "ratio", "size"])

@@ -36,6 +36,7 @@ SLOT = 0.16  # width of a bar, where the groups of bars are 1 apart
 DISTINCT = 5  # colours of lines that are told apart; further lines are dashed
 LINE = 0.11  # inches between the points of one claim
 BAR = 0.2  # inches between the bars of one few-shot variant
+REACH = 3  # times the farthest difference: there longer intervals of claims are cut off
 
 
 @styled
@@ -417,9 +418,9 @@ def _separation(records: dict[str, dict]) -> str:
 def effects(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Draw each claim's difference under each protocol, beside the paper's (diamond).
 
-    Intervals are those of the claims. What is not measurable under a protocol says so in that
-    protocol's place, and a claim of which nothing is known says why. What else is pending is left
-    out.
+    Intervals are those of the claims; one that would press all others together is cut off and
+    ends in an arrow. What is not measurable under a protocol says so in that protocol's place, and
+    a claim of which nothing is known says why. What else is pending is left out.
 
     Args:
         frame: Rows of `claims.claims`, of one encoder.
@@ -438,18 +439,19 @@ def effects(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     paper = frame.drop_duplicates("claim").dropna(subset="paper")
     places = paper["claim"].map(top_of)
     ax.plot(paper["paper"], places, "D", color="black", markersize=4, label="paper")
+    edge = REACH * measured[["mean", "paper"]].abs().max(axis=None)
     for k, protocol in enumerate(protocols):
         found = measured[measured["protocol"] == protocol]
-        ax.errorbar(
-            found["mean"],
-            found["claim"].map(top_of) + LINE * (k + 1),
-            xerr=_error_bars(found),
-            fmt="o",
-            color=PALETTE[k % len(PALETTE)],
-            label=protocol,
-            capsize=2,
-            markersize=4,
-        )
+        places = found["claim"].map(top_of) + LINE * (k + 1)
+        style = {"color": PALETTE[k % len(PALETTE)], "markersize": 4}
+        bars = {"xerr": _error_bars(found), "capsize": 2, "label": protocol}
+        ax.errorbar(found["mean"], places, fmt="o", **bars, **style)
+        for end, arrow, at in (("low", "<", -edge), ("high", ">", edge)):
+            for place in places[found[end] * np.sign(at) > edge]:
+                ax.plot(at, place, arrow, clip_on=False, **style)
+    cut = bool((measured[["low", "high"]].abs() > edge).any(axis=None))
+    if cut:
+        ax.set_xlim(-edge, edge)
     unknown = frame[~frame["claim"].isin(known["claim"])].drop_duplicates("claim")
     for row in pd.concat([known.drop(measured.index), unknown]).itertuples():
         line = 1 + protocols.index(row.protocol) if row.n else lines - 1
@@ -458,7 +460,8 @@ def effects(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         ax.annotate(row.state, where, (4, 0), va="center", **style)
     encoders = ", ".join(frame["encoder"].unique())
     n = seeds(frame["n"].min(), frame["n"].max())
-    ax.set_xlabel(f"difference, 95 % interval where n > 1; {encoders}, {n}")
+    longer = " (arrow: longer)" if cut else ""
+    ax.set_xlabel(f"difference, 95 % interval where n > 1{longer}; {encoders}, {n}")
     legend_below(ax, columns=1, lines=2)
     state(ax, _above_zero(frame, measured), chars=60)
     return ax
