@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from dlilib.checks import check_number
+from dlilib.checks import check_number, check_option
 
 EVERYWHERE = slice(None)
+BEYOND = ("mirrored", "nearest")  # what lies beyond an image's border
 NEAR = 0.49  # pixels: nearer than that to a pixel's centre, every device samples this pixel
 
 
@@ -129,7 +130,11 @@ def warp(
 
     Returns:
         Images (B, C, h, w) and masks (B, h, w), of the same dtypes: the wanted part of them.
+
+    Raises:
+        ValueError: beyond is none of the above.
     """
+    check_option("beyond", beyond, BEYOND)
     height, width = sides or images.shape[2:]
     grid = _grid(maps.to(images, non_blocking=True), height, width, rows, columns)
     if len(images) == 0:

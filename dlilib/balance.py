@@ -4,6 +4,7 @@ All of it is drawn on the CPU, before any pixel moves.
 """
 
 import math
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -300,13 +301,17 @@ class Planner:
                 running, the batches' are added to it.
             generator: None: torch's default one.
             running: Whether the images of a batch count for the next one too.
+
+        Raises:
+            ValueError: labels or sizes is none of the above.
         """
-        if not len(sizes):
-            return []
-        if sum(sizes) != len(labels):
-            raise ValueError(f"the batches have {sum(sizes)} images, the labels {len(labels)}")
         num_classes = len(self.warps)
         checked = check_labels(labels, num_classes)
+        sizes = _as_counts("sizes", sizes)
+        if sum(sizes) != len(checked):
+            raise ValueError(f"sizes add up to {sum(sizes)}, but there are {len(checked)} labels")
+        if not sizes:
+            return []
         members = self.donors.members
         if self.place == "anywhere":
             members = self.donors.fitting(sides, self.filling.target)
@@ -436,6 +441,16 @@ def stream(*seeds: int) -> Generator:
     """Make a generator of several seeds, whose stream is that of no other combination."""
     state = np.random.SeedSequence(seeds).generate_state(1, np.uint64)[0]
     return Generator().manual_seed(int(state >> 1))
+
+
+def _as_counts(name: str, values: Any) -> list[int]:
+    try:
+        counts = [operator.index(value) for value in values]
+    except TypeError:
+        counts = [-1]
+    if min(counts, default=0) < 0:
+        raise ValueError(f"{name} must be a row of non-negative integers, got {values!r}")
+    return counts
 
 
 def _uniform(shape: tuple[int, ...], generator: Generator | None) -> Tensor:

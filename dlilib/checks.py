@@ -26,9 +26,9 @@ def check_number(
         raise ValueError(f"{name} must lie in [{low}, {high}{end}, got {value!r}")
 
 
-def is_count(value: object) -> bool:
-    """Whether a value is an integer above 0."""
-    return isinstance(value, Integral) and not isinstance(value, bool) and value > 0
+def is_count(value: object, low: int = 1) -> bool:
+    """Whether a value is an integer, and not below `low`."""
+    return isinstance(value, Integral) and not isinstance(value, bool) and value >= low
 
 
 def check_generator(generator: object) -> None:

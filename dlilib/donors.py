@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dlilib.checks import check_rows, described
+from dlilib.checks import check_option, check_rows, check_type, described, is_count
 from dlilib.tiles import Arrays, TileSet, as_images, check_classes
 
 MARGIN = 16  # pixels kept around a defect: more than any blend of it reads, if not shrunk very far
@@ -63,12 +63,16 @@ class Donors:
             margin: Pixels of the image that are kept around a defect.
 
         Raises:
-            ValueError: An index is none.
+            ValueError: An index is none, or another argument is none of the above.
 
         Example:
             >>> len(Donors.of(dlilib.toy_tiles(), donors=range(240, 260)))
             20
         """
+        check_type("tiles", tiles, TileSet)
+        check_option("empty", empty, (False, True))
+        if not is_count(margin, 0):
+            raise ValueError(f"margin must be a non-negative integer, got {margin!r}")
         rows = torch.arange(len(tiles), device="cpu")
         if donors is not None:
             rows = check_rows("donors", donors, len(tiles))

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dlilib.checks import described
+from dlilib.checks import described, is_count
 from dlilib.tiles import IGNORE, INTEGERS, check_values
 
 NOTHING = "–"  # shown instead of a figure where there is no pixel to find
@@ -21,7 +21,12 @@ def one_hot(masks: Tensor, num_classes: int) -> Tensor:
 
     Returns:
         bool (B, K, H, W).
+
+    Raises:
+        ValueError: num_classes is no integer above 0.
     """
+    if not is_count(num_classes):
+        raise ValueError(f"num_classes must be an integer above 0, got {num_classes!r}")
     classes = torch.arange(1, num_classes + 1, device=masks.device)
     return masks[:, None] == classes[:, None, None]
 

@@ -68,6 +68,12 @@ def test_rotations_turn_pixels_without_shear_whatever_the_shape(height, width):
         assert np.abs(steps @ steps.T - np.eye(2)).max() < 1e-5 and abs(steps[0, 1]) > 0.01
 
 
+def test_border_of_another_name_is_refused():
+    images, masks = images_and_masks()
+    with pytest.raises(ValueError, match=r"beyond must be one of .*, got 'zeros'"):
+        warp(images, masks, IDENTITY.expand(3, -1, -1), beyond="zeros")
+
+
 def test_identity_maps_give_the_input():
     images, masks = images_and_masks()
     moved, marks = warp(images, masks, IDENTITY.expand(3, -1, -1))

@@ -51,6 +51,20 @@ def test_rows_that_are_no_indices_are_refused(toy, rows, message):
     refused(lambda: Donors.of(toy, rows), message)
 
 
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"tiles": "my_parts"}, "tiles must be a TileSet, got str"),
+        ({"empty": "no"}, r"empty must be one of \(False, True\), got 'no'"),
+        ({"margin": 1.5}, "margin must be a non-negative integer, got 1.5"),
+        ({"margin": -1}, "margin must be a non-negative integer, got -1"),
+        ({"margin": True}, "margin must be a non-negative integer, got True"),
+    ],
+)
+def test_options_that_are_none_are_refused(toy, options, message):
+    refused(lambda: Donors.of(**{"tiles": toy, **options}), message)
+
+
 def test_images_that_show_nothing_of_their_class_are_no_donors(toy):
     masks = toy.masks.clone()
     hidden = (toy.labels == 5).nonzero()[:4, 0]

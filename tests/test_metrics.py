@@ -140,6 +140,8 @@ def test_ignored_pixels_are_in_no_count():
     assert torch.equal(found, count(nothing, torch.where(ignored, 0, masks)))
     assert found.sum() < count(logits, masks).sum()
     assert not one_hot(torch.full((1, 2, 2), IGNORE), 254).any()
+    with pytest.raises(ValueError, match=r"num_classes must be an integer above 0, got 1.5"):
+        one_hot(masks, 1.5)
 
 
 @pytest.mark.parametrize(

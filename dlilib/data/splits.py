@@ -2,10 +2,11 @@
 
 import warnings
 from fractions import Fraction
+from numbers import Real
 
 import numpy as np
 
-from dlilib.checks import check_number
+from dlilib.checks import check_number, check_option, check_type, is_count
 from dlilib.extras import require
 from dlilib.tiles import TileSet
 
@@ -68,6 +69,7 @@ def split(
         0
     """
     _check(tiles, protocol, seed, fraction, shots)
+    check_option("free_in_val", free_in_val, (False, True))
     check_number("test", test, 0, 0.5)
     if test and shots:
         raise ValueError(f"test must be 0 with shots, got {test}")
@@ -167,18 +169,17 @@ def leak(tiles: TileSet, train: np.ndarray, val: np.ndarray) -> float:
 
 
 def _check(tiles: TileSet, protocol: str, seed: int, fraction: float, shots: int) -> None:
-    if protocol not in PROTOCOLS:
-        raise ValueError(f'protocol must be "image", "tile" or "given", got {protocol!r}')
+    check_type("tiles", tiles, TileSet)
+    check_option("protocol", protocol, PROTOCOLS)
     if protocol == "given" and tiles.given is None:
         raise ValueError('protocol "given" needs data that came split, see TileSet.given')
-    if not isinstance(seed, int | np.integer) or not 0 <= seed < 2**32:
+    if not is_count(seed, 0) or seed >= 2**32:
         raise ValueError(f"seed must be a non-negative integer below 2**32, got {seed!r}")
     if not len(tiles):
         raise ValueError("there are no images to split")
-    if not 0 < fraction <= 1:
-        raise ValueError(f"fraction must lie in (0, 1], got {fraction}")
-    natural = isinstance(shots, int | np.integer) and shots >= 0
-    if not natural or (shots and (protocol, fraction) != ("tile", 1)):
+    if not isinstance(fraction, Real) or not 0 < fraction <= 1:
+        raise ValueError(f"fraction must lie in (0, 1], got {fraction!r}")
+    if not is_count(shots, 0) or (shots and (protocol, fraction) != ("tile", 1)):
         raise ValueError(
             f'shots must be 0, or more with "tile" and fraction 1: {shots!r}, {protocol!r}, '
             f"{fraction}"

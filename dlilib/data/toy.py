@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import torch
 
+from dlilib.checks import is_count
 from dlilib.data.images import check_size
 from dlilib.data.magnetic import MT_CLASSES
 from dlilib.extras import require
@@ -41,8 +42,8 @@ def toy_tiles(seed: int = 0, size: int = 64) -> TileSet:
         {'Blowhole': 29, 'Break': 21, 'Crack': 14, 'Fray': 8, 'Uneven': 26, 'Free': 238}
     """
     check_size(size, "nearest")
-    if seed < 0:
-        raise ValueError(f"seed must be a non-negative integer, got {seed}")
+    if not is_count(seed, 0):
+        raise ValueError(f"seed must be a non-negative integer, got {seed!r}")
     rng = np.random.default_rng(seed)
     images, masks, labels, parts, exposures, names = [], [], [], [], [], []
     part = -1

@@ -208,8 +208,13 @@ def test_plans_drawn_together_are_each_like_one_drawn_alone(toy):
         for c in range(1, 6):  # without replacement within a batch
             donors = plan.donor[plan.label == c].tolist()
             assert len(set(donors)) == len(donors)
-    with pytest.raises(ValueError, match=r"batches have 3 images, the labels 5$"):
+    same = transform.plan_batches(labels, torch.tensor(sizes))
+    assert [len(plan.batch) for plan in same] == sizes
+    with pytest.raises(ValueError, match=r"sizes add up to 3, but there are 5 labels$"):
         transform.plan_batches(labels[:5], [2, 1])
+    for wrong in ([2.5, 2.5], [6, -1], 5, None, "23"):
+        with pytest.raises(ValueError, match="sizes must be a row of non-negative integers"):
+            transform.plan_batches(labels[:5], wrong)
 
 
 def test_epoch_of_plans_is_used_batch_by_batch(few_tiles):

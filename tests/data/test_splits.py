@@ -197,12 +197,17 @@ def test_labels_on_a_permuted_data_set_stay_with_their_images(toy):
         ("fraction", -0.5),
         ("fraction", 1.01),
         ("fraction", float("nan")),
+        ("fraction", "half"),
         ("seed", -1),
+        ("seed", True),
+        ("tiles", "my_parts"),
+        ("free_in_val", "no"),
     ],
 )
 def test_argument_out_of_range_is_refused(toy, argument, value):
-    with pytest.raises(ValueError, match=f"{argument} must .*{value}"):
-        split(toy, **{argument: value})
+    told = "got str" if argument == "tiles" else value
+    with pytest.raises(ValueError, match=f"{argument} must .*{told}"):
+        split(**{"tiles": toy, argument: value})
 
 
 def test_too_few_tiles_for_five_folds_are_refused_in_words():

@@ -89,6 +89,12 @@ def test_defects_show_in_the_image(toy):
         assert sum(darker) > 0.9 * len(members)
 
 
+@pytest.mark.parametrize("seed", [-1, 1.5, None, True])
+def test_seed_that_is_none_is_refused(seed):
+    with pytest.raises(ValueError, match=f"seed must be a non-negative integer, got {seed}"):
+        toy_tiles(seed)
+
+
 @pytest.mark.parametrize("size", [0, -64, 7, 60])
 def test_size_out_of_range_is_refused(size):
     with pytest.raises(ValueError, match=f"size must be a positive multiple of 8 .*{size}"):
