@@ -61,6 +61,7 @@ def record(run, images, tiles=(1, 1, 2, 2), classes=None):
     per_class = classes or [np.sum(images, axis=0).tolist(), *[[0, 0, 0]] * 4]
     iou = float(np.sum(images, axis=0)[0] / np.sum(images))
     moment = {"epoch": 1, "iou": iou, "classes": per_class, "images": counts}
+    tp, fp, _ = np.sum(images, axis=0).tolist()
     return {
         "id": run.id,
         "run": asdict(run),
@@ -69,7 +70,7 @@ def record(run, images, tiles=(1, 1, 2, 2), classes=None):
         "best": moment,
         "data": {"classes": ["Blowhole", "Break", "Crack", "Fray", "Uneven"]},
         "positives": int(np.sum(images, axis=0)[[0, 2]].sum()),
-        "history": {},
+        "history": {"tp": [tp] * run.epochs, "fp": [fp] * run.epochs},
         "val_images": list(range(len(images))),
         "val_tiles": list(tiles[: len(images)]),
         "last": {**moment, "images": counts[::-1]},

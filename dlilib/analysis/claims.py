@@ -33,6 +33,7 @@ PAPERS = "paper's protocol"
 LEAD = "DLI beats "  # how the claims about a competitor begin
 SMALL = ("Blowhole", "Crack")  # the defects below 1 % of an image
 OTHERS = "others"  # the epoch that runs choose which validate on other parts
+SPREAD_SEEDS = 3  # from which on a measured deviation counts: over two it can be 0.03 of the true
 FLOOR = 0.05  # below this IoU of the small defects, in every run, gains in it say nothing
 
 Record = dict[str, Any]
@@ -357,6 +358,8 @@ def _undecided(ours: Estimate, paper: float) -> str:
     if abs(ours.mean) > half_width(ours.deviation, ours.n):  # only the bootstrap's end is beyond 0
         return f"{seeds}; its parts leave it open"
     difference, whose = (ours.mean, "this") if math.isnan(paper) else (paper, "the paper's")
+    if ours.n < SPREAD_SEEDS:
+        return seeds
     number = seeds_to_decide(difference, ours.deviation)
     if number is not None and number <= ours.n:
         return f"{seeds}, enough for {whose} difference"
@@ -377,8 +380,8 @@ def seeds_needed(found: pd.DataFrame, hours: float) -> pd.DataFrame:
 
     Returns:
         A row for each encoder and claim: the paper's difference and deviation, and its seeds; our
-        deviation with its 95 % interval, and the seeds with each of these; "hours a seed", of all
-        runs that the claim needs. "–" where there is none.
+        deviation, from `SPREAD_SEEDS` seeds on, with its 95 % interval, and the seeds with each of
+        these; "hours a seed", of all runs that the claim needs. "–" where there is none.
     """
     rows = []
     for row in found.itertuples():
@@ -400,8 +403,8 @@ def seeds_needed(found: pd.DataFrame, hours: float) -> pd.DataFrame:
 
 
 def _ours(row: Any) -> list[float]:
-    """The measured deviation and the ends of its interval; none with one seed."""
-    if math.isnan(row.deviation) or row.state == "not measurable":
+    """The measured deviation and the ends of its interval; none over too few seeds."""
+    if row.n < SPREAD_SEEDS or math.isnan(row.deviation) or row.state == "not measurable":
         return []
     return [row.deviation, *deviation_interval(row.deviation, row.n)]
 

@@ -40,35 +40,35 @@ def coverage(
         studies: How many of each kind.
 
     Returns:
-        A row for each number of seeds and way to validate (`PARTS`): the shares of studies whose
-        95 % interval holds the truth, by Student's t over the seeds, by the bootstrap over parts
-        and seeds, and by the wider of both, which this study uses. No rows if the images have no
-        pixel to find.
+        A row for each number of seeds and way to validate (`PARTS`): the simulated deviation
+        between seeds ("spread"), and the shares of studies whose 95 % interval holds the truth, by
+        Student's t over the seeds, by the bootstrap over parts and seeds, and by the wider of both,
+        which this study uses. No rows if the images have no pixel to find.
     """
     rows = []
     if math.isnan(_difference(pair.ours, pair.theirs)):
         return pd.DataFrame(rows)
     for n in seeds:
         for name, shared in PARTS.items():
-            held = list(_studies(pair, deviation, n, shared, studies))
+            rng = np.random.default_rng(0)
+            of_parts = 0.0 if shared else _deviation_of_parts(pair, rng)
+            of_runs = max(0.0, deviation**2 - of_parts**2) ** 0.5
+            held = list(_studies(pair, of_runs, n, shared, studies, rng))
             shares = zip(INTERVALS, np.mean(held, axis=0), strict=True)
-            rows.append({"seeds": n, "validation": name, **dict(shares)})
+            kind = {"seeds": n, "validation": name, "spread": math.hypot(of_runs, of_parts)}
+            rows.append(kind | dict(shares))
     return pd.DataFrame(rows)
 
 
 def _studies(
-    pair: Pair, deviation: float, n: int, shared: bool, studies: int
+    pair: Pair, of_runs: float, n: int, shared: bool, studies: int, rng: np.random.Generator
 ) -> Iterator[tuple[bool, bool, bool]]:
     """For each simulated study, which of its three intervals hold the truth."""
-    ids = np.unique(pair.tiles)
-    ours, theirs = (by_part(counts, pair.tiles, ids) for counts in (pair.ours, pair.theirs))
+    ids, ours, theirs = _by_part(pair)
     truth = _difference(ours, theirs)
-    rng = np.random.default_rng(0)
-    of_parts = 0.0 if shared else _deviation_of_parts(ours, theirs, rng)
-    shift_deviation = max(0.0, deviation**2 - of_parts**2) ** 0.5
     for _ in range(studies):
         drawn = rng.integers(len(ids), size=(1 if shared else n, len(ids)))
-        shifts = rng.normal(0, shift_deviation, n)
+        shifts = rng.normal(0, of_runs, n)
         pairs = []
         for k, shift in enumerate(shifts):
             row = 0 if shared else k
@@ -84,8 +84,15 @@ def _studies(
         )
 
 
-def _deviation_of_parts(ours: np.ndarray, theirs: np.ndarray, rng: np.random.Generator) -> float:
-    """How much the difference of counts (P, 3) changes if other parts are drawn."""
+def _by_part(pair: Pair) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The parts (P,), and the counts (P, 3) of either run on each."""
+    ids = np.unique(pair.tiles)
+    return ids, *(by_part(counts, pair.tiles, ids) for counts in (pair.ours, pair.theirs))
+
+
+def _deviation_of_parts(pair: Pair, rng: np.random.Generator) -> float:
+    """How much the difference changes if other parts are drawn."""
+    _, ours, theirs = _by_part(pair)
     drawn = rng.integers(len(ours), size=(RESAMPLES, len(ours)))
     return float(np.nanstd([_difference(ours[rows], theirs[rows]) for rows in drawn]))
 

@@ -8,6 +8,7 @@ import pandas as pd
 
 from dlilib.analysis import claims, few_shot, referee, tables
 from dlilib.analysis.records import records, select
+from dlilib.losses import METHODS
 from dlilib.metrics import shown
 from dlilib.study import experiments
 from dlilib.study.presets import PRESETS
@@ -48,6 +49,12 @@ SEEDS = (
     "of squares of the two that it prints, and once with ours and with the ends of its 95 % "
     "interval. Hours: of the runs that a seed needs, on the device that was fastest so far.\n"
 )
+SCORES = (
+    "Mean IoU of classes: each class counts alike. Precision and recall: of the pixels of all "
+    "classes together. Images found: of those whose mask shows a defect, over all seeds; at least "
+    "one pixel of it is marked as its class.\n"
+)
+UNLIKE = "Rows of different n do not compare."
 PILOT = (
     "Runs of seed 0 that compare batch size, learning rate and length with those of the preset; "
     "notebook 3 draws their curves. Figures of the best epoch; `last`: the last one's micro IoU. "
@@ -111,12 +118,30 @@ def summary(preset: str, results: str | Path) -> str:
     blocks = [_wrapped(about)]
     for encoder in [name for name in encoders if name in PRESETS[preset].encoders]:
         blocks.append(tables.markdown(tables.result_table(preset, frame, encoder)))
-    words = [*verdict_in_words(found), *_pilot_in_words(preset, folder)]
+    unlike = any(_unlike(preset, frame, name) for name in encoders)
+    words = [UNLIKE] if unlike else []
+    words += [*verdict_in_words(found), *_pilot_in_words(preset, folder)]
     if len(encoders) > 1:
         words.append(f"What a referee would ask, of {PRESETS[preset].base.encoder}:")
     blocks.append(_wrapped(" ".join(words)))
     blocks.append("\n".join(_items(referee.in_words(preset, folder))))
     return "\n\n".join(blocks) + "\n"
+
+
+def _unlike(preset: str, frame: pd.DataFrame, encoder: str) -> str:
+    """The means over common seeds, where the rows of Table 1 are over different ones; else ""."""
+    told = []
+    for split, title in tables.SPLITS.items():
+        runs = experiments.experiment("comparison", preset, [encoder], split=split)
+        found = select(frame, runs).pivot(index="seed", columns="method", values="iou_best")
+        common = found.dropna()
+        if len(common) < len(found):
+            means = [f"{name} {common[name].mean():.3f}" for name in METHODS if name in common]
+            what = listed(means) if len(common) else "pending"
+            told.append(f"{title} (n = {len(common)}): {what}")
+    if not told:
+        return ""
+    return f"{UNLIKE} Over the seeds that all have ({encoder}), {'; '.join(told)}."
 
 
 def _precisions(frame: pd.DataFrame) -> str:
@@ -181,7 +206,8 @@ def _grouped(rows: pd.DataFrame, column: str) -> str:
     short = rows[column].str.replace(r"[,;] .*\)$", ")", regex=True)  # without what would decide
     for verdict, same in rows.groupby(short, sort=False):
         word = "not measured yet" if verdict == "pending" else verdict
-        parts.append(f"{word} against {listed(same['claim'].str.removeprefix(claims.LEAD))}")
+        rivals = listed(same["claim"].str.removeprefix(claims.LEAD))
+        parts.append(f"{word} against {rivals if len(same) < len(rows) else 'all'}")
     return "; ".join(parts)
 
 
@@ -286,7 +312,10 @@ def _about(preset: str, frame: pd.DataFrame) -> str:
     machines = "; ".join(f"{n} on {device}, {used}" for (device, used), n in counts.items())
     starts = frame["weights"].map(lambda weights: "random" if pd.isna(weights) else weights)
     planned = len(experiments.all_runs(preset))
-    mixed = " Tables pool the precisions: part of a difference between two runs may be theirs."
+    mixed = (
+        " Tables pool the precisions, and no run was made in both: part of a difference between "
+        "two runs may be theirs."
+    )
     return (
         f"{PRESETS[preset].about}. Start: {', '.join(sorted(set(starts)))}. {len(frame)} of "
         f"{planned} planned runs ({machines}), {frame['seconds'].sum() / 60:.0f} minutes in all."
@@ -296,13 +325,14 @@ def _about(preset: str, frame: pd.DataFrame) -> str:
 
 def _paper_tables(preset: str, frame: pd.DataFrame) -> list[str]:
     """Tables 1 and 2 and the IoU per class, on both splits."""
-    blocks = []
+    blocks, encoders = [], tables.finished_encoders(preset, frame)
     for number, title in PAPER_TABLES.items():
         for split, name in tables.SPLITS.items():
             table = tables.paper_table(number, preset, frame, split=split).reset_index()
             note = [] if split == "image" else ["The paper's numbers are of its own split.\n"]
             blocks += [f"### {title}, {name}\n", *note, tables.markdown(table), ""]
-    encoders = tables.finished_encoders(preset, frame)
+        if number == 1:
+            blocks += [f"{words}\n" for e in encoders if (words := _unlike(preset, frame, e))]
     for encoder in [name for name in encoders if name in PRESETS[preset].second_encoders]:
         table = tables.result_table(preset, frame, encoder).drop(columns="paper")
         blocks += ["### A second encoder, which the paper does not have\n"]
@@ -310,6 +340,9 @@ def _paper_tables(preset: str, frame: pd.DataFrame) -> list[str]:
     for split, name in tables.SPLITS.items():
         table = tables.class_table(preset, frame, encoders, split=split)
         blocks += [f"### IoU per class at the best epoch, {name}\n", tables.markdown(table), ""]
+        table = tables.scores_table(preset, frame, encoders, split=split)
+        title = f"### More than the micro IoU, at the best epoch, {name}\n"
+        blocks += [title, SCORES, tables.markdown(table), ""]
     return blocks
 
 

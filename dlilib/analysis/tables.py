@@ -1,22 +1,24 @@
 """The study's tables, each a pandas DataFrame."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from dlilib.analysis import claims, paper
 from dlilib.analysis.records import class_history, select
 from dlilib.analysis.stats import IOU_RANGE, estimate, summarise
 from dlilib.losses import METHODS
-from dlilib.metrics import iou_score, shown
+from dlilib.metrics import NOTHING, iou_score, shown
 from dlilib.study import experiments
 from dlilib.study.presets import PAPER_ENCODERS
+from dlilib.tiles import TileSet
 from dlilib.training.run import Run
-from dlilib.training.store import Store
+from dlilib.training.store import Store, read_record
 
 # Number of a table of the paper -> its experiment, and the field of Run that its rows differ in.
 TABLES = {1: ("comparison", "method"), 2: ("ablation", "p_poisson")}
@@ -138,19 +140,126 @@ def class_table(
 ) -> pd.DataFrame:
     """Return Figure 3 in numbers: a row for each encoder and method, a column for each class.
 
-    Figures are those of the best epoch. A class without a pixel to find in the validation images is
-    shown as "–".
+    Figures are those of the best epoch; "found in 1" says that the other runs mark no pixel of the
+    class rightly. A class without a pixel to find in the validation images is shown as "–".
     """
     runs = experiments.experiment("comparison", preset, encoders, seeds=seeds, split=split)
-    by = ["encoder", "method"]
     overall = ("iou_best", "iou_last")
     columns = [name for name in frame if name.startswith("iou_") and name not in overall]
-    table = summarise(runs, frame, by)[by]
-    for name in columns:
-        found = summarise(runs, frame, by, value=name)
-        nowhere = "not found (n = " + found["n"].astype(str) + ")"
-        table[name.removeprefix("iou_")] = found["text"].where(found["mean"] != 0, nowhere)
-    return table
+    rows = [
+        key | {name.removeprefix("iou_"): _class_text(found[name]) for name in columns}
+        for key, found in _by_method(runs, frame)
+    ]
+    return pd.DataFrame(rows)
+
+
+def _by_method(
+    runs: Sequence[Run], frame: pd.DataFrame
+) -> Iterator[tuple[dict[str, str], pd.DataFrame]]:
+    """Encoder and method of the planned runs, and the records of those that have them."""
+    for encoder, method in dict.fromkeys((run.encoder, run.method) for run in runs):
+        same = [run for run in runs if (run.encoder, run.method) == (encoder, method)]
+        yield {"encoder": encoder, "method": method}, select(frame, same)
+
+
+def _class_text(scores: pd.Series) -> str:
+    """A class's mean IoU over runs, and how many of them find it, if not all."""
+    text, scored = str(estimate(scores, within=IOU_RANGE)), scores.dropna()
+    hits = int((scored > 0).sum())
+    if hits == len(scored):
+        return text
+    return f"{text[:-1]}, found in {hits})" if hits else f"not found (n = {len(scored)})"
+
+
+def scores_table(
+    preset: str,
+    frame: pd.DataFrame,
+    encoders: Sequence[str] = (),
+    *,
+    split: str = "image",
+    seeds: Sequence[int] = (),
+) -> pd.DataFrame:
+    """Return what the micro IoU hides: a row for each encoder and method.
+
+    All at the best epoch, over the seeds: "mean IoU of classes", in which each class counts alike;
+    "precision" and "recall" of the pixels of all classes together; and "images found", as in
+    `images_found`.
+    """
+    runs = experiments.experiment("comparison", preset, encoders, seeds=seeds, split=split)
+    rows = []
+    for key, found in _by_method(runs, frame):
+        records = [read_record(Path(path)) for path in found["path"]]
+        classes = [np.array(record["best"]["classes"]) for record in records]
+        scores = {
+            "mean IoU of classes": [_mean_iou(counts) for counts in classes],
+            "precision": [_share(counts.sum(axis=0)[[0, 1]]) for counts in classes],
+            "recall": [_share(counts.sum(axis=0)[[0, 2]]) for counts in classes],
+        }
+        texts = {name: str(estimate(v, within=IOU_RANGE)) for name, v in scores.items()}
+        hits = _hits(_defects(records)) if records else "pending"
+        rows.append(key | texts | {"images found": hits})
+    return pd.DataFrame(rows)
+
+
+def _mean_iou(counts: np.ndarray) -> float:
+    """Mean IoU of the classes (K, 3) that have a pixel to find."""
+    return claims.mean_class_iou(np.array([iou_score(*of_class) for of_class in counts]))
+
+
+def _share(counts: np.ndarray) -> float:
+    """The first count as a share of both, NaN of none."""
+    return float(counts[0] / counts.sum()) if counts.sum() else math.nan
+
+
+def images_found(
+    preset: str,
+    frame: pd.DataFrame,
+    tiles: TileSet,
+    encoders: Sequence[str] = (),
+    *,
+    split: str = "image",
+    seeds: Sequence[int] = (),
+) -> pd.DataFrame:
+    """Return on how many validation images each method finds the defect.
+
+    An image whose mask shows a defect is found if at least one pixel of it is marked as its class,
+    at the best epoch.
+
+    Args:
+        preset: A key of `PRESETS`.
+        frame: The preset's records.
+        tiles: The data set that they are of.
+        encoders: Instead of the preset's.
+        split: "image" or "tile".
+        seeds: Instead of the preset's.
+
+    Returns:
+        A row for each encoder and method: n (runs), and of each class and of all, over the runs,
+        the images found, as "31 of 46"; "–" where there are none to find.
+    """
+    runs = experiments.experiment("comparison", preset, encoders, seeds=seeds, split=split)
+    rows = []
+    for key, found in _by_method(runs, frame):
+        defects = _defects([read_record(Path(path)) for path in found["path"]])
+        labels = tiles.labels[torch.from_numpy(defects[:, 0])].numpy()
+        hits = {
+            name: _hits(defects[labels == label]) for label, name in enumerate(tiles.classes, 1)
+        }
+        rows.append(key | {"n": len(found)} | hits | {ALL: _hits(defects)})
+    return pd.DataFrame(rows)
+
+
+def _defects(records: Sequence[dict[str, Any]]) -> np.ndarray:
+    """Index of each validation image whose mask shows a defect, and whether it is found: (N, 2)."""
+    rows = [np.zeros((0, 2), np.int64)]
+    for record in records:
+        tp, _, fn = np.array(record["best"]["images"]).T
+        rows.append(np.stack([record["val_images"], tp > 0], axis=1)[tp + fn > 0])
+    return np.concatenate(rows)
+
+
+def _hits(defects: np.ndarray) -> str:
+    return f"{defects[:, 1].sum()} of {len(defects)}" if len(defects) else NOTHING
 
 
 def learning_curve(record: dict[str, Any]) -> pd.DataFrame:

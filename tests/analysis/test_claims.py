@@ -113,6 +113,7 @@ def test_verdict_is_never_stronger_than_the_interval(low, high, n, paper, expect
         (estimate([-0.02, 0.0, 0.02]), math.nan, "n = 3; more than 1,000 would decide this"),
         # Student's t holds 0, too, though the bootstrap reaches farther
         (Estimate(0.01, -0.03, 0.04, 3, 0.012), 0.02, "n = 3; at least 6 would decide the paper's"),
+        (estimate([-0.01, 0.02]), 0.034, "n = 2)"),  # a deviation of two says nothing
         # the seeds agree, so it is the bootstrap's end that is beyond 0
         (Estimate(0.01, -0.02, 0.04, 3, 0.001), 0.02, "n = 3; its parts leave it open"),
         (Estimate(-0.01, -0.04, 0.02, 3, 0.001), 0.02, "n = 3; its parts leave it open"),
@@ -399,6 +400,48 @@ def test_classes_that_nobody_finds_are_called_so(tmp_path):
         "0.500 [0.500, 0.500] (n = 2)",
     )
     assert tables.class_table("lite", dlilib.records(tmp_path / "none")).shape == (5, 2)
+
+
+def test_classes_that_some_runs_find_say_how_many(tmp_path):
+    for seed, found in enumerate((0, 5, 5)):
+        run = replace(BASE, method="dli", seed=seed)
+        classes = [[found, 0, 10 - found], *[[5, 5, 0]] * 4]
+        images = [np.sum(classes, axis=0).tolist()]
+        Store(tmp_path).finish(run, record(run, images, classes=classes))
+    row = tables.class_table("lite", dlilib.records(tmp_path)).set_index("method").loc["dli"]
+    assert row["Blowhole"] == "0.333 [0.000, 1.000] (n = 3, found in 2)"
+    assert row["Break"] == "0.500 [0.500, 0.500] (n = 3)"
+
+
+def test_scores_beside_the_micro_iou_by_hand(tmp_path, few_tiles):
+    """Two images a run: of classes 1 and 2, as in the data; the second seed finds nothing."""
+    rows = [int((few_tiles.labels == label).nonzero()[0]) for label in (1, 2, 2)]
+    for seed, found in ((0, 6), (1, 0)):
+        run = replace(BASE, method="dli", seed=seed)
+        # the last image's mask shows nothing, and what is marked there is wrong
+        images = [[found, 2, 6 - found], [found, 0, 12 - found], [0, 2, 0]]
+        classes = [[found, 2, 6 - found], [found, 2, 12 - found], *[[0, 0, 0]] * 3]
+        Store(tmp_path).finish(
+            run, record(run, images, tiles=(1, 2, 3), classes=classes) | {"val_images": rows}
+        )
+    frame = dlilib.records(tmp_path)
+    scores = tables.scores_table("lite", frame).set_index("method")
+    assert scores.loc["dli", "precision"] == "0.375 [0.000, 1.000] (n = 2)"  # 12 of 16, 0 of 4
+    assert scores.loc["dli", "recall"] == "0.333 [0.000, 1.000] (n = 2)"  # 12 of 18, 0
+    mean = (6 / 8 + 6 / 14) / 4  # of two classes and two seeds
+    assert scores.loc["dli", "mean IoU of classes"] == f"{mean:.3f} [0.000, 1.000] (n = 2)"
+    assert scores.loc["dli", "images found"] == "2 of 4"
+    assert set(scores.loc["wce"][1:]) == {"pending"}
+    found = tables.images_found("lite", frame, few_tiles).set_index("method")
+    assert found.loc["dli"].to_dict() == {
+        "encoder": "resnet18",
+        "n": 2,
+        "Blowhole": "1 of 2",
+        "Break": "1 of 2",
+        **dict.fromkeys(("Crack", "Fray", "Uneven"), "–"),
+        "all classes": "2 of 4",
+    }
+    assert found.loc["wce", "n"] == 0 and set(found.loc["wce"][2:]) == {"–"}
 
 
 def test_classes_without_a_pixel_to_find_have_no_score(tmp_path):

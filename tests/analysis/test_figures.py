@@ -98,7 +98,7 @@ def test_figure_3_says_who_is_best_over_the_seeds_that_all_have():
     frame = pd.concat([both, finished({"baseline": [0.1] * 4}, seeds=[1])])
     said = "DLI has the highest IoU in 0 of 3 classes, of 2 finished methods"
     ax = figures.class_iou_bars(frame, CLASSES)
-    assert title(ax) == f"{said}, over the seeds that all have"
+    assert title(ax) == f"{said}, over the 1 seed that all have"
     alone = frame[(frame["method"] == "dli") | (frame["seed"] == 1)]
     ax = figures.class_iou_bars(alone, CLASSES)
     assert title(ax) == "No seed has all finished methods yet"
@@ -342,6 +342,29 @@ def test_figures_take_no_style_from_the_user_and_leave_it_as_it_is():
         assert {t.get_fontsize() for t in ax.get_yticklabels()} == {9}
 
 
+def test_figure_3_has_a_dot_for_each_run():
+    runs = [finished({"dli": [iou, 0.5, np.nan, iou]}, seeds=[k]) for k, iou in enumerate((0, 0.8))]
+    ax = figures.class_iou_bars(pd.concat(runs), CLASSES)
+    dots = [line.get_ydata().tolist() for line in ax.lines if line.get_marker() == "o"]
+    assert dots == [[0, 0.8], [0.5, 0.5], [0, 0.8]]  # all classes, hole, fray; crack is nowhere
+
+
+def test_lead_curves_tell_an_early_lead_from_a_late_one():
+    early = np.repeat([0.4, 0.0, 0.0, -0.1], 10)
+    curves = {"image": [(0, early), (3, early + 0.1)], "tile": [(0, -early)]}
+    axes = figures.lead_curves(curves)
+    said = "image +0.450 and -0.050, tile -0.400 and +0.100"
+    title_of_all = axes[0].figure.get_suptitle().replace("\n", " ")
+    assert title_of_all == f"Mean lead in the first and last quarter: {said}"
+    assert [ax.get_title(loc="left") for ax in axes] == ["image", "tile"]
+    named = [t.get_text() for t in axes[0].get_legend().get_texts()]
+    assert named == ["seed 0", "seed 3"]
+    _, thin, thick, *_ = axes[0].lines
+    assert thin.get_ydata().tolist() == early.tolist()
+    assert thick.get_ydata()[20] == pytest.approx(0.0)  # the mean of epochs 17 to 25
+    assert thick.get_ydata()[9] == pytest.approx(0.4 * 5 / 9)  # of 6 to 14: five of them at 0.4
+
+
 def test_an_axes_that_is_given_is_drawn_on(toy):
     _, given = plt.subplots()
     assert figures.class_distribution(toy, given) is given
@@ -355,6 +378,8 @@ def drawn(toy):
     yield figures.areas_and_sizes(images, toy.classes)[0]
     everything = finished({method: [0.9] * 4 for method in METHODS}, [0, 1])
     yield figures.class_iou_bars(everything, CLASSES)
+    lead = [(seed, np.zeros(160)) for seed in range(5)]
+    yield figures.lead_curves({"the paper's split": lead, "tile-disjoint": lead})[0]
     yield figures.data_fraction(*fractions({"dli": [0.72, 0.8], "wce": [0.7, 0.71]}))[0]
     yield figures.effects(claim_rows([("A", OURS, 0.1, 0.2, 3), ("A", HARD, 0.1, 0.2, 3)]))
     yield figures.timings(timed([("ours", 1.0, 1.0, "a"), ("theirs", 9.0, 9.0, "a")]), "size", "")

@@ -86,7 +86,7 @@ def test_figure_states_which_class_is_found_last():
     made["history"]["classes"] = [[[k, 0], [k // 20, 0]] for k in range(1, 41)]
     made["last"]["classes"] = [[40, 0, 60], [2, 0, 8]]
     figure = figures.learning_curves({"a": made})[0].figure
-    said = "Each class is found by some run: hole last, after 800 images"  # 20 epochs of 40 images
+    said = "Each class is found by some run: hole last, within 800 images"  # 20 epochs of 40 images
     assert figure.get_suptitle() == said
     plt.close("all")
 

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from builders import record
 
@@ -119,16 +120,19 @@ def test_runs_twice_as_long_stand_beside_the_others(folder):
     assert found["all classes"].tolist() == ["0.500 → 0.500", "0.500 → 0.640"]
     # the change itself and no word for its size: leads are as small
     assert referee.in_words("lite", folder)[0] == (
-        "**Long enough?** Two dli runs, one with a schedule twice as long (11,200 → 22,400 images; "
+        "**Long enough?** Two dli runs, one twice as long (11,200 → 22,400 images; "
         "the paper: 1,265,000): micro IoU 0.500 → 0.640; only the longer finds Blowhole (0.000 → "
-        "0.500) and Crack (0.000 → 0.200)."
+        "0.500) and Crack (0.000 → 0.200), within its first 22,400 images."
     )
 
 
 def test_simulated_studies_take_the_measured_deviation(folder):
-    found = referee.held("lite", folder)
-    assert found["deviation"].unique().tolist() == ["0.020, measured"]
-    assert found["split"].unique().tolist() == ["the paper's split"]  # no pair on the other
+    found = referee.held("lite", folder).set_index("validation")
+    # of five parts, one decides: which are drawn moves the difference more than a run does
+    assert found.loc["the same parts each seed", "spread"].unique().tolist() == ["0.020 (measured)"]
+    (of_parts,) = found.loc["other parts each seed", "spread"].unique()
+    assert of_parts.endswith("(its parts)") and float(of_parts.split()[0]) > 0.05
+    assert found["protocol"].unique().tolist() == ["paper's protocol"]  # no pair on the other
     assert found["seeds"].unique().tolist() == [3, 5] and (found["parts"] == 5).all()
 
 
@@ -139,20 +143,67 @@ def test_few_seeds_take_the_papers_deviation(tmp_path, seeds):
             keep(
                 Store(tmp_path), replace(BASE, method=method, seed=seed), (0, found, 0, 8, 8 + seed)
             )
-    assert referee.held("lite", tmp_path)["deviation"].unique().tolist() == ["0.024, paper"]
+    found = referee.held("lite", tmp_path).set_index("validation")
+    assert found.loc["the same parts each seed", "spread"].unique().tolist() == ["0.024 (paper)"]
+
+
+def test_the_audits_split_is_simulated_at_the_audits_epoch(tmp_path):
+    runs = [replace(BASE, split="tile", method=method) for method in ("dli", "baseline")]
+    keep(Store(tmp_path), runs[0], (0, 9, 0, 8, 8), (0, 5, 0, 8, 8))
+    keep(Store(tmp_path), runs[1], (0, 5, 0, 8, 8))
+    found = referee.held("lite", tmp_path).set_index("validation")
+    assert found["protocol"].unique().tolist() == ["tile-disjoint, last epoch"]
+    # at the last epoch the two are alike on every part, so that parts bring nothing
+    assert found["spread"].unique().tolist() == ["0.024 (paper)"]
+
+
+def test_lead_in_each_quarter_of_the_schedule(tmp_path):
+    store = Store(tmp_path)
+    for seed, late in ((0, 30), (1, 40)):
+        for method, tp in (("dli", [40] * 40 + [late] * 120), ("baseline", [30] * 160)):
+            run = replace(BASE, method=method, seed=seed)
+            keep(store, run, (10, 10, 10, 0, 0))
+            store.finish(run, store.record(run) | {"history": {"tp": tp, "fp": [0] * 160}})
+    (row,) = referee.by_quarter("lite", tmp_path).to_dict("records")
+    assert row == {
+        "split": "the paper's split",
+        "1 to 40": "0.200 [0.200, 0.200] (n = 2)",
+        **dict.fromkeys(("41 to 80", "81 to 120", "121 to 160"), "0.100 [-1.000, 1.000] (n = 2)"),
+    }
+    (words,) = [w for w in referee.in_words("lite", tmp_path) if w.startswith("**Faster")]
+    assert words.endswith("0.200, 0.100, 0.100, 0.100 (the paper's split, n = 2).")
+
+
+def test_runs_of_a_few_epochs_have_fewer_quarters():
+    found = referee.quarters([(0, np.array([0.1, 0.2, 0.3]))])
+    assert {name: lead.mean for name, lead in found.items()} == {
+        "1 to 1": 0.1,
+        "2 to 2": 0.2,
+        "3 to 3": 0.3,
+    }
 
 
 def test_words_say_what_the_tables_say(folder):
     words = "\n".join(referee.in_words("lite", folder))
     assert "over the baseline, 0.080 [0.000, 0.260] (n = 3), the choice of the epoch adds" in words
     assert (
-        "adds 0.020 [0.020, 0.020] (n = 3); the split: pending. Best, of 160 epochs and over all "
-        "methods, are on average 1 (the paper's split) and 1 (tile-disjoint)." in words
+        "adds 0.020 [0.020, 0.020] (n = 3) and the split pending. Mean best epoch, of 160: 1 (the "
+        "paper's split) and 1 (tile-disjoint)." in words
     )
-    assert "(means, n = 3): Blowhole 0.000, Break 0.080, Crack 0.000," in words
+    assert "class: Blowhole 0.000, Break 0.080, Crack 0.000, Fray 0.000 and Uneven 0.000" in words
+    assert "(n = 3; Break decided)." in words
     # the paper: 0.780 ± 0.016 beside 0.746 ± 0.018; here ± 0.02
-    assert "would decide): baseline 7, focal 5," in words
+    assert "so many seeds (it has 5, `lite` plans 3): baseline 7, focal 5," in words
     assert "With the spread measured here (95 % interval): baseline 5 (3 to 110)." in words
+
+
+def test_spread_of_two_seeds_is_not_counted_with(tmp_path):
+    for seed in (0, 1):
+        keep(Store(tmp_path), replace(BASE, seed=seed), (0, 9, 0, 8, 8))
+        keep(Store(tmp_path), replace(BASE, seed=seed, method="baseline"), (0, 4 + seed, 0, 8, 8))
+    assert "measured here" not in referee.in_words("lite", tmp_path)[-1]
+    found = referee.decided("lite", tmp_path).set_index("claim").loc["DLI beats baseline"]
+    assert (found["seeds by it"], found["our deviation"], found["seeds by ours"]) == ("7", "–", "–")
 
 
 def test_hours_are_those_of_the_fastest_machine(tmp_path):
@@ -171,7 +222,10 @@ def test_words_name_the_classes_that_longer_runs_lose(folder):
     short = next(run for run in LITE.pilot if (run.size, run.epochs) == (128, 80))
     keep(store, short, (5, 9, 0, 8, 8))
     words = referee.in_words("lite", folder)[0]
-    assert words.endswith("0.600 → 0.500; only the shorter finds Blowhole (0.500 → 0.000).")
+    assert words.endswith(
+        "0.600 → 0.500; only the shorter finds Blowhole (0.500 → 0.000), within its first 5,600 "
+        "images."
+    )
 
 
 def test_without_records_only_the_paper_speaks(tmp_path):

@@ -12,8 +12,8 @@ BASE = presets.PRESETS["lite"].base
 SECOND = presets.PRESETS["lite"].second_encoders[0]
 
 
-def keep(folder, run, precision="fp32"):
-    found = record(run, [[9, 1, 0]] * 4)
+def keep(folder, run, precision="fp32", right=9):
+    found = record(run, [[right, 10 - right, 0]] * 4)
     found["machine"]["precision"] = precision
     found["data"]["train"] = [50, 20, 10, 10, 10, 10]
     Store(folder / "lite").finish(run, found)
@@ -37,6 +37,20 @@ def test_summary_says_of_which_encoder_a_referee_would_ask(tmp_path):
     keep(tmp_path, replace(BASE, encoder=SECOND))
     words = " ".join(report.summary("lite", tmp_path).split())
     assert "What a referee would ask, of resnet18: - **" in words
+
+
+def test_rows_over_different_seeds_are_said_not_to_compare(tmp_path):
+    for method, seed, right in (("dli", 0, 9), ("baseline", 0, 8), ("baseline", 1, 5)):
+        keep(tmp_path, replace(BASE, method=method, seed=seed), right=right)
+    assert report.UNLIKE in report.summary("lite", tmp_path)
+    said = (
+        "Rows of different n do not compare. Over the seeds that all have (resnet18), the paper's "
+        "split (n = 1): baseline 0.800 and dli 0.900."
+    )
+    assert said in report.report(tmp_path)
+    keep(tmp_path, replace(BASE, method="dli", seed=1))
+    assert "do not compare" not in report.summary("lite", tmp_path)
+    assert "do not compare" not in report.report(tmp_path)
 
 
 def test_lead_of_an_encoder_that_is_not_in_the_paper_is_a_sign(tmp_path):

@@ -15,6 +15,7 @@ from dlilib.analysis.figures.scores import (
     effects,
     feature_planes,
     few_shot,
+    lead_curves,
     learning_curves,
 )
 from dlilib.analysis.figures.speed import timings
@@ -32,6 +33,7 @@ __all__ = [
     "feature_planes",
     "few_shot",
     "image_grid",
+    "lead_curves",
     "learning_curves",
     "overview",
     "predicted_masks",

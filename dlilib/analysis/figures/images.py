@@ -187,7 +187,10 @@ def predicted_masks(tiles: TileSet, records: dict[str, dict | None]) -> np.ndarr
         predicted = [by_image[name] for by_image in maps.values()]
         rows.append([tiles.images[i], tiles.masks[i], *predicted])
         classes.append(tiles.classes[tiles.labels[i] - 1])
-    return image_grid(rows, ["image", "truth", *maps], classes)
+    grid = image_grid(rows, ["image", "truth", *maps], classes)
+    for ax, name in zip(grid[:, 0], classes, strict=True):  # the colours' key
+        ax.yaxis.label.set(color=CLASS_PALETTE[tiles.classes.index(name)], weight="bold")
+    return grid
 
 
 @styled

@@ -25,6 +25,7 @@ from dlilib.analysis.figures.style import (
     wrapped,
 )
 from dlilib.analysis.paper import printed
+from dlilib.analysis.referee import quarters
 from dlilib.analysis.stats import IOU_RANGE, estimate
 from dlilib.analysis.tables import ALL, PAPER_IMAGES, learning_curve
 from dlilib.losses import METHODS
@@ -34,6 +35,7 @@ from dlilib.wording import counted, listed
 ABBREVIATIONS = ("dli", "wce")  # methods whose names are written in capitals
 SLOT = 0.16  # width of a bar, where the groups of bars are 1 apart
 DISTINCT = 5  # colours of lines that are told apart; further lines are dashed
+SMOOTHED = 9  # epochs: one alone is noisy
 LINE = 0.11  # inches between the points of one claim
 BAR = 0.2  # inches between the bars of one few-shot variant
 REACH = 3  # times the farthest difference: there longer intervals of claims are cut off
@@ -43,11 +45,11 @@ REACH = 3  # times the farthest difference: there longer intervals of claims are
 def class_iou_bars(frame: pd.DataFrame, classes: Sequence[str], ax: Axes | None = None) -> Axes:
     """Draw Figure 3: IoU of each class and method, with a red line at DLI's level.
 
-    Bars are means over the runs, with 95 % intervals. The first group is the micro IoU over all
-    classes. For the Magnetic Tiles split by image, the mean ± standard deviation of the paper's
-    Table 1 stands there beside each bar (black diamond), and a method of the paper without a
-    finished run is "pending". A class without a pixel to find in any run's validation images is
-    marked "–".
+    Bars are means over the runs, with 95 % intervals, and dots the single runs. The first group is
+    the micro IoU over all classes. For the Magnetic Tiles split by image, the mean ± standard
+    deviation of the paper's Table 1 stands there beside each bar (black diamond), and a method of
+    the paper without a finished run is "pending". A class without a pixel to find in any run's
+    validation images is marked "–".
 
     Args:
         frame: The runs' records, as `records.records` gives them.
@@ -70,7 +72,7 @@ def class_iou_bars(frame: pd.DataFrame, classes: Sequence[str], ax: Axes | None 
     encoders = ", ".join(frame["encoder"].unique())
     ax.set(xlim=(-SLOT, centres[-1] + 0.5), ylim=(0, 1), ylabel="IoU at the best epoch")
     n = _seeds(scores, classes)
-    ax.set_xlabel(f"{encoders}; {n}; 95 % intervals where n > 1; red line: DLI")
+    ax.set_xlabel(f"{encoders}; {n}; dots: runs; 95 % intervals where n > 1; red line: DLI")
     ax.set_xticks(centres, [ALL, *classes])
     ax.tick_params(axis="x", length=0)
     if ax.get_legend_handles_labels()[0]:
@@ -107,6 +109,8 @@ def _draw_bars(
             ends = np.nan_to_num([[found.mean - found.low], [found.high - found.mean]])
             style = {"color": METHOD_COLOURS[method], "label": spoken if name == ALL else None}
             ax.bar(place, found.mean, 0.9 * SLOT, yerr=ends, error_kw={"linewidth": 1}, **style)
+            dots = {"color": "white", "markeredgecolor": "black", "markersize": 3, "zorder": 3}
+            ax.plot(np.full(len(values), place), values, "o", markeredgewidth=0.6, **dots)
     if len(scores) and scores[name].isna().all():
         ax.text(centre, 0.02, NOTHING, ha="center")
     level = scores.loc[scores["method"] == "dli", name].mean()
@@ -157,7 +161,10 @@ def _best_method(scores: pd.DataFrame, classes: Sequence[str]) -> str:
     text = f"{_spoken(ours)} has the highest {iou} in {wins[ours]} of {means.shape[1]} classes"
     if len(means) < len(METHODS):
         text += f", of {len(means)} finished methods"
-    return text if (methods == finished).all() else f"{text}, over the seeds that all have"
+    if (methods == finished).all():
+        return text
+    common = counted(scores.loc[methods == finished, "seed"].nunique(), "seed")
+    return f"{text}, over the {common} that all have"
 
 
 def _spoken(method: str) -> str:
@@ -312,8 +319,44 @@ def _classes_found(curves: pd.DataFrame) -> str:
         number = f"{len(missed)} of {len(best)} classes"
         return f"No finished run finds {number}: {listed(missed)}"
     first = by_class[by_class["IoU"] >= FLOOR].groupby("what")["images"].min()
-    last = f"{first.idxmax()} last, after {first.max():,.0f} images"
+    last = f"{first.idxmax()} last, within {first.max():,.0f} images"
     return f"Each class is found by some run: {last}"
+
+
+@styled
+def lead_curves(curves: dict[str, list[tuple[int, np.ndarray]]]) -> list[Axes]:
+    """Draw DLI's lead over a rival at every epoch.
+
+    Args:
+        curves: Title of a split -> of each seed, the seed and the differences in micro IoU
+            (epochs,); each split has a panel, and each seed a line.
+
+    Returns:
+        The Axes.
+    """
+    axes = panels(len(curves), 0.9 + 2 * len(curves), sharex=True, sharey=True)
+    for ax, (title, leads) in zip(axes, curves.items(), strict=True):
+        ax.axhline(0, color="0.6", linewidth=1)
+        for k, (seed, lead) in enumerate(leads):
+            epochs, colour = np.arange(1, len(lead) + 1), PALETTE[k % len(PALETTE)]
+            ax.plot(epochs, lead, color=colour, linewidth=0.5, alpha=0.5)
+            smooth = pd.Series(lead).rolling(SMOOTHED, center=True, min_periods=1).mean()
+            ax.plot(epochs, smooth, color=colour, label=f"seed {seed}", linewidth=1.5)
+        ax.set_title(title, fontsize="medium", weight="normal")
+        ax.legend(loc="upper right", ncols=3)
+    axes[-1].set_xlabel(f"epoch; thick lines: means of {SMOOTHED} epochs")
+    axes[0].figure.supylabel("DLI's micro IoU less the baseline's", fontsize=SMALL)
+    state_all(axes[0], _early_and_late(curves))
+    return axes
+
+
+def _early_and_late(curves: dict[str, list[tuple[int, np.ndarray]]]) -> str:
+    """DLI's mean lead in the first quarter of the schedule and in the last one, on each split."""
+    told = []
+    for title, leads in curves.items():
+        early, *_, late = quarters(leads).values()
+        told.append(f"{title} {early.mean:+.3f} and {late.mean:+.3f}")
+    return f"Mean lead in the first and last quarter: {', '.join(told)}"
 
 
 @styled
