@@ -24,6 +24,7 @@ lock:
 	uv pip compile pyproject.toml --extra test --universal --python-version 3.11 --generate-hashes --upgrade --quiet -o requirements.lock
 
 study: setup
+	@test '$(origin PRESET)' = file || { echo 'make study runs smoke: for $(PRESET), dli study --preset $(PRESET)'; exit 1; }
 	$(BIN)/dli study --preset smoke
 	$(BIN)/python docs/build.py --preset smoke
 

@@ -16,7 +16,7 @@ from dlilib.data import datasets
 from dlilib.data.files import WriteError, write_whole
 from dlilib.data.folder import from_folder
 from dlilib.data.magnetic import magnetic_tiles
-from dlilib.extras import MissingExtraError
+from dlilib.extras import MissingExtraError, how_to_install
 from dlilib.metrics import shown
 from dlilib.models import WeightsError
 from dlilib.study import background, experiments, sweep
@@ -42,7 +42,9 @@ Match = Annotated[
 ]
 Root = Annotated[
     Path | None,
-    typer.Option(help="folder or zip of the data; default DLILIB_DATA, else a download"),
+    typer.Option(
+        help="folder or zip of the data; the Magnetic Tiles' default DLILIB_DATA, else a download"
+    ),
 ]
 Results = Annotated[Path, typer.Option(help="folder of all results")]
 Pilot = Annotated[
@@ -293,7 +295,10 @@ def study(
     if compute:
         _train_all(preset, folder, root, device)
     if root:
-        os.environ["DLILIB_DATA"] = str(root.resolve())
+        os.environ["DLILIB_DATA"] = str(root)
+    for name in ("DLILIB_DATA", "DLILIB_WEIGHTS"):  # notebooks run in a folder of their own
+        if os.environ.get(name):
+            os.environ[name] = str(Path(os.environ[name]).resolve())
     values = {"preset": preset, "results": os.path.relpath(results, notebooks), "compute": compute}
     paths = batch.to_redo(paths, folder / "notebooks") if failed else paths
     errors = batch.execute_notebooks(paths, folder / "notebooks", values, jobs=jobs)
@@ -352,7 +357,7 @@ def main() -> None:
     try:
         app()
     except SystemExit as end:
-        if end.code == INTERRUPTED:
+        if end.code == INTERRUPTED and {"run", "study"}.intersection(sys.argv):
             print(
                 "dli: what is finished is kept; the same command goes on there (study: --failed)",
                 file=sys.stderr,
@@ -360,6 +365,8 @@ def main() -> None:
         raise
     except (ValueError, WeightsError, WriteError, MissingExtraError) as error:
         sys.exit(f"dli: {error}")
+    except ModuleNotFoundError as error:
+        sys.exit(f"dli: {how_to_install(error.name or str(error), 'study')}")
     except OSError as error:
         if error.filename is None:
             raise

@@ -9,7 +9,7 @@ class MissingExtraError(ImportError):
 
 
 def require(module: str, extra: str) -> ModuleType:
-    """Import `module`, which `pip install 'dlilib[extra]'` installs.
+    """Import `module`, which `pip install "dlilib[extra]"` installs.
 
     Raises:
         MissingExtraError: It is not installed.
@@ -17,5 +17,9 @@ def require(module: str, extra: str) -> ModuleType:
     try:
         return import_module(module)
     except ModuleNotFoundError as error:
-        missing = error.name or module
-        raise MissingExtraError(f"{missing} is missing: pip install 'dlilib[{extra}]'") from None
+        raise MissingExtraError(how_to_install(error.name or module, extra)) from None
+
+
+def how_to_install(module: str, extra: str) -> str:
+    """Say that a module is missing, and which extra installs it."""
+    return f'{module} is missing: pip install "dlilib[{extra}]"'

@@ -69,9 +69,9 @@ def build(preset: str, results: str | Path, out: str | Path) -> Path:
     shutil.copytree(DOCS, source, ignore=shutil.ignore_patterns("build.py", "__pycache__"))
     # the pages link to the notebooks where they lie in the project
     for page in source.rglob("*.md"):
-        page.write_text(page.read_text().replace("../notebooks/", "tutorials/"))
+        page.write_text(page.read_text("utf-8").replace("../notebooks/", "tutorials/"), "utf-8")
     _write_results(preset, Path(results), folder, source)
-    (source / "generated" / "cli.md").write_text(_command_line())
+    (source / "generated" / "cli.md").write_text(_command_line(), "utf-8")
     for name, path in {**_notebooks(STORED), **executed}.items():
         about = f"Executed with the preset `{preset}`" if name in executed else STORED_OUTPUT
         shutil.copy(path, source / "generated")  # as it is, to be downloaded
@@ -103,17 +103,19 @@ def _write_results(preset: str, results: Path, folder: Path, source: Path) -> No
     generated = source / "generated"
     generated.mkdir()
     overview = folder / "figures" / "figure_1.png"
-    (generated / "overview.md").write_text(OVERVIEW if overview.is_file() else "")
-    (generated / "summary.md").write_text(_unbroken(report.summary(preset, results)))
-    (generated / "verdicts.md").write_text(_unbroken(report.verdicts(preset, results)))
+    (generated / "overview.md").write_text(OVERVIEW if overview.is_file() else "", "utf-8")
+    (generated / "summary.md").write_text(_unbroken(report.summary(preset, results)), "utf-8")
+    (generated / "verdicts.md").write_text(_unbroken(report.verdicts(preset, results)), "utf-8")
     figures = sorted(folder.glob("figures/claims_*.png"))
-    (generated / "figures.md").write_text("\n\n".join(_figure(path) for path in figures))
+    (generated / "figures.md").write_text("\n\n".join(_figure(path) for path in figures), "utf-8")
     for path in [overview, *figures]:
         if path.is_file():
             shutil.copy(path, generated)
     numbers = results / "README.md"
-    text = numbers.read_text() if numbers.is_file() else f"# Results\n\n{report.NO_NUMBERS}\n"
-    (source / "results.md").write_text(_unbroken(text))
+    text = (
+        numbers.read_text("utf-8") if numbers.is_file() else f"# Results\n\n{report.NO_NUMBERS}\n"
+    )
+    (source / "results.md").write_text(_unbroken(text), "utf-8")
 
 
 def _figure(path: Path) -> str:

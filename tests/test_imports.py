@@ -210,12 +210,22 @@ def test_a_folder_trains_without_the_extras_and_a_missing_one_is_named(toy, tmp_
     command = [sys.executable, "-c", WITHOUT_EXTRAS, str(tmp_path / "parts"), *absent]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.stdout.splitlines() == [
-        "sklearn.model_selection is missing: pip install 'dlilib[study]'",
-        "pandas is missing: pip install 'dlilib[study]'",
+        'sklearn.model_selection is missing: pip install "dlilib[study]"',
+        'pandas is missing: pip install "dlilib[study]"',
         "0 1 True",
     ]
     assert done.returncode == 1
-    assert done.stderr.endswith("dli: typer is missing: pip install 'dlilib[study]'\n")
+    assert done.stderr.endswith('dli: typer is missing: pip install "dlilib[study]"\n')
+
+
+@pytest.mark.parametrize("module", ["pandas", "scipy.special", "nbformat"])
+def test_a_command_without_its_packages_names_one(module):
+    script = (
+        "import sys; from dlilib.cli import main; sys.modules[sys.argv[1]] = None; "
+        "sys.argv = ['dli', 'study', '--preset', 'smoke', '--no-compute']; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", script, module], capture_output=True, text=True)
+    assert done.stderr == f'dli: {module} is missing: pip install "dlilib[study]"\n'
 
 
 def public_functions(module):

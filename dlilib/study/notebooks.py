@@ -38,7 +38,7 @@ def execute_notebooks(
     folder.mkdir(parents=True, exist_ok=True)
     for path in paths:
         # if the batch is stopped, this marks the notebooks that are to be redone
-        shutil.copy(path, _failed(folder / path.name))
+        shutil.copyfile(path, _failed(folder / path.name))  # writable, whatever the notebook is
     failed = {}
     with ThreadPoolExecutor(jobs) as pool:
         ends = {}

@@ -162,7 +162,7 @@ def read_record(path: Path) -> dict[str, Any]:
         >>> read_record(path)["last"]["iou"]
     """
     try:
-        record = json.loads(path.read_text())
+        record = json.loads(path.read_text("utf-8"))
         _check_record(record, path.stem)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path}: not a record ({error}); delete it to run it again") from None
