@@ -218,13 +218,14 @@ def test_a_folder_trains_without_the_extras_and_a_missing_one_is_named(toy, tmp_
     assert done.stderr.endswith('dli: typer is missing: pip install "dlilib[study]"\n')
 
 
-@pytest.mark.parametrize("module", ["pandas", "scipy.special", "nbformat"])
-def test_a_command_without_its_packages_names_one(module):
-    script = (
-        "import sys; from dlilib.cli import main; sys.modules[sys.argv[1]] = None; "
-        "sys.argv = ['dli', 'study', '--preset', 'smoke', '--no-compute']; main()"
-    )
-    done = subprocess.run([sys.executable, "-c", script, module], capture_output=True, text=True)
+@pytest.mark.parametrize(
+    ("command", "module"),
+    [("report", "pandas"), ("report", "scipy.special"), ("study", "nbformat")],
+)
+def test_a_command_without_its_packages_names_one(command, module, tmp_path):
+    script = "import sys; from dlilib.cli import main; sys.modules[sys.argv.pop()] = None; main()"
+    words = [command, "--results", str(tmp_path), module]
+    done = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True)
     assert done.stderr == f'dli: {module} is missing: pip install "dlilib[study]"\n'
 
 

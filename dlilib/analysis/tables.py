@@ -215,8 +215,8 @@ def images_found(
     preset: str,
     frame: pd.DataFrame,
     tiles: TileSet,
-    encoders: Sequence[str] = (),
     *,
+    encoders: Sequence[str] = (),
     split: str = "image",
     seeds: Sequence[int] = (),
 ) -> pd.DataFrame:
