@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from dlilib import DynamicLabelInjection, plan_classes
+from dlilib import DynamicLabelInjection, TileSet, plan_classes
+from dlilib.augment import Warp
 from dlilib.balance import REPLACEMENT, Filling, Plan
 
 BATCHES = st.integers(1, 8).flatmap(
@@ -182,6 +183,36 @@ def donors_of(toy, per_class):
 
 def planning(tiles, donors=None, seed=0, **options):
     return DynamicLabelInjection(tiles, donors, generator=generator(seed), **options)
+
+
+def of_sides(height, width):
+    """A defect-free image, and one that is all defect."""
+    masks = torch.zeros(2, height, width, dtype=torch.uint8)
+    masks[1] = 1
+    images = torch.zeros_like(masks)[:, None] + 90
+    images[1, 0, ::3] = 150
+    return TileSet.from_arrays(images, masks, ["defect"])
+
+
+def test_rotations_of_plans_turn_pixels_without_shear():
+    turn = Warp(flip=0.0, affine=1.0, shift=0.0, scale=0.0, rotate=40.0)
+    tiles = of_sides(20, 50)
+    maps = planning(tiles, warps={"defect": turn}).plan(np.zeros(5, int)).maps
+    half = torch.tensor([49 / 2, 19 / 2])  # of x and y
+    pixels = half[:, None] * maps[:, :, :2] / half
+    assert torch.allclose(pixels @ pixels.mT, torch.eye(2).expand(5, 2, 2), atol=1e-5)
+    assert (pixels[:, 0, 1].abs() > 0.01).all()
+
+
+@pytest.mark.parametrize("sides", [(20, 50), (50, 20)])
+def test_widened_defects_leave_the_ring_of_an_oblong_image_clear(sides):
+    tiles = of_sides(*sides)
+    still = {"defect": Warp(flip=0.0, affine=0.0)}
+    inject = planning(tiles, warps=still, p_poisson=1.0)
+    masks = inject(tiles.images[:1], tiles.masks[:1], tiles.labels[:1])[1][0]
+    last, most = sides[0] - 1, sides[1] - 1
+    assert not masks[[0, last]].any() and not masks[:, [0, most]].any()
+    assert masks[1:last, 1:most].all()
 
 
 @pytest.mark.parametrize("replacement", REPLACEMENT)

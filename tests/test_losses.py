@@ -194,6 +194,15 @@ def test_shares_are_those_of_the_training_images_only():
     assert pixel_shares(tiles, np.array([0, 1, 3])).tolist() == pytest.approx([1 / 5, 0, 4 / 5])
 
 
+@pytest.mark.parametrize("method", ["wce", "balanced"])
+def test_weights_are_those_of_the_training_images_only(method):
+    tiles, train = tiny([5, 15, 20], images=[2, 2, 2]), np.array([0, 1, 4, 5])
+    found = criterion(method, tiles, train).first.weights
+    alone = tiles.subset(train)
+    assert found.tolist() == criterion(method, alone, everything(alone)).first.weights.tolist()
+    assert found.tolist() != criterion(method, tiles, everything(tiles)).first.weights.tolist()
+
+
 def test_wce_weights_sum_to_one():
     g = torch.Generator().manual_seed(0)
     for k in (1, 2, 3, 5, 9):

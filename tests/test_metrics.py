@@ -7,7 +7,7 @@ from builders import refused
 from sklearn.metrics import jaccard_score, multilabel_confusion_matrix
 
 from dlilib import IGNORE
-from dlilib.metrics import count, false_alarms, iou, iou_score, one_hot, shown, summary
+from dlilib.metrics import class_map, count, false_alarms, iou, iou_score, one_hot, shown, summary
 
 
 def random_maps(batch=4, num_classes=5, height=9, width=11, seed=0):
@@ -128,6 +128,11 @@ def test_false_alarms_of_a_perfect_prediction_are_none():
     counts = count(perfect, masks)
     assert iou(*counts.sum((0, 1)).tolist()) == 1
     assert false_alarms(counts, torch.tensor([0, 0, 1, 1])) == (0, 0, 2)
+
+
+def test_map_has_the_likeliest_class_where_one_is_predicted():
+    logits = torch.tensor([[1.0, -1.0, 0.5, 0.0], [2.0, -2.0, 0.2, -1.0]])[None, :, None]
+    assert class_map(logits).tolist() == [[[2, 0, 1, 0]]]
 
 
 def test_ignored_pixels_are_in_no_count():

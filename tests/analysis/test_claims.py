@@ -372,11 +372,12 @@ def test_half_the_data_by_hand(tmp_path):
         ("wce", 0.5, 2),
     ):
         run = replace(BASE, method=method, fraction=fraction)
-        store.finish(run, record(run, [[right, 10 - right, 0]] * 4))
-    frame = claims.claims("lite", tmp_path, protocols=["paper's protocol"]).set_index("claim")
-    assert frame.loc["DLI drops less than WCE at half the data", "mean"] == pytest.approx(
-        6 / 8 - 2 / 8
-    )
+        last = record(run, [[right + 1, 9 - right, 0]] * 4)["last"]
+        store.finish(run, record(run, [[right, 10 - right, 0]] * 4) | {"last": last})
+    frame = claims.claims("lite", tmp_path).set_index(["claim", "protocol"])["mean"]
+    found = frame["DLI drops less than WCE at half the data"]
+    assert found["paper's protocol"] == pytest.approx(6 / 8 - 2 / 8)
+    assert found["last epoch"] == pytest.approx(7 / 9 - 3 / 9)
 
 
 def test_runs_on_different_images_are_not_compared(tmp_path):

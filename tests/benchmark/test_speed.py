@@ -14,7 +14,7 @@ from builders import TINY
 import dlilib
 from dlilib import IGNORE, augment, blend, composite, multigrid
 from dlilib.augment import Warp
-from dlilib.benchmark import speed
+from dlilib.benchmark import speed, timing
 from dlilib.benchmark.timing import compare
 from dlilib.benchmark.training import Traffic
 from dlilib.blend import GUIDANCES, REGIONS
@@ -237,6 +237,16 @@ def test_compare_gives_medians_and_ratios_to_the_first():
     assert frame["ratio"][0] == 1 and frame["ratio"][1] > 3
     assert (frame["ratio_low"] <= frame["ratio"]).all()
     assert (frame["ratio"] <= frame["ratio_high"]).all()
+
+
+def test_times_are_for_one_image_or_one_step(few_tiles, monkeypatch):
+    monkeypatch.setattr(timing, "_seconds", lambda step, device: 0.9)
+    assert set(speed.blending(size=24, batch=2, repeats=1)["ms"]) == {450}
+    assert set(speed.training(replace(RUN, batch=8), few_tiles, steps=3, repeats=1)["ms"]) == {300}
+    scaling = speed.scaling((8,), (1, 3), repeats=1).set_index("batch")["ms"]
+    assert scaling.to_dict() == {1: 900, 3: 300}
+    loading = speed.loading(few_tiles, 8, workers=0, repeats=1)  # 9 batches of 72 images
+    assert set(loading["ms"]) == {100} and set(loading["images_per_s"]) == {80}
 
 
 @pytest.mark.slow

@@ -346,6 +346,32 @@ def test_without_a_test_share_the_split_is_as_ever(toy):
         split(toy, "tile", shots=1, test=0.2)
 
 
+def test_given_split_validates_defects_alone_unless_asked_and_keeps_a_share():
+    labels = [1] * 4 + [2] * 6 + [0] * 4 + [1, 2, 0, 0]
+    tiles = replace(tiles_of(labels), given=("train",) * 14 + ("val",) * 4)
+    train, val = split(tiles, "given")
+    assert train.tolist() == list(range(14)) and val.tolist() == [14, 15]
+    _, everything = split(tiles, "given", free_in_val=True)
+    assert everything.tolist() == [14, 15, 16, 17]
+    half, same = split(tiles, "given", fraction=0.5)
+    assert np.isin(half, train).all() and np.bincount(tiles.labels[half]).tolist() == [2, 2, 3]
+    assert same.tolist() == val.tolist()
+
+
+def test_few_shot_draws_one_of_the_images_of_a_part():
+    labels, parts = [1] * 15 + [2] * 3 + [0], [0] * 5 + [1] * 5 + [2] * 5 + [3, 4, 5, 6]
+    tiles = tiles_of(labels, parts)
+    drawn = [few_shot(tiles, 1, seed)[0][0] for seed in range(0, 60, 3)]  # the part comes again
+    assert len({image // 5 for image in drawn}) == 1 and len(set(drawn)) == 5
+
+
+def test_one_part_with_half_of_a_class_is_no_matter():
+    tiles = tiles_of([1] * 4 + [2] * 6 + [0], [0, 0, *range(1, 10)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        split(tiles, "tile")
+
+
 def test_one_part_with_most_of_a_class_is_told(toy):
     labels, parts = [1] * 9 + [2] * 6 + [0] * 5, [0] * 5 + list(range(1, 16))
     with pytest.warns(UserWarning, match=r"one part \(0\) holds 5 of the 9 images of class a"):
