@@ -305,6 +305,8 @@ def test_effects_cut_off_an_interval_that_would_press_all_others_together():
     assert arrows[">"] == [pytest.approx([0.6, below])]
     assert below > ax.texts[1].xy[1]  # in B's row
     assert "(arrow: longer)" in ax.get_xlabel()
+    equal = claim_rows([("A", OURS, -0.1, 0.1, 2)]).assign(paper=np.nan)  # no difference at all
+    assert "arrow" not in figures.effects(equal).get_xlabel()
 
 
 def timed(rows):
@@ -359,6 +361,8 @@ def test_lead_curves_tell_an_early_lead_from_a_late_one():
     assert [ax.get_title(loc="left") for ax in axes] == ["image", "tile"]
     named = [t.get_text() for t in axes[0].get_legend().get_texts()]
     assert named == ["seed 0", "seed 3"]
+    (ax,) = figures.lead_curves({"image": [(0, np.array([0.1]))]})  # a single epoch
+    assert "+0.100 and +0.100" in ax.figure.get_suptitle().replace("\n", " ")
     _, thin, thick, *_ = axes[0].lines
     assert thin.get_ydata().tolist() == early.tolist()
     assert thick.get_ydata()[20] == pytest.approx(0.0)  # the mean of epochs 17 to 25

@@ -354,8 +354,8 @@ def _early_and_late(curves: dict[str, list[tuple[int, np.ndarray]]]) -> str:
     """DLI's mean lead in the first quarter of the schedule and in the last one, on each split."""
     told = []
     for title, leads in curves.items():
-        early, *_, late = quarters(leads).values()
-        told.append(f"{title} {early.mean:+.3f} and {late.mean:+.3f}")
+        parts = list(quarters(leads).values())
+        told.append(f"{title} {parts[0].mean:+.3f} and {parts[-1].mean:+.3f}")
     return f"Mean lead in the first and last quarter: {', '.join(told)}"
 
 
@@ -482,7 +482,7 @@ def effects(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     paper = frame.drop_duplicates("claim").dropna(subset="paper")
     places = paper["claim"].map(top_of)
     ax.plot(paper["paper"], places, "D", color="black", markersize=4, label="paper")
-    edge = REACH * measured[["mean", "paper"]].abs().max(axis=None)
+    edge = REACH * frame[["mean", "paper"]].abs().max(axis=None) or np.inf
     for k, protocol in enumerate(protocols):
         found = measured[measured["protocol"] == protocol]
         places = found["claim"].map(top_of) + LINE * (k + 1)
