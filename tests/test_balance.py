@@ -215,6 +215,21 @@ def test_widened_defects_leave_the_ring_of_an_oblong_image_clear(sides):
     assert masks[1:last, 1:most].all()
 
 
+def test_a_short_supply_is_gone_through_again_or_drawn_from_as_released():
+    masks = torch.ones(5, 16, 16, dtype=torch.uint8)
+    masks[0] = 0
+    tiles = TileSet.from_arrays(torch.rand(5, 1, 16, 16), masks, ["defect"])
+    times = {
+        replacement: np.bincount(
+            planning(tiles, replacement=replacement).plan(np.zeros(40, int)).donor, minlength=5
+        )
+        for replacement in (False, "if short")
+    }
+    assert times[False].tolist() == [0, 10, 10, 10, 10]
+    assert times["if short"].tolist() != times[False].tolist()
+    assert DynamicLabelInjection.as_released(tiles).replacement == "if short"
+
+
 @pytest.mark.parametrize("replacement", REPLACEMENT)
 def test_donors_are_given_ones_of_the_planned_class(toy, replacement):
     given_donors = donors_of(toy, 4)

@@ -65,6 +65,19 @@ def test_options_that_are_none_are_refused(toy, options, message):
     refused(lambda: Donors.of(**{"tiles": toy, **options}), message)
 
 
+def test_digest_is_of_pixels_and_names_too(toy):
+    donors = Donors.of(toy, range(238, 260))
+    pixels = donors.pixels.clone()
+    pixels[7] ^= 1
+    for change in ({"pixels": pixels}, {"ids": donors.ids + 1}):
+        assert replace(donors, digest="", **change).digest != donors.digest
+
+
+def test_warp_of_any_class_says_how_much_is_kept_around_a_defect(toy):
+    transform = DynamicLabelInjection(toy, warps={"Crack": Warp(scale=0.8)})
+    assert transform.donors.margin == 30  # sqrt(2) * 4 pixels that a blend reads / 0.2, and one
+
+
 def test_images_that_show_nothing_of_their_class_are_no_donors(toy):
     masks = toy.masks.clone()
     hidden = (toy.labels == 5).nonzero()[:4, 0]

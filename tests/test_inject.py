@@ -122,6 +122,14 @@ def test_a_scale_that_is_not_exact_does_not_decide_between_equal_gradients(toy, 
     assert (divided[rows] - multiplied[rows]).abs().max() < 1e-5
 
 
+def test_labels_are_still_looked_at_after_an_empty_batch(toy, batch):
+    transform = DynamicLabelInjection(toy)
+    transform(*(part[:0] for part in batch))
+    images, masks, labels = batch
+    with pytest.raises(ValueError, match="label"):
+        transform(images, masks, labels.roll(1))
+
+
 def test_plan_for_a_larger_batch_and_foreign_types_are_refused(toy, batch):
     t = transform(toy)
     plan = t.plan(batch[2])

@@ -404,11 +404,9 @@ def _best_epochs(preset: str, folder: str | Path) -> str:
     means = [_comparison(preset, frame, split)["epoch_best"].mean() for split in tables.SPLITS]
     if np.isnan(means).any():
         return ""
-    first, second = (
-        f"{mean:.0f} ({title})" for mean, title in zip(means, tables.SPLITS.values(), strict=True)
-    )
+    first, second = (f"{mean:.0f}" for mean in means)
     epochs = experiments.preset_named(preset).base.epochs
-    return f" Mean best epoch, of {epochs}: {first} and {second}."
+    return f" Mean best epoch: {first} (tile-disjoint {second}) of {epochs}."
 
 
 def _classes(preset: str, folder: str | Path) -> str:
@@ -452,8 +450,8 @@ def _decided(preset: str, folder: str | Path) -> str:
     papers, ours = (_seeds(found, column) for column in ("seeds by it", "seeds by ours"))
     hours, device = _hours(preset, folder)
     words = (
-        f"**What would decide?** For {100 * POWER:.0f} % of studies by the paper's protocol, with "
-        f"its differences and spread, at least so many seeds (it has 5, `{preset}` plans "
+        f"**What would decide?** In {100 * POWER:.0f} % of studies, by the paper's protocol, "
+        f"differences and spread, so many seeds or more (it has 5, `{preset}` "
         f"{len(experiments.preset_named(preset).seeds)}): {listed(papers)}."
     )
     if ours:
@@ -465,5 +463,6 @@ def _decided(preset: str, folder: str | Path) -> str:
 
 def _seeds(found: pd.DataFrame, column: str) -> list[str]:
     """The seeds that each claim needs, by a column of `decided`."""
-    known = zip(found["claim"].str.removeprefix(claims.LEAD), found[column], strict=True)
+    names = found["claim"].str.replace("(DLI|both blends) beats? ", "", regex=True)
+    known = zip(names, found[column], strict=True)
     return [f"{name} {seeds}" for name, seeds in known if seeds != NOTHING]

@@ -27,7 +27,8 @@ def blending(
     Args:
         size: Side of the images, pixels.
         batch: Number of pairs.
-        device: Where ours and pie-torch compute; OpenCV is on the CPU.
+        device: Where ours computes; OpenCV is on the CPU, and so is pie-torch, which elsewhere is
+            left out.
         repeats: As in `compare`.
 
     Returns:
@@ -68,10 +69,8 @@ def _blending_steps(target: Tensor, donor: Tensor, mask: Tensor, device: str) ->
         "dlilib, three channels": partial(poisson_blend, *rgb, masks),
         "OpenCV seamlessClone": partial(peers.opencv, target, donor, mask),
     }
-    if peers.installed("pietorch"):
-        steps["pie-torch"] = lambda: peers.pie_torch(
-            target.to(device), donor.to(device), mask.to(device)
-        )
+    if peers.installed("pietorch") and torch.device(device).type == "cpu":
+        steps["pie-torch"] = partial(peers.pie_torch, target, donor, mask)
     return steps
 
 

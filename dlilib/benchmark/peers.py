@@ -55,7 +55,9 @@ def _three_channels(image: Tensor) -> np.ndarray:
 
 
 def pie_torch(target: Tensor, donor: Tensor, mask: Tensor) -> None:
-    """Blend each pair by pie-torch, with mixed gradients.
+    """Blend each pair by pie-torch's `blend`, with mixed gradients.
+
+    It prepares its solver anew for each pair, on the CPU.
 
     Args:
         target: (B, C, H, W).

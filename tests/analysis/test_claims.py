@@ -380,6 +380,48 @@ def test_half_the_data_by_hand(tmp_path):
     assert found["last epoch"] == pytest.approx(7 / 9 - 3 / 9)
 
 
+def test_protocols_of_the_last_epoch_take_its_figures(tmp_path):
+    for changes in ({}, {"split": "tile"}, {"split": "tile", "free_in_val": True}):
+        for method, best, last in (("dli", 9, 5), ("baseline", 6, 7)):
+            run = replace(BASE, method=method, **changes)
+            after = record(run, [[last, 10 - last, 0]] * 4)["last"]
+            found = record(run, [[best, 10 - best, 0]] * 4) | {"last": after}
+            Store(tmp_path).finish(run, found)
+    frame = claims.claims("lite", tmp_path).set_index(["claim", "protocol"])["mean"]
+    found = frame["DLI beats baseline"].dropna().to_dict()
+    assert found == {
+        "paper's protocol": pytest.approx(0.3),
+        "last epoch": pytest.approx(-0.2),
+        "tile-disjoint": pytest.approx(0.3),
+        "tile-disjoint, last epoch": pytest.approx(-0.2),
+        "all corrected": pytest.approx(-0.2),
+    }
+
+
+def fold(parts, curve, positives=10):
+    """What a record keeps of every epoch: so many of 10 pixels are found; and of its parts."""
+    return {
+        "val_tiles": parts,
+        "positives": positives,
+        "run": {"epochs": len(curve)},
+        "history": {"classes": [[[found, 0]] for found in curve]},
+        "last": {"classes": [[curve[-1], 0, positives - curve[-1]]]},
+    }
+
+
+def test_only_folds_without_a_common_part_choose_an_epoch():
+    seeds = [
+        fold([1, 2], [5, 6, 7]),
+        fold([2, 3], [1, 2, 9]),  # shares a part with the first
+        fold([4], [8, 3, 2]),
+        fold([5], [0, 0, 0], positives=0),  # nothing to choose by
+    ]
+    made = claims.chosen_elsewhere([[seed] for seed in seeds])
+    first, second, third, _ = (group[0][claims.OTHERS]["iou"] for group in made)
+    assert (first, second) == (0.5, 0.1)  # the first epoch: that at which the third is best
+    assert third == 0.2  # the last epoch: of the first two on average
+
+
 def test_runs_on_different_images_are_not_compared(tmp_path):
     store = Store(tmp_path)
     for method, images in (("baseline", 3), ("dli", 4)):

@@ -187,13 +187,13 @@ def test_words_say_what_the_tables_say(folder):
     words = "\n".join(referee.in_words("lite", folder))
     assert "over the baseline, 0.080 [0.000, 0.260] (n = 3), the choice of the epoch adds" in words
     assert (
-        "adds 0.020 [0.020, 0.020] (n = 3) and the split pending. Mean best epoch, of 160: 1 (the "
-        "paper's split) and 1 (tile-disjoint)." in words
+        "adds 0.020 [0.020, 0.020] (n = 3) and the split pending. Mean best epoch: 1 "
+        "(tile-disjoint 1) of 160." in words
     )
     assert "class: Blowhole 0.000, Break 0.080, Crack 0.000, Fray 0.000 and Uneven 0.000" in words
     assert "(n = 3; Break decided)." in words
     # the paper: 0.780 ± 0.016 beside 0.746 ± 0.018; here ± 0.02
-    assert "so many seeds (it has 5, `lite` plans 3): baseline 7, focal 5," in words
+    assert "so many seeds or more (it has 5, `lite` 3): baseline 7, focal 5," in words
     assert "With the spread measured here (95 % interval): baseline 5 (3 to 110)." in words
 
 

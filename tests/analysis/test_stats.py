@@ -1,4 +1,5 @@
 import math
+from dataclasses import astuple
 
 import numpy as np
 import pandas as pd
@@ -9,6 +10,7 @@ from dlilib import Run
 from dlilib.analysis.stats import (
     Estimate,
     Pair,
+    bootstrap,
     clustered_difference,
     deviation_interval,
     drop,
@@ -17,10 +19,26 @@ from dlilib.analysis.stats import (
     seeds_to_decide,
     summarise,
 )
+from dlilib.metrics import iou_score
 
 
 def test_mean_and_interval_of_equal_values_are_that_value():
     assert estimate([0.5] * 6) == Estimate(0.5, 0.5, 0.5, 6)
+
+
+def test_level_is_that_of_both_intervals_of_a_difference():
+    rng = np.random.default_rng(0)
+    parts = np.arange(8)
+    pairs = [Pair(*rng.integers(1, 50, (2, 8, 3)), parts) for _ in range(3)]
+    wide, narrow = (clustered_difference(pairs, level) for level in (0.95, 0.5))
+    assert wide.low < narrow.low < narrow.mean < narrow.high < wide.high
+    wide, narrow = (bootstrap(pairs, level) for level in (0.95, 0.5))
+    assert wide[0] < narrow[0] < narrow[1] < wide[1]
+    # Student's t alone is the wider one of a single part: its level counts there
+    pairs = [Pair(ours[:1], theirs[:1], parts[:1]) for ours, theirs, _ in map(astuple, pairs)]
+    differences = [iou_score(*p.ours[0]) - iou_score(*p.theirs[0]) for p in pairs]
+    found = clustered_difference(pairs, 0.5)
+    assert found.low <= estimate(differences, 0.5).low and found.low > estimate(differences).low
 
 
 def test_two_values_by_hand():

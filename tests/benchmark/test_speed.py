@@ -132,7 +132,8 @@ def test_mirrors_are_told_from_other_maps():
     )
     flips, rest = augment.mirrors(maps)
     assert {names[k % 5] for k in rest.tolist()} == {"Blowhole", "Crack"}
-    images, masks = torch.rand(200, 1, 9, 8), torch.rand(200, 9, 8) < 0.5
+    images = torch.rand(200, 1, 9, 8, generator=generator())
+    masks = torch.rand(200, 9, 8, generator=generator()) < 0.5
     flipped, warped = augment.flip(images, masks, flips), augment.warp(images, masks, maps)
     only = [k for k in range(200) if k not in set(rest.tolist())]
     assert 100 < len(only) < 200 and flips[only].any(0).all() and not flips[rest].any()
@@ -197,7 +198,7 @@ def test_plans_drawn_together_are_each_like_one_drawn_alone(toy):
     transform = dlilib.DynamicLabelInjection(toy, ties="lowest", generator=generator())
     sizes = [16, 1, 0, 16, 5]
     labels = torch.randint(0, 6, (sum(sizes),), generator=generator()) * (
-        torch.rand(sum(sizes)) < 0.3
+        torch.rand(sum(sizes), generator=generator(1)) < 0.3
     )
     plans = transform.plan_batches(labels, sizes)
     assert len(plans) == len(sizes)
@@ -239,6 +240,13 @@ def test_compare_gives_medians_and_ratios_to_the_first():
     assert (frame["ratio"] <= frame["ratio_high"]).all()
 
 
+def test_steps_are_timed_in_turn_and_the_device_waited_for(monkeypatch):
+    said = []
+    monkeypatch.setattr(timing, "_wait", lambda device: said.append("wait"))
+    compare({name: lambda name=name: said.append(name) for name in "ab"}, repeats=2)
+    assert said == ["wait", "a", "wait", "wait", "b", "wait"] * 3
+
+
 def test_times_are_for_one_image_or_one_step(few_tiles, monkeypatch):
     monkeypatch.setattr(timing, "_seconds", lambda step, device: 0.9)
     assert set(speed.blending(size=24, batch=2, repeats=1)["ms"]) == {450}
@@ -257,6 +265,7 @@ def test_tables_have_the_peers_that_are_installed(few_tiles):
     )
     assert "dlilib, region mask" in set(blending["what"])
     injection = speed.injection(few_tiles, batch=8, free=6, repeats=2)
+    assert "dlilib, three channels" in set(injection["what"])
     assert injection["what"][0] == "dlilib" and np.isfinite(injection["ms"]).all()
     training = speed.training(RUN, few_tiles, steps=1, repeats=2)
     assert training["what"].tolist() == ["resident batch", "without injection", "with injection"]
