@@ -112,6 +112,28 @@ def crops(channels=1, seed=0):
     return images, masks, [1, 2, 2]
 
 
+def pasted(donor, sides, count, **warp):
+    """Masks (B, H, W) of a crop that is all defect, pasted into so many black images."""
+    donors = Donors.from_crops([torch.ones(donor)], [torch.ones(donor).bool()], [1])
+    transform = DynamicLabelInjection(
+        donors, place="anywhere", p_poisson=0.0, warps=Warp(flip=0, **warp), generator=seeded()
+    )
+    empty = torch.zeros(count, 1, *sides), torch.zeros(count, *sides).byte()
+    return transform(*empty, torch.zeros(count, dtype=torch.int64))[1]
+
+
+def test_crops_reach_every_pixel_within_the_ring():
+    masks = pasted((2, 2), (8, 9), 400, affine=0)
+    assert (masks.sum(dim=(1, 2)) == 4).all()
+    assert masks.any(dim=0)[1:-1, 1:-1].all() and masks.any(dim=0).sum() == 6 * 7
+
+
+def test_crops_too_large_as_they_are_turned_stay_upright():
+    masks = pasted((3, 20), (14, 26), 200, affine=1, shift=0, scale=0, rotate=90)
+    pixels = masks.sum(dim=(1, 2))
+    assert pixels.min() >= 50 and len(pixels.unique()) > 1  # of 60, resampled where they are turned
+
+
 def test_crops_of_any_size_are_injected_whole_anywhere():
     images, masks, labels = crops()
     donors = Donors.from_crops(images, masks, labels, classes=["dent", "scratch"])
