@@ -307,7 +307,7 @@ class Planner:
         """
         num_classes = len(self.warps)
         checked = check_labels(labels, num_classes)
-        sizes = _as_counts("sizes", sizes)
+        sizes = _as_sizes(sizes)
         if sum(sizes) != len(checked):
             raise ValueError(f"sizes add up to {sum(sizes)}, but there are {len(checked)} labels")
         if not sizes:
@@ -443,14 +443,15 @@ def stream(*seeds: int) -> Generator:
     return Generator().manual_seed(int(state >> 1))
 
 
-def _as_counts(name: str, values: Any) -> list[int]:
+def _as_sizes(values: Any) -> list[int]:
+    """How many images each batch has; ValueError if that is no row of counts."""
     try:
-        counts = [operator.index(value) for value in values]
+        sizes = [operator.index(value) for value in values]
     except TypeError:
-        counts = [-1]
-    if min(counts, default=0) < 0:
-        raise ValueError(f"{name} must be a row of non-negative integers, got {values!r}")
-    return counts
+        sizes = [-1]
+    if min(sizes, default=0) < 0:
+        raise ValueError(f"sizes must be a row of non-negative integers, got {values!r}")
+    return sizes
 
 
 def _uniform(shape: tuple[int, ...], generator: Generator | None) -> Tensor:

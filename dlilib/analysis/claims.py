@@ -357,9 +357,9 @@ def _undecided(ours: Estimate, paper: float) -> str:
         return seeds
     if abs(ours.mean) > half_width(ours.deviation, ours.n):  # only the bootstrap's end is beyond 0
         return f"{seeds}; its parts leave it open"
-    difference, whose = (ours.mean, "this") if math.isnan(paper) else (paper, "the paper's")
     if ours.n < SPREAD_SEEDS:
         return seeds
+    difference, whose = (ours.mean, "this") if math.isnan(paper) else (paper, "the paper's")
     number = seeds_to_decide(difference, ours.deviation)
     if number is not None and number <= ours.n:
         return f"{seeds}, enough for {whose} difference"

@@ -191,7 +191,9 @@ def scores_table(
         records = [read_record(Path(path)) for path in found["path"]]
         classes = [np.array(record["best"]["classes"]) for record in records]
         scores = {
-            "mean IoU of classes": [_mean_iou(counts) for counts in classes],
+            "mean IoU of classes": [
+                claims.mean_class_iou(claims.class_iou(record, "best")) for record in records
+            ],
             "precision": [_share(counts.sum(axis=0)[[0, 1]]) for counts in classes],
             "recall": [_share(counts.sum(axis=0)[[0, 2]]) for counts in classes],
         }
@@ -199,11 +201,6 @@ def scores_table(
         hits = _hits(_defects(records)) if records else "pending"
         rows.append(key | texts | {"images found": hits})
     return pd.DataFrame(rows)
-
-
-def _mean_iou(counts: np.ndarray) -> float:
-    """Mean IoU of the classes (K, 3) that have a pixel to find."""
-    return claims.mean_class_iou(np.array([iou_score(*of_class) for of_class in counts]))
 
 
 def _share(counts: np.ndarray) -> float:

@@ -1,7 +1,7 @@
 """How long balancing a batch takes, beside others' code, and what the time goes into."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -65,23 +65,18 @@ def injection(
     """
     images, masks, labels = _mixed_batch(tiles, batch, free)
     images_on_device, masks_on_device = images.to(device), masks.to(device)
-    steps: dict[str, Step] = {
-        name: partial(
-            make(tiles.to(device), p_poisson=p_poisson, generator=Generator().manual_seed(0)),
-            images_on_device,
-            masks_on_device,
-            labels,
-        )
-        for name, make in TRANSFORMS.items()
-    }
-    rgb_tiles = replace(tiles, images=tiles.images.expand(-1, 3, -1, -1).contiguous())
-    steps["dlilib, three channels"] = partial(
-        TRANSFORMS["dlilib"](
-            rgb_tiles.to(device), p_poisson=p_poisson, generator=Generator().manual_seed(0)
-        ),
-        images_on_device.expand(-1, 3, -1, -1).contiguous(),
-        masks_on_device,
-        labels,
+
+    def balancing(make: Callable, donors: TileSet, images: Tensor) -> Step:
+        generator = Generator().manual_seed(0)
+        transform = make(donors.to(device), p_poisson=p_poisson, generator=generator)
+        return partial(transform, images, masks_on_device, labels)
+
+    steps = {name: balancing(make, tiles, images_on_device) for name, make in TRANSFORMS.items()}
+    rgb, rgb_images = (
+        x.expand(-1, 3, -1, -1).contiguous() for x in (tiles.images, images_on_device)
+    )
+    steps["dlilib, three channels"] = balancing(
+        TRANSFORMS["dlilib"], replace(tiles, images=rgb), rgb_images
     )
     if peers.installed("kornia"):
         from kornia.augmentation import RandomTransplantation
@@ -93,9 +88,11 @@ def injection(
     if not released_src:
         return compare(steps, device, repeats).assign(p_poisson=p_poisson)
     with peers.released(released_src, root) as balance:
-        rgb = ((images - MEAN) / STD).expand(-1, 3, -1, -1).contiguous().to(device)
+        normalised = ((images - MEAN) / STD).expand(-1, 3, -1, -1).contiguous().to(device)
         maps = one_hot(masks, tiles.num_classes).float().to(device)  # (B, K, H, W)
-        steps["authors' code"] = lambda: balance(rgb.clone(), maps.clone(), labels - 1, p_poisson)
+        steps["authors' code"] = lambda: balance(
+            normalised.clone(), maps.clone(), labels - 1, p_poisson
+        )
         return compare(steps, device, repeats).assign(p_poisson=p_poisson)
 
 
