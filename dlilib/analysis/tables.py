@@ -144,13 +144,18 @@ def class_table(
     class rightly. A class without a pixel to find in the validation images is shown as "–".
     """
     runs = experiments.experiment("comparison", preset, encoders, seeds=seeds, split=split)
-    overall = ("iou_best", "iou_last")
-    columns = [name for name in frame if name.startswith("iou_") and name not in overall]
     rows = [
-        key | {name.removeprefix("iou_"): _class_text(found[name]) for name in columns}
+        key | {name: _class_text(found[f"iou_{name}"]) for name in class_names(frame)}
         for key, found in _by_method(runs, frame)
     ]
     return pd.DataFrame(rows)
+
+
+def class_names(frame: pd.DataFrame) -> list[str]:
+    """Names of the defect classes whose IoU the records hold, in their order."""
+    overall = ("iou_best", "iou_last")
+    columns = [name for name in frame if name.startswith("iou_") and name not in overall]
+    return [name.removeprefix("iou_") for name in columns]
 
 
 def _by_method(

@@ -298,6 +298,17 @@ def test_optimiser_decays_no_weights_and_its_rate_as_a_cosine(few_tiles):
         assert group["lr"] == pytest.approx(share * RUN.lr)
 
 
+def test_an_epochs_loss_is_the_mean_over_its_images(few_tiles, monkeypatch):
+    trainer = Trainer(RUN, few_tiles, torch.device("cpu"))
+    sizes = [len(rows) for rows, _, _ in trainer.plan_epoch()]
+    assert len(set(sizes)) > 1  # else the mean over batches would be the same
+    monkeypatch.setattr(trainer, "update", lambda images, masks, plan: torch.tensor(len(images)))
+    trainer.step()
+    images = sum(sizes)
+    expected = sum(n * n for n in sizes) / images
+    assert trainer.history["loss"] == [pytest.approx(expected, rel=1e-3)]
+
+
 def test_class_weights_of_a_run_are_those_of_its_training_images(few_tiles):
     trainer = Trainer(replace(RUN, method="wce"), few_tiles, torch.device("cpu"))
     found = trainer.criterion.criterion.first.weights
