@@ -39,8 +39,8 @@ VERDICTS = (
     "Differences in micro IoU over n seeds; 95 % intervals: the wider of Student's t over seeds "
     "and a bootstrap over seeds and parts (not over images). Two claims are other differences: "
     '"drops less" in the share of the IoU kept at half the data, and "small defects" in the mean '
-    "IoU gained by small classes, or that minus the gain of large ones, whichever interval reaches "
-    "lower; both with Student's t alone.\n"
+    "IoU gained by small classes, or that minus the gain of large ones, whichever fails or else "
+    "reaches lower; both with Student's t alone.\n"
 )
 SEEDS = (
     "How many seeds would decide each claim: those with which 80 % of all studies would exclude 0 "
@@ -50,7 +50,7 @@ SEEDS = (
     "interval. Hours: of the runs that a seed needs, on the device that was fastest so far.\n"
 )
 SCORES = (
-    "Mean IoU of classes: each class counts alike. Precision and recall: of the pixels of all "
+    "Mean class IoU: each class counts alike. Precision and recall: of the pixels of all "
     "classes together. Images found: of those whose mask shows a defect, over all seeds; at least "
     "one pixel of it is marked as its class.\n"
 )
@@ -65,7 +65,7 @@ INTRODUCTION = """# Results
 <!-- Written by `dli report` from the records; do not edit. -->
 
 Ours: mean micro IoU of the validation images
-at the epoch that is best on them, the paper's figure, with a 95 % interval (Student's t) over n
+at the epoch that is best on them (the authors' rule), with a 95 % interval (Student's t) over n
 seeds. Paper: mean ± standard deviation over 5 seeds at 1000 epochs. Average: over the encoders;
 ours seed by seed with its interval over seeds, the paper's ± over the encoders. A verdict is about
 the preset that it stands under, and never stronger than its interval.

@@ -24,7 +24,7 @@ from dlilib.training.store import Store, read_record
 TABLES = {1: ("comparison", "method"), 2: ("ablation", "p_poisson")}
 SPLITS = {"image": "the paper's split", "tile": "tile-disjoint"}
 ALL = "all classes"  # beside the single ones
-PAPER_IMAGES = 1000 * (313 + 952)  # training images seen: epochs × those of an epoch
+PAPER_IMAGES = 1000 * (312 + 952)  # training images seen: epochs × those of an epoch
 
 
 def finished_encoders(preset: str, frame: pd.DataFrame) -> list[str]:
@@ -186,7 +186,7 @@ def scores_table(
 ) -> pd.DataFrame:
     """Return what the micro IoU hides: a row for each encoder and method.
 
-    All at the best epoch, over the seeds: "mean IoU of classes", in which each class counts alike;
+    All at the best epoch, over the seeds: "mean class IoU", in which each class counts alike;
     "precision" and "recall" of the pixels of all classes together; and "images found", as in
     `images_found`.
     """
@@ -196,7 +196,7 @@ def scores_table(
         records = [read_record(Path(path)) for path in found["path"]]
         classes = [np.array(record["best"]["classes"]) for record in records]
         scores = {
-            "mean IoU of classes": [
+            "mean class IoU": [
                 claims.mean_class_iou(claims.class_iou(record, "best")) for record in records
             ],
             "precision": [_share(counts.sum(axis=0)[[0, 1]]) for counts in classes],

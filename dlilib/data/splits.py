@@ -57,7 +57,6 @@ def split(
     Raises:
         ValueError: An argument is none of the above, there are too few parts, or no part of a class
             is left to validate; the message names the class.
-
         MissingExtraError: "tile" needs scikit-learn.
 
     Warns:

@@ -472,7 +472,7 @@ def test_scores_beside_the_micro_iou_by_hand(tmp_path, few_tiles):
     assert scores.loc["dli", "precision"] == "0.375 [0.000, 1.000] (n = 2)"  # 12 of 16, 0 of 4
     assert scores.loc["dli", "recall"] == "0.333 [0.000, 1.000] (n = 2)"  # 12 of 18, 0
     mean = (6 / 8 + 6 / 14) / 4  # of two classes and two seeds
-    assert scores.loc["dli", "mean IoU of classes"] == f"{mean:.3f} [0.000, 1.000] (n = 2)"
+    assert scores.loc["dli", "mean class IoU"] == f"{mean:.3f} [0.000, 1.000] (n = 2)"
     assert scores.loc["dli", "images found"] == "2 of 4"
     assert set(scores.loc["wce"][1:]) == {"pending"}
     found = tables.images_found("lite", frame, few_tiles).set_index("method")

@@ -121,7 +121,7 @@ def test_runs_twice_as_long_stand_beside_the_others(folder):
     # the change itself and no word for its size: leads are as small
     assert referee.in_words("lite", folder)[0] == (
         "**Long enough?** Two dli runs, one twice as long (11,200 → 22,400 images; "
-        "the paper: 1,265,000): micro IoU 0.500 → 0.640; only the longer finds Blowhole (0.000 → "
+        "the paper: 1,264,000): micro IoU 0.500 → 0.640; only the longer finds Blowhole (0.000 → "
         "0.500) and Crack (0.000 → 0.200), within its first 22,400 images."
     )
 

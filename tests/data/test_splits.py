@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dlilib import split
+from dlilib.analysis.tables import PAPER_IMAGES
 from dlilib.data.splits import leak
 from dlilib.tiles import TileSet
 
@@ -239,6 +240,7 @@ def test_real_image_split_has_the_released_sizes(real_tiles):
     train, val = split(real_tiles, "image", seed=42)
     assert per_class(real_tiles, train).tolist() == [952, 92, 68, 45, 25, 82]
     assert per_class(real_tiles, val).tolist() == [0, 23, 17, 12, 7, 21]
+    assert 1000 * len(train) == PAPER_IMAGES  # the paper's epochs
 
 
 def few_shot(tiles, shots, seed=0, **options):
