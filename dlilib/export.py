@@ -46,7 +46,7 @@ class Segmenter(nn.Module):
         Returns:
             (B, K, H, W), positive where the class is predicted.
         """
-        _, logits = models.features(self.model, models.normalised(self.model, images))
+        _, logits = models.features(self.model, self.model.normalised(images))
         return logits
 
 

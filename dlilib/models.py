@@ -89,7 +89,8 @@ def build(
 
     C is 1 or 3. H and W must be divisible by the encoder's stride: 8, or 32 for "resnet34". The
     model normalises the images by its buffers `mean` and `std`, float (3, 1, 1), which its state
-    dict holds.
+    dict holds. They are those of the Magnetic Tiles, 0.4319 and 0.1196; for other data set them,
+    as `fit` does: `model.mean, model.std = measured(tiles.images, train)`.
 
     Args:
         encoder: A key of `ENCODERS`. "resnet18", "efficientnet_lite0", "mobileone_s1" and
@@ -102,7 +103,7 @@ def build(
 
     Returns:
         The model, on the CPU, in training mode. `.encoder` holds only the stages that run. What
-        takes it apart, as `features`, has to use `normalised` itself.
+        takes it apart, as `features`, has to call its `normalised` itself.
 
     Raises:
         ValueError: An argument is none of the above.
@@ -120,12 +121,12 @@ def build(
         raise ValueError(f"seed must be an integer, got {seed!r}")
     if weights not in (None, "imagenet"):
         raise ValueError(f'weights must be None or "imagenet", got {weights!r}')
-    import segmentation_models_pytorch as smp  # takes seconds, which the transform is spared
+    from dlilib.unet import Unet
 
     facts = ENCODERS[encoder]
     with SEEDED, torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(int(seed))  # torch.manual_seed would also reseed CUDA
-        model = smp.Unet(
+        model = Unet(
             facts.name,
             encoder_depth=len(facts.decoder),
             encoder_weights=None,
@@ -139,7 +140,6 @@ def build(
         _load_imagenet(model.encoder, encoder)
     model.register_buffer("mean", torch.full((3, 1, 1), MEAN, device="cpu"))
     model.register_buffer("std", torch.full((3, 1, 1), STD, device="cpu"))
-    model.register_forward_pre_hook(_normalise)
     model.stride = facts.stride
     return model
 
@@ -172,7 +172,7 @@ def predict(
     images: Tensor,
     size: int | tuple[int, int] | None = None,
     *,
-    resize: str = "bilinear",
+    resize: str | None = None,
     batch: int = 16,
     tile: tuple[int, int] | None = None,
 ) -> tuple[Tensor, Tensor]:
@@ -192,10 +192,12 @@ def predict(
         size: Side, or height and width, that the images are resized to for the model, such as that
             of its training images; None: their own. Sides that the encoder cannot take are padded
             by the last row and column.
-        resize: How they are resized: "bilinear" (area-weighted when it shrinks) or "nearest". Give
-            that of the training images, `TileSet.resize`: a model that was trained on the one finds
-            less on the other. "pad", where they kept their size: `size` must be None.
-        batch: How many images, or patches of one image, go through the model at once.
+        resize: How they are resized, needed with `size`: as the training images were,
+            `TileSet.resize`, since a model that was trained on one way finds less on the other.
+            "bilinear" (smoothed first where it shrinks, as Pillow does) or "nearest". "pad", where
+            they kept their size: `size` must be None.
+        batch: How many images, or patches of one image, go through the model at once. The scores of
+            all images are kept on its device.
         tile: Side of the patches, a multiple of 8, and by how many pixels neighbours overlap at
             least, such as (512, 64); None: images are predicted whole. Patches keep the image's
             resolution, so `size` must be None. Images smaller than a patch are padded by the last
@@ -218,7 +220,7 @@ def predict(
         (torch.Size([1, 150, 200]), torch.Size([1, 5, 150, 200]))
     """
     check_model(model)
-    check_option("resize", resize, (*RESIZES, "pad"))
+    check_option("resize", resize, (*RESIZES, "pad", None))
     if size is not None and resize == "pad":
         raise ValueError(f'size must be None with resize="pad", got {size!r}')
     if not is_count(batch):
@@ -229,6 +231,8 @@ def predict(
             f"size and tile cannot be given together, got size={size!r} and tile={tile!r}"
         )
     sides = None if size is None else _as_sides(size)
+    if sides is not None and resize is None:
+        raise ValueError("resize must be given with size: TileSet.resize of the training images")
     patch = None if tile is None else check_patch(tile)
     modes = [(module, module.training) for module in model.modules()]
     try:
@@ -241,7 +245,7 @@ def predict(
         for module, training in modes:
             module.training = training
     logits = torch.cat(found)
-    return class_map(logits), logits.sigmoid()
+    return class_map(logits), logits.sigmoid_()
 
 
 def check_model(model: nn.Module) -> None:
@@ -252,7 +256,10 @@ def check_model(model: nn.Module) -> None:
 
 
 def _logits(
-    model: nn.Module, images: Tensor, sides: tuple[int, int] | None, resize: str = "bilinear"
+    model: nn.Module,
+    images: Tensor,
+    sides: tuple[int, int] | None = None,
+    resize: str | None = None,
 ) -> Tensor:
     """float32 logits (B, K, H, W) of images of any size.
 
@@ -295,7 +302,7 @@ def _stitched(model: nn.Module, image: Tensor, tile: tuple[int, int], batch: int
     for start in range(0, len(places), batch):
         part = slice(start, start + batch)
         cut = torch.stack([_cut(image, row, column, size) for row, column in places[part]])
-        logits = _logits(model, cut, None)  # (P, K, size, size)
+        logits = _logits(model, cut)  # (P, K, size, size)
         if total is None:
             total = logits.new_zeros(logits.shape[1], height, width)
         for place, share, found in zip(places[part], shares[part], logits, strict=True):
@@ -338,26 +345,16 @@ def _as_sides(size: int | tuple[int, int]) -> tuple[int, int]:
     return int(sides[0]), int(sides[1])
 
 
-def normalised(model: nn.Module, images: Tensor) -> Tensor:
-    """Normalise images (B, C, H, W) in [0, 1], grey or RGB, as a model wants: (B, 3, H, W)."""
-    return (images - model.mean) / model.std
-
-
-def _normalise(model: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
-    """What a model does first when it is called."""
-    return (normalised(model, *inputs),)
-
-
 def measured(images: Tensor, rows: np.ndarray | Tensor) -> tuple[Tensor, Tensor]:
-    """Measure mean and standard deviation of some images in [0, 1], for a model.
+    """Measure what a model shall normalise by: mean and standard deviation of images in [0, 1].
 
     Args:
         images: uint8 (N, C, H, W).
         rows: Indices of those to measure.
 
     Returns:
-        float32 (3, 1, 1) each, alike for grey images; a channel of one value counts as one grey
-        level wide.
+        Mean and deviation, float32 (3, 1, 1) each, on the CPU, alike for grey images; a channel of
+        one value counts as one grey level wide.
     """
     total = total_of_squares = 0
     chosen = torch.as_tensor(rows, device=images.device)
@@ -374,7 +371,7 @@ def measured(images: Tensor, rows: np.ndarray | Tensor) -> tuple[Tensor, Tensor]
 
 
 def features(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Run a model on images (B, 3, H, W), as `normalised` gives them.
+    """Run a model on images (B, 3, H, W), as its `normalised` gives them.
 
     Returns:
         The encoder's features at stride 8, (B, D, H / 8, W / 8), and the logits (B, K, H, W).
@@ -402,16 +399,19 @@ def has_weights(encoder: str) -> bool:
     """Tell whether an encoder's ImageNet weights are on this machine, so that none are fetched."""
     facts = ENCODERS[encoder]
     cached = try_to_load_from_cache(facts.repository, WEIGHTS_FILE, revision=facts.revision)
-    return isinstance(cached, str) or _weights_path(encoder).exists()
+    path = _weights_path(encoder)
+    return isinstance(cached, str) or (path is not None and path.exists())
 
 
-def _weights_path(encoder: str) -> Path:
-    return Path(os.environ.get("DLILIB_WEIGHTS") or "$DLILIB_WEIGHTS") / f"{encoder}.safetensors"
+def _weights_path(encoder: str) -> Path | None:
+    """Where DLILIB_WEIGHTS has an encoder's weights; None: it is not set."""
+    folder = os.environ.get("DLILIB_WEIGHTS")
+    return Path(folder, f"{encoder}.safetensors") if folder else None
 
 
 def _load_imagenet(module: nn.Module, encoder: str) -> None:
     path = _weights_path(encoder)
-    if path.exists():
+    if path is not None and path.exists():
         state, place = _read(path), path
     else:
         state, place = _read(_from_hub(encoder, path)), ENCODERS[encoder].repository
@@ -450,13 +450,14 @@ def _read(path: str | Path) -> dict[str, Tensor]:
         raise WeightsError(f"{path}: not a readable safetensors file: {error}") from None
 
 
-def _from_hub(encoder: str, path: Path) -> str:
+def _from_hub(encoder: str, path: Path | None) -> str:
     facts = ENCODERS[encoder]
     try:
         return hf_hub_download(facts.repository, WEIGHTS_FILE, revision=facts.revision)
     except Exception as error:
+        local = "DLILIB_WEIGHTS is not set" if path is None else f"{path} does not exist"
         raise WeightsError(
-            f"no ImageNet weights for {encoder}: {path} does not exist and {facts.repository} "
-            f"could not be had from the hub ({type(error).__name__}). Go on with weights=None, or "
-            "put the weights there."
+            f"no ImageNet weights for {encoder}: {local} and {facts.repository} could not be had "
+            f"from the hub ({type(error).__name__}). Go on with weights=None, or put them into "
+            f"DLILIB_WEIGHTS as {encoder}.safetensors."
         ) from None

@@ -23,7 +23,7 @@ PACKAGE = ROOT / "dlilib"
 FLOORS = (
     {"version", "extras", "checks", "wording", "multigrid"},
     {"tiles", "augment", "blend", "patches"},
-    {"metrics", "donors"},
+    {"metrics", "donors", "unet"},
     {"models", "balance", "losses", "data"},
     {"composite", "export"},
     {"inject"},

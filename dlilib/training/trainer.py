@@ -395,7 +395,7 @@ class Trainer:
 
     def _forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """The encoder's features and float32 logits (B, K, H, W) of images in [0, 1]."""
-        x = models.normalised(self.model, images).contiguous(memory_format=self.layout)
+        x = self.model.normalised(images).contiguous(memory_format=self.layout)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             features, logits = models.features(self.model, x)
         return features, logits.float()

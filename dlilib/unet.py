@@ -1,0 +1,22 @@
+"""The network of `models.build`. Importing it takes seconds, which the transform is spared."""
+
+import segmentation_models_pytorch as smp
+from torch import Tensor
+
+
+class Unet(smp.Unet):
+    """A U-Net that normalises its images, by the buffers `mean` and `std` that `build` adds."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Compute the logits (B, K, H, W) of images (B, C, H, W) in [0, 1], grey or RGB."""
+        return super().forward(self.normalised(images))
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """Normalise images (B, C, H, W) in [0, 1], grey or RGB: (B, 3, H, W).
+
+        Raises:
+            ValueError: The images are integers, which would lie in 0..255.
+        """
+        if not images.is_floating_point():
+            raise ValueError(f"images must be float in [0, 1], got {images.dtype}: divide by 255")
+        return (images - self.mean) / self.std
