@@ -176,7 +176,10 @@ class Donors:
         """Raise ValueError unless each of these classes has a donor."""
         for name, members in zip(self.classes, self.members, strict=True):
             if name in classes and not len(members):
-                raise ValueError(f"class {name} has no donor among {self.given}")
+                raise ValueError(
+                    f"class {name} has no donor among {self.given}: give one, or a target of 0 for "
+                    "it"
+                )
 
     @cached_property
     def _sorted(self) -> Tensor:

@@ -9,7 +9,7 @@ class MissingExtraError(ImportError):
 
 
 def require(module: str, extra: str) -> ModuleType:
-    """Import `module`, which `pip install "dlilib[extra]"` installs.
+    """Import `module`, which one of the extras of pyproject.toml installs.
 
     Raises:
         MissingExtraError: It is not installed.
@@ -22,4 +22,4 @@ def require(module: str, extra: str) -> ModuleType:
 
 def how_to_install(module: str, extra: str) -> str:
     """Say that a module is missing, and which extra installs it."""
-    return f'{module} is missing: pip install "dlilib[{extra}]"'
+    return f'{module} is missing: in the project\'s folder, pip install -e ".[{extra}]"'

@@ -121,8 +121,10 @@ class DynamicLabelInjection(nn.Module):
 
     Example:
         >>> tiles = dlilib.toy_tiles()
-        >>> transform = DynamicLabelInjection(tiles)
-        >>> images, masks, labels = tiles.images[:64], tiles.masks[:64], tiles.labels[:64]
+        >>> train, val = dlilib.split(tiles)
+        >>> transform = DynamicLabelInjection(tiles, donors=train)
+        >>> batch = train[:64]
+        >>> images, masks, labels = tiles.images[batch], tiles.masks[batch], tiles.labels[batch]
         >>> images, masks, labels = transform(images, masks, labels)
         >>> int((labels == 0).sum())
         0
@@ -161,7 +163,7 @@ class DynamicLabelInjection(nn.Module):
         self._planner()  # checks the options
         self._moved: tuple[Donors, Donors] | None = None  # the donors, and another device's copy
         self._worker: int | None = None  # seed of the worker process that the generator is for
-        self._checked = False  # whether a batch's values were looked at
+        self._checked = False  # whether a batch with a defect was looked at
 
     def _check_options(self) -> None:
         check_type("donors", self.donors, Donors)
@@ -332,9 +334,10 @@ class DynamicLabelInjection(nn.Module):
             values are handed on. Subclasses of Tensor, such as torchvision's, are kept.
 
         Raises:
-            ValueError: A shape, dtype or value is none of these, or in the first batch a mask shows
-                another class than the label says. On another device than a CPU, which would have to
-                be waited for, values are looked at in the first batch alone.
+            ValueError: A shape, dtype or value is none of these, or up to the first batch with a
+                defect a mask shows another class than the label says. On another device than a
+                CPU, which would have to be waited for, the values of images and masks are looked at
+                up to that batch alone. Labels are read in each: keep them on the CPU.
         """
         if masks is None and labels is None:
             return self._balance_structure(images)
@@ -351,7 +354,7 @@ class DynamicLabelInjection(nn.Module):
         if not self._checked:
             check_labels(labels, classes)
             _check_agreement(masks, labels)
-            self._checked = len(images) > 0
+            self._checked = bool((labels > 0).any())  # others say too little
         return self._compose(self.plan(labels, images.shape[2:]), images, masks, labels)
 
     def _balance_structure(self, batch: Any) -> Any:
@@ -442,8 +445,9 @@ def collate(
 
     Example:
         >>> tiles = dlilib.toy_tiles()
-        >>> balanced = collate(DynamicLabelInjection(tiles))
-        >>> loader = torch.utils.data.DataLoader(tiles, 64, shuffle=True, collate_fn=balanced)
+        >>> train, val = dlilib.split(tiles)
+        >>> balanced = collate(DynamicLabelInjection(tiles, donors=train))
+        >>> loader = torch.utils.data.DataLoader(tiles.subset(train), 64, collate_fn=balanced)
         >>> int((next(iter(loader))[2] == 0).sum())
         0
     """

@@ -23,10 +23,12 @@ def one_hot(masks: Tensor, num_classes: int) -> Tensor:
         bool (B, K, H, W).
 
     Raises:
-        ValueError: num_classes is no integer above 0.
+        ValueError: The masks are not so, or num_classes is no integer above 0.
     """
     if not is_count(num_classes):
         raise ValueError(f"num_classes must be an integer above 0, got {num_classes!r}")
+    if not _are_indices(masks) or masks.ndim != 3:
+        raise ValueError(f"masks must be class indices, int (B, H, W), got {described(masks)}")
     classes = torch.arange(1, num_classes + 1, device=masks.device)
     return masks[:, None] == classes[:, None, None]
 
@@ -63,12 +65,15 @@ def count(logits: Tensor, masks: Tensor, *, num_classes: int | None = None) -> T
     return torch.stack([outcome.sum(dim=(2, 3)) for outcome in outcomes], dim=-1)
 
 
+def _are_indices(masks: object) -> bool:
+    return isinstance(masks, Tensor) and masks.dtype in INTEGERS
+
+
 def _check_count(logits: Tensor, masks: Tensor, num_classes: int | None) -> None:
     tensor = isinstance(logits, Tensor)
     if not tensor or logits.ndim != 4 or not logits.is_floating_point():
         raise ValueError(f"logits must be float (B, K, H, W), got {described(logits)}")
-    indices = isinstance(masks, Tensor) and masks.dtype in INTEGERS
-    if not indices or masks.shape != (len(logits), *logits.shape[2:]):
+    if not _are_indices(masks) or masks.shape != (len(logits), *logits.shape[2:]):
         raise ValueError(
             "masks must be class indices, int (B, H, W) as the logits "
             f"{tuple(logits.shape)}, got {described(masks)}"

@@ -155,7 +155,8 @@ class TileSet(Dataset):
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, int]:
         if isinstance(index, slice | list | tuple) or np.ndim(index):
             raise ValueError(f"a TileSet gives one image at a time, not [{index!r}]: see subset")
-        return self.images[index], self.masks[index], int(self.labels[index])
+        # copies, which a transform may write into
+        return self.images[index].clone(), self.masks[index].clone(), int(self.labels[index])
 
     def __repr__(self) -> str:
         channels, height, width = self.images.shape[1:]

@@ -4,6 +4,7 @@ import inspect
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -57,8 +58,12 @@ def test_the_front_pages_example_balances(parts, monkeypatch, page):
 
 
 @pytest.mark.slow
-def test_from_a_folder_to_an_onnx_file(toy, tmp_path, monkeypatch):
-    to_folder(toy.subset(range(0, 336, 5)), tmp_path / "my_parts")  # it trains a model
+@pytest.mark.parametrize("channels", [1, 3])
+def test_from_a_folder_to_an_onnx_file(toy, tmp_path, monkeypatch, channels):
+    few = toy.subset(range(0, 336, 5))  # it trains a model
+    tint = torch.tensor([255, 220, 180])[:channels, None, None]
+    photographs = (few.images.int() * tint // 255).byte()
+    to_folder(replace(few, images=photographs), tmp_path / "my_parts")
     monkeypatch.chdir(tmp_path)
     found = {}
     for code in python(TRAIN):

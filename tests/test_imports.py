@@ -34,6 +34,7 @@ FLOORS = (
     {"__main__"},
 )
 STUDY = ("study", "benchmark", "analysis", "cli", "__main__")  # rooms that need the extra "study"
+HINT = 'in the project\'s folder, pip install -e ".[study]"'
 BASELINES = {"pietorch", "kornia", "core", "dsets"}  # timed where somebody has installed them
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -190,7 +191,7 @@ tiles = dlilib.from_folder(sys.argv[1], size=16)
 train, val = dlilib.split(tiles, "image")
 inject = dlilib.DynamicLabelInjection(tiles, donors=train)
 images, masks, labels = inject(tiles.images[:64], tiles.masks[:64], tiles.labels[:64])
-run = dlilib.Run(data=tiles.source, size=16, weights=None, epochs=1, batch=16, free_share=0.1)
+run = dlilib.Run.for_tiles(tiles, weights=None, epochs=1, batch=16, free_share=0.1)
 record = dlilib.fit(run, tiles)
 for use in (lambda: dlilib.split(tiles, "tile"), lambda: dlilib.records(".")):
     try:
@@ -210,12 +211,12 @@ def test_a_folder_trains_without_the_extras_and_a_missing_one_is_named(toy, tmp_
     command = [sys.executable, "-c", WITHOUT_EXTRAS, str(tmp_path / "parts"), *absent]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.stdout.splitlines() == [
-        'sklearn.model_selection is missing: pip install "dlilib[study]"',
-        'pandas is missing: pip install "dlilib[study]"',
+        f"sklearn.model_selection is missing: {HINT}",
+        f"pandas is missing: {HINT}",
         "0 1 True",
     ]
     assert done.returncode == 1
-    assert done.stderr.endswith('dli: typer is missing: pip install "dlilib[study]"\n')
+    assert done.stderr.endswith(f"dli: typer is missing: {HINT}\n")
 
 
 @pytest.mark.parametrize(
@@ -226,7 +227,7 @@ def test_a_command_without_its_packages_names_one(command, module, tmp_path):
     script = "import sys; from dlilib.cli import main; sys.modules[sys.argv.pop()] = None; main()"
     words = [command, "--results", str(tmp_path), module]
     done = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True)
-    assert done.stderr == f'dli: {module} is missing: pip install "dlilib[study]"\n'
+    assert done.stderr == f"dli: {module} is missing: {HINT}\n"
 
 
 def public_functions(module):

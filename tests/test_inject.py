@@ -403,6 +403,20 @@ def test_wrong_batches_raise(toy, batch, change, message):
     unharmed(*batch)
 
 
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda i, m, l: (i, (m > 0) * 255, l), "hold 0 and 255 alone, and 255 is ignored"),
+        (lambda i, m, l: (i, m.flip(0), l), "are labels and masks in one order"),
+    ],
+)
+def test_values_are_looked_at_until_a_batch_with_a_defect(toy, batch, change, message):
+    inject = transform(toy)
+    free = (batch[2] == 0).nonzero()[:, 0]
+    inject(*(part[free] for part in batch))
+    refused(lambda: inject(*change(*batch)), message)
+
+
 def test_colour_donors_do_not_go_into_a_grey_batch(toy, batch):
     colour = replace(toy, images=toy.images.repeat(1, 3, 1, 1))
     with pytest.raises(ValueError, match=r"\(3, 64, 64\), the batch's \(1, 64, 64\)"):

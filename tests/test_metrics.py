@@ -147,6 +147,9 @@ def test_ignored_pixels_are_in_no_count():
     assert not one_hot(torch.full((1, 2, 2), IGNORE), 254).any()
     with pytest.raises(ValueError, match=r"num_classes must be an integer above 0, got 1.5"):
         one_hot(masks, 1.5)
+    for odd in (masks > 0, masks[:, None], masks.float()):
+        with pytest.raises(ValueError, match=r"masks must be class indices, int \(B, H, W\), got"):
+            one_hot(odd, 4)
 
 
 @pytest.mark.parametrize(

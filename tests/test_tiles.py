@@ -255,6 +255,13 @@ def test_every_content_has_a_digest_of_its_own():
     assert len({tiles.digest, *(other.digest for other in others)}) == 1 + len(others)
 
 
+def test_what_a_loader_gets_may_be_written_into():
+    tiles = TileSet.from_arrays(pixels(), marks(), CLASSES)
+    image, mask, _ = tiles[1]
+    image.zero_(), mask.zero_()
+    assert tiles.images[1].any() and tiles.masks[1].any()
+
+
 @pytest.mark.parametrize(
     "use, message",
     [

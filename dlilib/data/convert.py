@@ -115,7 +115,7 @@ def convert(
             root.
         DataError: A file cannot be used, or nothing is left; the message names it, and nothing is
             written.
-        MissingExtraError: COCO needs pycocotools, and YOLO pyyaml: pip install "dlilib[formats]".
+        MissingExtraError: COCO needs pycocotools, and YOLO pyyaml: the extra "formats".
         WriteError: `out` cannot be written.
 
     Example:

@@ -54,7 +54,7 @@ DARKEST, BRIGHTEST = 0.001, 0.999  # shares of all values of 16 bits, which beco
 def from_folder(
     root: str | Path,
     size: int | None = 256,
-    resize: str = "nearest",
+    resize: str = "bilinear",
     *,
     masks: str = "nearest",
     mask_suffix: str = "",
@@ -93,7 +93,8 @@ def from_folder(
         size: Side of the square images, pixels, a multiple of 8. None keeps the pixels and pads
             every image at the right and the bottom, by its last column and row, to the largest
             height and width, rounded up to multiples of 8 (resize is then "pad").
-        resize: "nearest" or "bilinear" (area-weighted when it shrinks).
+        resize: "bilinear" (smoothed first where it shrinks, as Pillow does) or "nearest", as the
+            study's data are.
         masks: How masks are resized: "nearest", or "any": a pixel has the class that any of its
             pixels had, the rarest one of several, so that nothing thin vanishes.
         mask_suffix: What a mask's name adds to its image's, such as "_mask" or "_GT".

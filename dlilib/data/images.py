@@ -12,6 +12,7 @@ import torch
 from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
+from dlilib.checks import is_count
 from dlilib.data.files import DataError, Files
 from dlilib.tiles import IGNORE, RESIZES
 
@@ -254,7 +255,7 @@ def _decode(files: Files, path: str, what: str) -> Image.Image:
 
 def check_size(size: int, resize: str, masks: str = "nearest") -> None:
     """Raise ValueError unless images can be resized so and the encoders can take them."""
-    if not isinstance(size, int) or not 8 <= size <= 8192 or size % 8:
+    if not is_count(size, 8) or size > 8192 or size % 8:
         raise ValueError(
             "size must be a positive multiple of 8 (the encoders' stride), at most 8192, got "
             f"{size!r}"

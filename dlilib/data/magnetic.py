@@ -56,7 +56,7 @@ def magnetic_tiles(
             downloaded once to the user's cache and verified.
         size: Side of the square images and masks, pixels, a multiple of 8.
         threshold: Mask values above it are defect, 0..254: 0 as released, 127 halfway.
-        resize: "nearest", as released, or "bilinear" (area-weighted when it shrinks); masks are
+        resize: "nearest", as released, or "bilinear" (smoothed first where it shrinks); masks are
             always nearest.
 
     Returns:

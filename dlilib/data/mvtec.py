@@ -148,7 +148,7 @@ def mvtec_ad(
         root: Folder or zip that holds the category's folder at any depth, or is that folder.
         category: Such as "bottle".
         size: Side of the square images and masks, pixels, a multiple of 8.
-        resize: "nearest" or "bilinear" (area-weighted when it shrinks).
+        resize: "nearest" or "bilinear" (smoothed first where it shrinks).
         masks: How masks are resized, "nearest" or "any", as in `from_folder`.
         mask_suffix: What a mask's name adds to its image's, without the format: "_mask" for
             000_mask.png of 000.png, "" where both are called 000. None: "_mask" where there is

@@ -176,7 +176,7 @@ def _check(tiles: TileSet, protocol: str, seed: int, fraction: float, shots: int
         raise ValueError(f"seed must be a non-negative integer below 2**32, got {seed!r}")
     if not len(tiles):
         raise ValueError("there are no images to split")
-    if not isinstance(fraction, Real) or not 0 < fraction <= 1:
+    if not isinstance(fraction, Real) or isinstance(fraction, bool) or not 0 < fraction <= 1:
         raise ValueError(f"fraction must lie in (0, 1], got {fraction!r}")
     if not is_count(shots, 0) or (shots and (protocol, fraction) != ("tile", 1)):
         raise ValueError(
