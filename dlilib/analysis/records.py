@@ -39,10 +39,9 @@ def records(folder: str | Path) -> pd.DataFrame:
         folder: That of the records, or the one above it.
 
     Returns:
-        One row for each finished run: the fields of its Run; `iou_best`, as released, at the
-        epoch with the best validation IoU, and `iou_<class>` at that epoch; `iou_last`,
-        `epoch_best`, `digest` (of the data), `seconds`, `device`, `precision_used` and `path`.
-        An IoU is NaN where the validation images have no pixel to find, of the class or at all.
+        One row for each finished run: the fields of its Run; `iou_best`, at the epoch with the best
+        validation IoU, as released, and `iou_<class>` at that epoch; `iou_last`, `epoch_best`,
+        `digest` (of the data), `seconds`, `device`, `precision_used` and `path`. An IoU is NaN where the validation images have no pixel to find, of the class or at all.
 
     Raises:
         MissingExtraError: pandas is not installed.
