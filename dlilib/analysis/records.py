@@ -41,7 +41,8 @@ def records(folder: str | Path) -> pd.DataFrame:
     Returns:
         One row for each finished run: the fields of its Run; `iou_best`, at the epoch with the best
         validation IoU, as released, and `iou_<class>` at that epoch; `iou_last`, `epoch_best`,
-        `digest` (of the data), `seconds`, `device`, `precision_used` and `path`. An IoU is NaN where the validation images have no pixel to find, of the class or at all.
+        `digest` (of the data), `seconds`, `device`, `precision_used` and `path`. An IoU is NaN
+        where the validation images have no pixel to find, of the class or at all.
 
     Raises:
         MissingExtraError: pandas is not installed.
