@@ -30,7 +30,7 @@ from dlilib.blend import GUIDANCES, REGIONS
 from dlilib.checks import check_generator, check_number, check_option, check_type
 from dlilib.composite import LABELS, READ, inject
 from dlilib.donors import MARGIN, Donors
-from dlilib.tiles import IGNORE, INTEGERS, TileSet, check_values, defective
+from dlilib.tiles import IGNORE, INTEGERS, TileSet, check_values, defective, labels_of
 
 STATES = ("batch", "running")
 CHOICES = {  # option -> the values that it can have
@@ -325,9 +325,11 @@ class DynamicLabelInjection(nn.Module):
 
         Args:
             images: (B, C, H, W), float in [0, 1] or uint8; or the whole batch: a tuple or list of
-                images, masks and labels, or a dict that holds them under `keys`.
+                images, masks and labels, or of images and masks, or a dict that holds the three
+                under `keys`.
             masks: (B, H, W) or (B, 1, H, W) int, class indices; or bool, whether there is a defect.
-            labels: (B,) int, 0 defect-free, else 1..K.
+            labels: (B,) int, 0 defect-free, else 1..K. None: of each image the class with the most
+                pixels, 0 if its mask shows none.
 
         Returns:
             Images, masks and labels, or a tuple, list or dict as it was given: the dict's other
@@ -344,10 +346,13 @@ class DynamicLabelInjection(nn.Module):
         return self._balance(images, masks, labels)
 
     def _balance(
-        self, images: Tensor, masks: Tensor, labels: Tensor
+        self, images: Tensor, masks: Tensor, labels: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        self._check_batch(images, masks, labels)
         classes = len(self.donors.classes)
+        if labels is None:
+            _check_pixels(images, masks)
+            labels = _labels_shown(masks, classes, strict=not self._checked)
+        self._check_batch(images, masks, labels)
         if not self._checked or images.device.type == "cpu":
             _check_range(images)
             check_values(masks, classes)
@@ -368,19 +373,20 @@ class DynamicLabelInjection(nn.Module):
             found = copy.copy(batch) if isinstance(batch, MutableMapping) else dict(batch)
             found.update(zip(self.keys, balanced, strict=True))
             return found
-        if isinstance(batch, tuple | list) and len(batch) == 3:
-            balanced = self._balance(*batch)
+        if isinstance(batch, tuple | list) and len(batch) in (2, 3):
+            balanced = self._balance(*batch)[: len(batch)]
             if hasattr(batch, "_fields"):  # a namedtuple
                 return type(batch)(*balanced)
             return list(balanced) if isinstance(batch, list) else balanced
         raise ValueError(
-            "a batch is images, masks and labels (of each image the class, 0 if defect-free), or a "
-            f"tuple, list or dict of the three, got {_numbered(batch)}"
+            "a batch is images, masks and, if need be, labels (of each image the class, 0 if "
+            f"defect-free), or a tuple, list or dict of them, got {_numbered(batch)}"
         )
 
     def _check_batch(self, images: Tensor, masks: Tensor, labels: Tensor) -> None:
         check_type("donors", self.donors, Donors)
-        _check_tensors(images, masks, labels)
+        _check_pixels(images, masks)
+        _check_label_row(labels, len(images))
         _check_against(self.donors, images, masks, labels, self.place)
 
     def _donors_on(self, device: torch.device) -> Donors:
@@ -565,10 +571,18 @@ def _check_agreement(masks: Tensor, labels: Tensor) -> None:
         )
 
 
-def _check_tensors(images: Tensor, masks: Tensor, labels: Tensor) -> None:
-    for name, value in {"images": images, "masks": masks, "labels": labels}.items():
-        if not isinstance(value, Tensor):
-            raise ValueError(f"{name} must be a torch tensor, got {type(value).__name__}")
+def _labels_shown(masks: Tensor, num_classes: int, *, strict: bool) -> Tensor:
+    """What `labels_of` finds in the masks of a batch, once it has checked them."""
+    marks = masks.detach().as_subclass(Tensor)
+    if marks.dtype == torch.bool and num_classes > 1:
+        raise ValueError(f"masks are bool, so labels must say which of the {num_classes} classes")
+    check_values(marks, num_classes)
+    return labels_of(marks.byte(), num_classes, strict=strict)
+
+
+def _check_pixels(images: Tensor, masks: Tensor) -> None:
+    for name, value in {"images": images, "masks": masks}.items():
+        check_type(name, value, Tensor)
     if images.ndim != 4 or not (images.is_floating_point() or images.dtype == torch.uint8):
         alone = ": give one image alone as images[None]" if images.ndim == 3 else ""
         raise ValueError(
@@ -581,15 +595,19 @@ def _check_tensors(images: Tensor, masks: Tensor, labels: Tensor) -> None:
             "masks must be int or bool, (B, H, W) as the images, got "
             f"{masks.dtype} {tuple(masks.shape)}"
         )
-    if labels.shape != (len(images),):
-        raise ValueError(f"labels must be (B,) = ({len(images)},), got {tuple(labels.shape)}")
-    if labels.dtype not in INTEGERS:
-        kinds = ", ".join(str(dtype).removeprefix("torch.") for dtype in INTEGERS)
-        raise ValueError(f"labels must be integers ({kinds}), got {labels.dtype}")
     if masks.device != images.device:
         raise ValueError(
             f"images are on {images.device}, masks on {masks.device}: they must be on one device"
         )
+
+
+def _check_label_row(labels: Tensor, count: int) -> None:
+    check_type("labels", labels, Tensor)
+    if labels.shape != (count,):
+        raise ValueError(f"labels must be (B,) = ({count},), got {tuple(labels.shape)}")
+    if labels.dtype not in INTEGERS:
+        kinds = ", ".join(str(dtype).removeprefix("torch.") for dtype in INTEGERS)
+        raise ValueError(f"labels must be integers ({kinds}), got {labels.dtype}")
 
 
 def _check_against(

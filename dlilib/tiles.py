@@ -356,11 +356,11 @@ def check_classes(classes: Sequence[str]) -> tuple[str, ...]:
     return names
 
 
-def labels_of(masks: Tensor, num_classes: int) -> Tensor:
+def labels_of(masks: Tensor, num_classes: int, *, strict: bool = True) -> Tensor:
     """Find the class with the most pixels in each mask (N, H, W), 0 for none: int64 (N,).
 
     Raises:
-        ValueError: All that the masks hold beside the background is IGNORE.
+        ValueError: strict, and all that the masks hold beside the background is IGNORE.
     """
     labels, ignored = [], False
     for mask in masks:
@@ -368,7 +368,7 @@ def labels_of(masks: Tensor, num_classes: int) -> Tensor:
         most = int(pixels[1 : num_classes + 1].argmax()) + 1
         labels.append(most if pixels[most] else 0)
         ignored |= bool(pixels[IGNORE])
-    if ignored and not any(labels):
+    if strict and ignored and not any(labels):
         raise ValueError(_ALL_IGNORED)
     return torch.tensor(labels, dtype=torch.int64, device="cpu")
 

@@ -138,7 +138,7 @@ def test_plan_for_a_larger_batch_and_foreign_types_are_refused(toy, batch):
         t.apply_plan(by_hand, *(x[:2] for x in batch))
     with pytest.raises(ValueError, match="names donor"):
         t.apply_plan(replace(by_hand, donor=plan.donor + 336), *batch)
-    with pytest.raises(ValueError, match="images must be a torch tensor, got ndarray"):
+    with pytest.raises(ValueError, match="images must be a Tensor, got ndarray"):
         t(batch[0].numpy(), *batch[1:])
     with pytest.raises(ValueError, match="Blowhol"):
         transform(toy, warps={"Blowhol": Warp()})
@@ -373,7 +373,9 @@ def test_poisson_composite_agrees_with_an_as_released_reference(toy, label):
         (lambda i, m, l: (i, m.expand(2, *m.shape), l), r"masks must be.*\(2, 17, 64, 64\)"),
         (lambda i, m, l: (i, m.to(torch.uint16), l), "masks must be.*uint16"),
         (lambda i, m, l: (i, m, l.to(torch.uint16)), "labels must be integers.*uint16"),
-        (lambda i, m, l: (i, m, None), "labels must be a torch tensor, got NoneType"),
+        (lambda i, m, l: (i, m, l.tolist()), "labels must be a Tensor, got list"),
+        (lambda i, m, l: (i, m * 51), r"masks must hold 0\.\.5 and 255 \(ignored\), got"),
+        (lambda i, m, l: (i, m > 0), "masks are bool, so labels must say which of the 5 classes"),
         (lambda i, m, l: (i - 0.5, m, l), r"float images must lie in \[0, 1\]"),
         (lambda i, m, l: ((i - 0.43) / 0.12, m, l), "normalise them after the injection"),
         (lambda i, m, l: (i, m * 51, l), r"masks must hold 0\.\.5 and 255 \(ignored\), got"),

@@ -213,8 +213,36 @@ def test_a_batch_may_be_a_tuple_a_list_or_a_dict(toy):
     renamed = dict(zip(("x", "y", "c"), batch, strict=True))
     assert equal(run(renamed, keys=("x", "y", "c")).values(), expected)
     refused(lambda: run(renamed), r"the batch has the keys \['x', 'y', 'c'\], not 'image'")
-    refused(lambda: run(batch[:2]), "a batch is images, masks and labels.*got a tuple of 2")
-    refused(lambda: run(namedtuple("Pair", "a b")(1, 2)), "got a Pair of 2")
+    refused(lambda: run(batch[:1]), "a batch is images, masks and, if need be.*got a tuple of 1")
+    refused(lambda: run(namedtuple("Four", "a b c d")(*batch, 4)), "got a Four of 4")
+
+
+def test_labels_are_found_where_they_are_not_given(toy):
+    rows = toy.marked.nonzero()[::9, 0].tolist() + (toy.labels == 0).nonzero()[:9, 0].tolist()
+    images, masks, labels = toy.images[rows], toy.masks[rows], toy.labels[rows]
+    masks = masks.clone()
+    masks[0, 0, :3] = toy.num_classes  # few pixels of another class
+    masks[1, 0, 0] = masks[-1, 0, 0] = IGNORE
+    assert labels[0] != toy.num_classes
+
+    def balanced(*batch, tiles=toy):
+        return DynamicLabelInjection(tiles, generator=seeded())(*batch)
+
+    expected = balanced(images, masks, labels)
+    for marks in (masks, masks[:, None], masks.long()):
+        found = balanced(images, marks)
+        same = (expected[0], expected[1].view_as(marks).to(marks.dtype), expected[2])
+        assert equal(found, same)
+    inject = DynamicLabelInjection(toy)
+    free = images[-2:], masks[-2:] | IGNORE * (torch.arange(toy.masks.shape[1]) < 2).byte()
+    refused(lambda: inject(*free), "masks hold 0 and 255 alone")
+    inject(images, masks)
+    assert (inject(*free)[2] > 0).all()  # it was seen that a defect is not marked by 255
+    pair = balanced([images, masks])
+    assert isinstance(pair, list) and equal(pair, expected[:2])
+    one = tiles_with(1)
+    given = balanced(one.images, one.masks > 0, one.labels, tiles=one)
+    assert equal(balanced(one.images, one.masks > 0, tiles=one), given)
 
 
 def test_values_are_checked_in_every_batch_on_a_cpu(toy):
