@@ -114,13 +114,14 @@ def summary(preset: str, results: str | Path) -> str:
     toys = TOYS if PRESETS[preset].base.data == "toy" else ""
     finished = f"Finished: {len(frame)} of {len(planned)} planned runs{_precisions(frame)}."
     about = f"Preset `{preset}`: {PRESETS[preset].about}. {finished} {toys}"
-    found = claims.verdicts(claims.claims(preset, folder, encoders))
+    found = claims.claims(preset, folder, encoders)
     blocks = [_wrapped(about)]
     for encoder in [name for name in encoders if name in PRESETS[preset].encoders]:
         blocks.append(tables.markdown(tables.result_table(preset, frame, encoder)))
     unlike = any(_unlike(preset, frame, name) for name in encoders)
     words = [UNLIKE] if unlike else []
-    words += [*verdict_in_words(found), *_pilot_in_words(preset, folder)]
+    words += verdict_in_words(claims.verdicts(found))
+    words += [*_lead_in_numbers(found), *_pilot_in_words(preset, folder)]
     if len(encoders) > 1:
         words.append(f"What a referee would ask, of {PRESETS[preset].base.encoder}:")
     blocks.append(_wrapped(" ".join(words)))
@@ -184,6 +185,26 @@ def verdict_in_words(found: pd.DataFrame) -> list[str]:
             f"{_grouped(leads, 'reproduced?')}."
         )
         lines.append(f"Under the audit ({audits}), it is {_grouped(leads, 'survives?')}.")
+    return lines
+
+
+def _lead_in_numbers(found: pd.DataFrame) -> list[str]:
+    """How large DLI's lead is beside the paper's: a sentence for each encoder.
+
+    found: rows of `claims.claims`.
+    """
+    leads = found[found["claim"].str.startswith(claims.LEAD) & (found["n"] > 0)]
+    lines = []
+    for encoder, rows in leads[leads["protocol"] == claims.PAPERS].groupby("encoder", sort=False):
+        each = [
+            f"{row['claim'].removeprefix(claims.LEAD)} {row['mean']:.3f}"
+            + ("" if pd.isna(row["paper"]) else f" ({row['paper']:.3f})")
+            for row in rows.to_dict("records")
+        ]
+        beside = "" if rows["paper"].isna().all() else ", beside the paper's"
+        lines.append(
+            f"DLI's mean lead by the paper's protocol ({encoder}){beside}: {listed(each)}."
+        )
     return lines
 
 

@@ -62,3 +62,16 @@ def test_lead_of_an_encoder_that_is_not_in_the_paper_is_a_sign(tmp_path):
     first, _, second, _ = report.verdict_in_words(found)
     assert "DLI's lead (resnet18) is" in first
     assert f"DLI's lead ({SECOND}; no number in the paper, so its sign alone) is" in second
+
+
+def test_leads_stand_beside_the_papers(tmp_path):
+    for encoder in (BASE.encoder, SECOND):
+        for seed, right in ((0, 5), (1, 8)):
+            keep(
+                tmp_path, replace(BASE, encoder=encoder, method="baseline", seed=seed), right=right
+            )
+            keep(tmp_path, replace(BASE, encoder=encoder, method="dli", seed=seed), right=9)
+    said = report.summary("lite", tmp_path).replace("\n", " ")
+    lead = "DLI's mean lead by the paper's protocol"
+    assert f"{lead} (resnet18), beside the paper's: baseline 0.250 (0.034). {lead}" in said
+    assert f"{lead} ({SECOND}): baseline 0.250." in said
