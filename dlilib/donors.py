@@ -177,8 +177,8 @@ class Donors:
         for name, members in zip(self.classes, self.members, strict=True):
             if name in classes and not len(members):
                 raise ValueError(
-                    f"class {name} has no donor among {self.given}: give one, or a target of 0 for "
-                    "it"
+                    f"class {name} has no donor among {self.given}: add an image that shows it, or "
+                    f"let target name it with 0"
                 )
 
     @cached_property

@@ -9,7 +9,7 @@ class MissingExtraError(ImportError):
 
 
 def require(module: str, extra: str) -> ModuleType:
-    """Import `module`, which one of the extras of pyproject.toml installs.
+    """Import `module`, which `extra`, one of pyproject.toml's, installs.
 
     Raises:
         MissingExtraError: It is not installed.

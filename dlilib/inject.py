@@ -5,6 +5,7 @@ import functools
 import inspect
 import math
 import sys
+import warnings
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any
 
@@ -294,6 +295,7 @@ class DynamicLabelInjection(nn.Module):
             ValueError: A shape or dtype is not as in `forward`, or the plan is for other labels,
                 donors or sizes.
         """
+        check_type("labels", labels, Tensor)
         self._check_batch(images, masks, labels)
         if images.device.type == "cpu":  # another one would have to be waited for
             _check_range(images)
@@ -329,17 +331,21 @@ class DynamicLabelInjection(nn.Module):
                 under `keys`.
             masks: (B, H, W) or (B, 1, H, W) int, class indices; or bool, whether there is a defect.
             labels: (B,) int, 0 defect-free, else 1..K. None: of each image the class with the most
-                pixels, 0 if its mask shows none.
+                pixels, 0 if its mask shows none; they are found, and returned, on the CPU.
 
         Returns:
             Images, masks and labels, or a tuple, list or dict as it was given: the dict's other
             values are handed on. Subclasses of Tensor, such as torchvision's, are kept.
 
         Raises:
-            ValueError: A shape, dtype or value is none of these, or up to the first batch with a
-                defect a mask shows another class than the label says. On another device than a
-                CPU, which would have to be waited for, the values of images and masks are looked at
-                up to that batch alone. Labels are read in each: keep them on the CPU.
+            ValueError: A shape, dtype or value is none of these, or, up to the first batch that
+                shows a defect, a mask shows another class than the label says. On another device
+                than a CPU, which would have to be waited for, the values of images and masks are
+                looked at up to that batch alone. Labels (without them, masks) are read in each:
+                keep them on the CPU.
+
+        Warns:
+            UserWarning: Labels are to be found, no mask so far shows a class, and some hold 255.
         """
         if masks is None and labels is None:
             return self._balance_structure(images)
@@ -348,19 +354,36 @@ class DynamicLabelInjection(nn.Module):
     def _balance(
         self, images: Tensor, masks: Tensor, labels: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        classes = len(self.donors.classes)
-        if labels is None:
-            _check_pixels(images, masks)
-            labels = _labels_shown(masks, classes, strict=not self._checked)
         self._check_batch(images, masks, labels)
+        classes = len(self.donors.classes)
         if not self._checked or images.device.type == "cpu":
             _check_range(images)
             check_values(masks, classes)
-        if not self._checked:
+        if labels is None:
+            labels = self._labels_shown(masks)
+        elif not self._checked:
             check_labels(labels, classes)
-            _check_agreement(masks, labels)
-            self._checked = bool((labels > 0).any())  # others say too little
+            self._checked = _check_agreement(masks, labels)
         return self._compose(self.plan(labels, images.shape[2:]), images, masks, labels)
+
+    def _labels_shown(self, masks: Tensor) -> Tensor:
+        """The class with the most pixels in each mask, 0 for none: int64 (B,), on the CPU."""
+        classes = self.donors.classes
+        if masks.dtype == torch.bool and len(classes) > 1:
+            raise ValueError(
+                f"masks are bool, so labels must say which of the {len(classes)} classes"
+            )
+        marks = masks.detach().as_subclass(Tensor).byte().cpu()
+        labels = labels_of(marks, len(classes), strict=False)
+        if not self._checked and not labels.any() and (marks == IGNORE).any():
+            warnings.warn(
+                f"the masks of a batch hold 0 and {IGNORE} alone, and {IGNORE} is ignored, so all "
+                "of its images count as defect-free: where it marks a defect, give masks // "
+                f"{IGNORE}",
+                stacklevel=7,  # the caller of the module
+            )
+        self._checked |= bool(labels.any())
+        return labels
 
     def _balance_structure(self, batch: Any) -> Any:
         if isinstance(batch, Mapping):
@@ -383,11 +406,12 @@ class DynamicLabelInjection(nn.Module):
             f"defect-free), or a tuple, list or dict of them, got {_numbered(batch)}"
         )
 
-    def _check_batch(self, images: Tensor, masks: Tensor, labels: Tensor) -> None:
+    def _check_batch(self, images: Tensor, masks: Tensor, labels: Tensor | None) -> None:
         check_type("donors", self.donors, Donors)
         _check_pixels(images, masks)
-        _check_label_row(labels, len(images))
-        _check_against(self.donors, images, masks, labels, self.place)
+        _check_against(self.donors, images, masks, self.place)
+        if labels is not None:
+            _check_label_row(labels, len(images), len(self.donors.classes))
 
     def _donors_on(self, device: torch.device) -> Donors:
         """The donors, or their copy on another device; they stay for the workers of a loader."""
@@ -442,12 +466,13 @@ def collate(
 
     Args:
         inject: The transform.
-        after: What is done with the balanced batch, in the worker: after(images, masks, labels), or
-            after(batch) of a dict. It must be picklable where workers are spawned.
+        after: What is done with the balanced batch, in the worker: after(images, masks, labels),
+            after(images, masks) of pairs, or after(batch) of a dict. It must be picklable where
+            workers are spawned.
 
     Returns:
-        A function of a list of samples, each (image, mask, label) or a dict of them, as
-        `default_collate` takes them.
+        A function of a list of samples, each (image, mask, label), (image, mask) or a dict of the
+        three, as `default_collate` takes them.
 
     Example:
         >>> tiles = dlilib.toy_tiles()
@@ -544,10 +569,13 @@ def _numbered(batch: Any) -> str:
     return f"a {kind} of {len(batch)}" if isinstance(batch, tuple | list) else kind
 
 
-def _check_agreement(masks: Tensor, labels: Tensor) -> None:
-    """Check that a batch's masks hold those classes that the labels say."""
+def _check_agreement(masks: Tensor, labels: Tensor) -> bool:
+    """Check that a batch's masks hold those classes that the labels say.
+
+    Returns whether a mask shows any, without which the batch says too little.
+    """
     if not masks.numel():
-        return
+        return False
     labels = labels.to(masks.device).long()[:, None]
     marks = masks.detach().as_subclass(Tensor).flatten(1)
     if marks.dtype == torch.bool:
@@ -569,15 +597,7 @@ def _check_agreement(masks: Tensor, labels: Tensor) -> None:
             f"{int(torch.where(shown[row], marks[row], 0).max())} and not that: are labels and "
             "masks in one order?"
         )
-
-
-def _labels_shown(masks: Tensor, num_classes: int, *, strict: bool) -> Tensor:
-    """What `labels_of` finds in the masks of a batch, once it has checked them."""
-    marks = masks.detach().as_subclass(Tensor)
-    if marks.dtype == torch.bool and num_classes > 1:
-        raise ValueError(f"masks are bool, so labels must say which of the {num_classes} classes")
-    check_values(marks, num_classes)
-    return labels_of(marks.byte(), num_classes, strict=strict)
+    return bool((labelled & shows).any())
 
 
 def _check_pixels(images: Tensor, masks: Tensor) -> None:
@@ -601,18 +621,23 @@ def _check_pixels(images: Tensor, masks: Tensor) -> None:
         )
 
 
-def _check_label_row(labels: Tensor, count: int) -> None:
+def _check_label_row(labels: Tensor, count: int, most: int) -> None:
+    """count: of the images; most: the highest class."""
     check_type("labels", labels, Tensor)
     if labels.shape != (count,):
         raise ValueError(f"labels must be (B,) = ({count},), got {tuple(labels.shape)}")
     if labels.dtype not in INTEGERS:
         kinds = ", ".join(str(dtype).removeprefix("torch.") for dtype in INTEGERS)
         raise ValueError(f"labels must be integers ({kinds}), got {labels.dtype}")
+    _check_capacity("labels", labels.dtype, most)
 
 
-def _check_against(
-    donors: Donors, images: Tensor, masks: Tensor, labels: Tensor, place: str
-) -> None:
+def _check_capacity(name: str, dtype: torch.dtype, most: int) -> None:
+    if dtype != torch.bool and most > torch.iinfo(dtype).max:
+        raise ValueError(f"{name} of {dtype} cannot hold the class {most}")
+
+
+def _check_against(donors: Donors, images: Tensor, masks: Tensor, place: str) -> None:
     channels, sides = donors.channels, donors.sides
     fits = place == "anywhere" or images.shape[2:] == sides
     if not fits or channels not in (1, images.shape[1]):
@@ -620,10 +645,7 @@ def _check_against(
         raise ValueError(
             f"the donors' images are {(channels, *sides)}, the batch's {(*images.shape[1:],)}{hint}"
         )
-    most = len(donors.classes)
-    for name, dtype in {"masks": masks.dtype, "labels": labels.dtype}.items():
-        if dtype != torch.bool and most > torch.iinfo(dtype).max:
-            raise ValueError(f"{name} of {dtype} cannot hold the class {most}")
+    _check_capacity("masks", masks.dtype, len(donors.classes))
 
 
 def _check_plan(plan: Plan, images: Tensor, labels: Tensor, donors: Donors) -> None:

@@ -89,7 +89,7 @@ def build(
 
     C is 1 or 3. H and W must be divisible by the encoder's stride: 8, or 32 for "resnet34". The
     model normalises the images by its buffers `mean` and `std`, float (3, 1, 1), which its state
-    dict holds. They are those of the Magnetic Tiles, 0.4319 and 0.1196; for other data set them,
+    dict holds. They are those of the Magnetic Tiles, 0.4319 and 0.1196. With other data, set them
     as `fit` does: `model.mean, model.std = measured(tiles.images, train)`.
 
     Args:
@@ -195,7 +195,7 @@ def predict(
         resize: How they are resized, needed with `size`: as the training images were,
             `TileSet.resize`, since a model that was trained on one way finds less on the other.
             "bilinear" (smoothed first where it shrinks, as Pillow does) or "nearest". "pad", where
-            they kept their size: `size` must be None.
+            they kept their size: `size` must be None. Without `size` it does nothing.
         batch: How many images, or patches of one image, go through the model at once. The scores of
             all images are kept on its device.
         tile: Side of the patches, a multiple of 8, and by how many pixels neighbours overlap at
@@ -458,6 +458,6 @@ def _from_hub(encoder: str, path: Path | None) -> str:
         local = "DLILIB_WEIGHTS is not set" if path is None else f"{path} does not exist"
         raise WeightsError(
             f"no ImageNet weights for {encoder}: {local} and {facts.repository} could not be had "
-            f"from the hub ({type(error).__name__}). Go on with weights=None, or put them into "
-            f"DLILIB_WEIGHTS as {encoder}.safetensors."
+            f"from the hub ({type(error).__name__}). Go on with weights=None, or put them as "
+            f"{encoder}.safetensors into the folder that DLILIB_WEIGHTS names."
         ) from None

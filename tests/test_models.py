@@ -249,7 +249,11 @@ def test_no_file_and_no_hub_says_how_to_go_on(encoder, with_folder, tmp_path, mo
         build(encoder, weights="imagenet")
     file = f"{encoder}.safetensors"
     place = f"{tmp_path / file} does not exist" if with_folder else "DLILIB_WEIGHTS is not set"
-    for said in (place, models.ENCODERS[encoder].repository, f"DLILIB_WEIGHTS as {file}"):
+    for said in (
+        place,
+        models.ENCODERS[encoder].repository,
+        f"{file} into the folder that DLILIB_WEIGHTS names",
+    ):
         assert said in str(caught.value)
 
 

@@ -196,14 +196,17 @@ def _lead_in_numbers(found: pd.DataFrame) -> list[str]:
     leads = found[found["claim"].str.startswith(claims.LEAD) & (found["n"] > 0)]
     lines = []
     for encoder, rows in leads[leads["protocol"] == claims.PAPERS].groupby("encoder", sort=False):
-        each = [
-            f"{row['claim'].removeprefix(claims.LEAD)} {row['mean']:.3f}"
-            + ("" if pd.isna(row["paper"]) else f" ({row['paper']:.3f})")
-            for row in rows.to_dict("records")
-        ]
-        beside = "" if rows["paper"].isna().all() else ", beside the paper's"
+        unlike = rows["n"].nunique() > 1
+        each = []
+        for row in rows.to_dict("records"):
+            told = [] if pd.isna(row["paper"]) else [f"{row['paper']:.3f}"]
+            told += [f"n = {row['n']}"] if unlike else []
+            beside = f" ({'; '.join(told)})" if told else ""
+            each.append(f"{row['claim'].removeprefix(claims.LEAD)} {row['mean']:.3f}{beside}")
+        brackets = "" if rows["paper"].isna().all() else "; in brackets the paper's"
         lines.append(
-            f"DLI's mean lead by the paper's protocol ({encoder}){beside}: {listed(each)}."
+            f"DLI's mean IoU less the rival's, by the paper's protocol ({encoder}{brackets}): "
+            f"{listed(each)}."
         )
     return lines
 

@@ -71,7 +71,9 @@ def test_leads_stand_beside_the_papers(tmp_path):
                 tmp_path, replace(BASE, encoder=encoder, method="baseline", seed=seed), right=right
             )
             keep(tmp_path, replace(BASE, encoder=encoder, method="dli", seed=seed), right=9)
+    keep(tmp_path, replace(BASE, method="focal"), right=9)
     said = report.summary("lite", tmp_path).replace("\n", " ")
-    lead = "DLI's mean lead by the paper's protocol"
-    assert f"{lead} (resnet18), beside the paper's: baseline 0.250 (0.034). {lead}" in said
+    lead = "DLI's mean IoU less the rival's, by the paper's protocol"
+    ours = "baseline 0.250 (0.034; n = 2) and focal 0.000 (0.122; n = 1)"
+    assert f"{lead} (resnet18; in brackets the paper's): {ours}. {lead}" in said
     assert f"{lead} ({SECOND}): baseline 0.250." in said

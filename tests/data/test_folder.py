@@ -51,6 +51,13 @@ def test_images_masks_and_labels_are_those_of_the_files(folder):
     assert tiles.counts() == {"scratch": 1, "dent": 1, "Free": 1}
 
 
+def test_photographs_are_smoothed_unless_asked_otherwise(folder):
+    smoothed, picked = from_folder(folder, size=8), from_folder(folder, size=8, resize="nearest")
+    assert (smoothed.resize, picked.resize) == ("bilinear", "nearest")
+    assert not torch.equal(smoothed.images, picked.images)
+    assert torch.equal(smoothed.masks, picked.masks)
+
+
 def test_zip_gives_the_same_tiles(folder, tmp_path):
     with zipfile.ZipFile(tmp_path / "parts.zip", "w") as archive:
         for path in sorted(folder.rglob("*"), reverse=True):
@@ -279,6 +286,7 @@ def test_corrupted_zip_member_is_refused_naming_it(folder, tmp_path):
     [
         *[("size", value) for value in (12, 0, -8, 100, 4)],
         ("resize", "area"),
+        ("size", True),
         ("masks", "mean"),
     ],
 )

@@ -199,6 +199,7 @@ def test_labels_on_a_permuted_data_set_stay_with_their_images(toy):
         ("fraction", 1.01),
         ("fraction", float("nan")),
         ("fraction", "half"),
+        ("fraction", True),
         ("seed", -1),
         ("seed", True),
         ("tiles", "my_parts"),
