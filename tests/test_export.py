@@ -149,7 +149,7 @@ def test_merged_branches_are_fewer_parameters_and_the_model_keeps_its_own():
 )
 def test_the_extra_is_named_where_it_is_missing(missing, use, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, missing, None)
-    message = rf'{missing} is missing.*pip install "dlilib\[export\]"'
+    message = rf"{missing} is missing.*pip install -e .\.\[export\]"
     with pytest.raises(MissingExtraError, match=message):
         use(tmp_path / "model.onnx")
 

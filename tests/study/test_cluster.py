@@ -287,7 +287,7 @@ def test_budget_drops_what_waits(tmp_path):
 
 def test_without_dask_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
-    with pytest.raises(MissingExtraError, match=r'pip install "dlilib\[dask\]"'):
+    with pytest.raises(MissingExtraError, match=r'pip install -e "\.\[dask\]"'):
         cluster.execute_on_workers([TINY], tmp_path, workers=1)
 
 
