@@ -178,7 +178,7 @@ class Donors:
             if name in classes and not len(members):
                 raise ValueError(
                     f"class {name} has no donor among {self.given}: add an image that shows it, or "
-                    f"let target name it with 0"
+                    "let target name it with 0"
                 )
 
     @cached_property

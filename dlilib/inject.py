@@ -164,7 +164,7 @@ class DynamicLabelInjection(nn.Module):
         self._planner()  # checks the options
         self._moved: tuple[Donors, Donors] | None = None  # the donors, and another device's copy
         self._worker: int | None = None  # seed of the worker process that the generator is for
-        self._checked = False  # whether a batch with a defect was looked at
+        self._checked = False  # whether a batch that shows a defect was looked at
 
     def _check_options(self) -> None:
         check_type("donors", self.donors, Donors)
@@ -368,13 +368,11 @@ class DynamicLabelInjection(nn.Module):
 
     def _labels_shown(self, masks: Tensor) -> Tensor:
         """The class with the most pixels in each mask, 0 for none: int64 (B,), on the CPU."""
-        classes = self.donors.classes
-        if masks.dtype == torch.bool and len(classes) > 1:
-            raise ValueError(
-                f"masks are bool, so labels must say which of the {len(classes)} classes"
-            )
+        classes = len(self.donors.classes)
+        if masks.dtype == torch.bool and classes > 1:
+            raise ValueError(f"masks are bool, so labels must say which of the {classes} classes")
         marks = masks.detach().as_subclass(Tensor).byte().cpu()
-        labels = labels_of(marks, len(classes), strict=False)
+        labels = labels_of(marks, classes, strict=False)
         if not self._checked and not labels.any() and (marks == IGNORE).any():
             warnings.warn(
                 f"the masks of a batch hold 0 and {IGNORE} alone, and {IGNORE} is ignored, so all "
