@@ -28,7 +28,7 @@ class Segmenter(nn.Module):
         model: A model as `models.load` gives it.
 
     Example:
-        >>> segmenter = Segmenter(models.load("model.safetensors", "resnet18", num_classes=5))
+        >>> segmenter = Segmenter(models.load("model.safetensors"))
         >>> logits = segmenter(torch.rand(1, 1, 256, 256))
     """
 
@@ -56,7 +56,8 @@ def to_onnx(
     """Write a model as one ONNX file, which computes what `Segmenter(model)` does.
 
     Its input "images" is (B, C, H, W) float32 in [0, 1], with B up to 1024; its output "logits" is
-    (B, K, H, W). The file holds the mean and deviation that the images are normalised by.
+    (B, K, H, W). The file holds the mean and deviation that the images are normalised by, and as
+    metadata, in JSON, what `model.trained_on` tells.
 
     Args:
         model: A model as `models.load` gives it.
@@ -73,10 +74,10 @@ def to_onnx(
         WriteError: The file cannot be written.
 
     Example:
-        >>> model = models.load("model.safetensors", "resnet18", num_classes=5)
+        >>> model = models.load("model.safetensors")
         >>> path = to_onnx(model, "model.onnx", shape=(1, 256, 256))
     """
-    check_model(model)
+    check_model(model, "trained_on")
     _check_shape(shape, model.stride)
     require("onnxscript", "export")
     path = Path(path)
@@ -97,6 +98,8 @@ def to_onnx(
         output_names=["logits"],
     )
     buffer = io.BytesIO()
+    if model.trained_on is not None:
+        program.model.metadata_props.update(model.trained_on.as_text())
     program.save(buffer)
     write_whole(path, buffer.getvalue())
     return path

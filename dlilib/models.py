@@ -1,28 +1,31 @@
 """The study's U-Nets: light encoders cut after stride 8, a whole ResNet-34, and their weights."""
 
+import json
 import os
 import threading
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from numbers import Integral
 from pathlib import Path
 
 import numpy as np
+import safetensors.torch
 import torch
 import torch.nn.functional as F
 from huggingface_hub import hf_hub_download, try_to_load_from_cache
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from dlilib.checks import check_option, described, is_count
+from dlilib.checks import check_option, check_type, described, is_count
+from dlilib.data.files import write_whole
 from dlilib.metrics import class_map
 from dlilib.patches import check_patch, corners, stitch_weights
-from dlilib.tiles import MOST_CLASSES, RESIZES
+from dlilib.tiles import MOST_CLASSES, RESIZES, TileSet, check_classes
 
 WEIGHTS_FILE = "model.safetensors"  # of an encoder's repository on the model hub
 DEPTH = 3  # stages of a light encoder, at strides 2, 4 and 8
 MEAN, STD = 0.4319, 0.1196  # of the Magnetic Tiles in [0, 1], as released, for every channel
 LIGHT_DECODER = (128, 64, 32)  # output channels of the decoder's stages
 WHOLE_DECODER = (256, 128, 64, 32, 16)
+HEAD = "segmentation_head.0.bias"  # of a model's state dict, one number a class
 SEEDED = threading.Lock()  # builds draw from torch's generator, which the whole process shares
 
 
@@ -82,6 +85,45 @@ ENCODERS = {
 LIGHT_ENCODERS = tuple(name for name, encoder in ENCODERS.items() if encoder.light)
 
 
+@dataclass(frozen=True)
+class TrainedOn:
+    """The images that a model was trained on: what `predict` has to do with others.
+
+    Raises:
+        ValueError: A value is none of the below; the message names it.
+
+    Example:
+        >>> kind = TrainedOn(("dent", "stain"), channels=1, size=(256, 256), resize="bilinear")
+    """
+
+    classes: tuple[str, ...]  #: (K,) names of the classes 1..K
+    channels: int  #: 1: grey, 3: RGB
+    #: height and width that they were resized to; None: they kept theirs, or patches were cut
+    size: tuple[int, int] | None
+    resize: str  #: how: "nearest" or "bilinear"; "pad": not at all
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "classes", check_classes(self.classes))
+        check_option("channels", self.channels, (1, 3))
+        check_option("resize", self.resize, (*RESIZES, "pad"))
+        if (self.size is None) != (self.resize == "pad"):
+            raise ValueError(f'size must be None with resize="pad" alone, got {self.size!r}')
+        if self.size is not None:
+            object.__setattr__(self, "size", _as_sides(self.size))
+
+    @classmethod
+    def of(cls, tiles: TileSet) -> "TrainedOn":
+        """Tell it of a set of tiles."""
+        check_type("tiles", tiles, TileSet)
+        _, channels, *sides = tiles.images.shape
+        size = None if tiles.resize == "pad" else tuple(sides)
+        return cls(tiles.classes, channels, size, tiles.resize)
+
+    def as_text(self) -> dict[str, str]:
+        """Return the values by their names, each as JSON, as model files hold them."""
+        return {name: json.dumps(value) for name, value in asdict(self).items()}
+
+
 def build(
     encoder: str, num_classes: int = 5, weights: str | None = None, *, seed: int = 0
 ) -> nn.Module:
@@ -103,7 +145,8 @@ def build(
 
     Returns:
         The model, on the CPU, in training mode. `.encoder` holds only the stages that run. What
-        takes it apart, as `features`, has to call its `normalised` itself.
+        takes it apart, as `features`, has to call its `normalised` itself. `.trained_on` is None:
+        set it to a `TrainedOn` before `save`, as `fit` does, so that the file tells it.
 
     Raises:
         ValueError: An argument is none of the above.
@@ -141,22 +184,78 @@ def build(
     model.register_buffer("mean", torch.full((3, 1, 1), MEAN, device="cpu"))
     model.register_buffer("std", torch.full((3, 1, 1), STD, device="cpu"))
     model.stride = facts.stride
+    model.encoder_name = encoder
+    model.trained_on = None
     return model
 
 
-def load(path: str | Path, encoder: str, num_classes: int) -> nn.Module:
+def save(model: nn.Module, path: str | Path) -> Path:
+    """Write a model to one safetensors file, all that `load` needs.
+
+    It holds the model's tensors under their names in the state dict, and as metadata, in JSON, the
+    encoder and what `model.trained_on` tells.
+
+    Args:
+        model: A model as `build` or `load` gives it.
+        path: The file to write.
+
+    Returns:
+        `path`.
+
+    Raises:
+        ValueError: The model is none of these, or `trained_on` has another number of classes.
+        WriteError: The file cannot be written.
+
+    Example:
+        >>> model = build("resnet18", num_classes=5)
+        >>> again = load(save(model, "model.safetensors"))
+    """
+    check_model(model, "encoder_name", "trained_on")
+    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    metadata = {"encoder": json.dumps(model.encoder_name)}
+    if model.trained_on is not None:
+        check_type("model.trained_on", model.trained_on, TrainedOn)
+        if len(model.trained_on.classes) != len(state[HEAD]):
+            raise ValueError(
+                f"model.trained_on names the classes {model.trained_on.classes}, the model has "
+                f"{len(state[HEAD])}"
+            )
+        metadata |= model.trained_on.as_text()
+    path = Path(path)
+    write_whole(path, safetensors.torch.save(state, metadata))
+    return path
+
+
+def load(path: str | Path, encoder: str | None = None, num_classes: int | None = None) -> nn.Module:
     """Load a trained model, ready to predict.
 
     Args:
-        path: The safetensors file that `fit(..., keep_model=True)` wrote.
-        encoder: The model's encoder, a key of `ENCODERS`.
-        num_classes: Number of the model's defect classes.
+        path: The safetensors file that `save` or `fit(..., keep_model=True)` wrote.
+        encoder: The model's encoder, a key of `ENCODERS`. None: as the file tells; files of early
+            versions do not.
+        num_classes: Number of the model's defect classes. None: as many as the file has.
+
+    Returns:
+        The model, on the CPU, in evaluation mode. Its `.trained_on` is the `TrainedOn` that the
+        file tells, or None.
 
     Raises:
         WeightsError: The file does not hold such a model.
     """
-    model = build(encoder, num_classes)
-    _fill(model, with_normalisation(_read(path)), path, encoder)
+    state, metadata = _read(path)
+    told, trained_on = _told(metadata, path)
+    if encoder is None and told is None:
+        raise WeightsError(f"{path}: does not tell its encoder: give one of {tuple(ENCODERS)}")
+    if None not in (encoder, told) and encoder != told:
+        raise WeightsError(f"{path}: holds a model of {told}, not of {encoder}")
+    if num_classes is None:
+        shown = state[HEAD].numel() if HEAD in state else 0
+        num_classes = min(max(shown, 1), MOST_CLASSES)  # what no model has is refused below
+    model = build(encoder or told, num_classes)
+    _fill(model, with_normalisation(state), path, model.encoder_name)
+    if trained_on is not None and len(trained_on.classes) != num_classes:
+        raise WeightsError(f"{path}: {num_classes} classes are named {trained_on.classes}")
+    model.trained_on = trained_on
     return model.eval()
 
 
@@ -248,9 +347,9 @@ def predict(
     return class_map(logits), logits.sigmoid_()
 
 
-def check_model(model: nn.Module) -> None:
-    """Raise ValueError unless it is a model as `build` makes it."""
-    made = all(hasattr(model, name) for name in ("mean", "stride"))
+def check_model(model: nn.Module, *attributes: str) -> None:
+    """Raise ValueError unless it is a model as `build` makes it, with these attributes too."""
+    made = all(hasattr(model, name) for name in ("mean", "stride", *attributes))
     if not isinstance(model, nn.Module) or not made:
         raise ValueError(f"model must be one of models.load or build, got {described(model)}")
 
@@ -412,9 +511,9 @@ def _weights_path(encoder: str) -> Path | None:
 def _load_imagenet(module: nn.Module, encoder: str) -> None:
     path = _weights_path(encoder)
     if path is not None and path.exists():
-        state, place = _read(path), path
+        (state, _), place = _read(path), path
     else:
-        state, place = _read(_from_hub(encoder, path)), ENCODERS[encoder].repository
+        (state, _), place = _read(_from_hub(encoder, path)), ENCODERS[encoder].repository
     found: dict[str, Tensor | None] = {}
     for name, value in module.state_dict().items():
         # timm prefixes its names with "model."; torchvision's own files lack the counters
@@ -443,9 +542,24 @@ def _fill(
     module.load_state_dict({name: state[name] for name in wanted})
 
 
-def _read(path: str | Path) -> dict[str, Tensor]:
+def _told(metadata: dict[str, str], path: str | Path) -> tuple[str | None, TrainedOn | None]:
+    """The encoder and the images that a model's file tells of; None for what it does not tell."""
+    names = ("encoder", *(field.name for field in fields(TrainedOn)))
     try:
-        return load_file(path)
+        values = {name: json.loads(metadata[name]) for name in names if name in metadata}
+        encoder = values.pop("encoder", None)
+        check_option("encoder", encoder, (*ENCODERS, None))
+        return encoder, TrainedOn(**values) if values else None
+    except (ValueError, TypeError) as error:
+        raise WeightsError(f"{path}: its metadata are no model's: {error}") from None
+
+
+def _read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and the metadata of a safetensors file."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            names = file.keys()  # it cannot be iterated itself
+            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
     except Exception as error:
         raise WeightsError(f"{path}: not a readable safetensors file: {error}") from None
 

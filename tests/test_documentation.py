@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import dlilib
 from dlilib import DynamicLabelInjection
 from dlilib.data.convert import SOURCES, convert, to_folder
 
@@ -116,10 +117,12 @@ def test_torchvision_augments_each_image_by_its_own_draw(scope):
 
 
 @pytest.mark.slow
-def test_kornias_warp_and_the_compiled_step_leave_what_they_should(scope):
+def test_kornias_warp_and_the_compiled_step_leave_what_they_should(parts, scope):
     assert scope["masks"].dtype == torch.uint8 and scope["masks"].max() == 5
     assert scope["loss"].isfinite()
     assert next(scope["model"].parameters()).grad is not None
+    kept = dlilib.models.load(parts / "model.safetensors")
+    assert kept.trained_on == dlilib.models.TrainedOn.of(scope["tiles"])
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """A trained model that was kept, read again and exported gives the same everywhere."""
 
+import json
 import sys
 from dataclasses import replace
 
@@ -12,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from dlilib import fit, models
 from dlilib.export import Runtime, Segmenter, to_onnx
 from dlilib.extras import MissingExtraError
-from dlilib.models import ENCODERS, LIGHT_ENCODERS, WeightsError
+from dlilib.models import ENCODERS, LIGHT_ENCODERS, TrainedOn, WeightsError
 from dlilib.training.store import Store
 from dlilib.training.trainer import Trainer
 
@@ -24,7 +25,9 @@ def test_a_kept_model_is_the_trained_one(few_tiles, tmp_path):
     trainer = Trainer(RUN, few_tiles, torch.device("cpu"))
     for _ in range(RUN.epochs):
         trainer.step()
-    model = models.load(Store(tmp_path).model_path(RUN), RUN.encoder, few_tiles.num_classes)
+    model = models.load(Store(tmp_path).model_path(RUN))
+    assert model.trained_on == TrainedOn.of(few_tiles)
+    assert model.trained_on.size == tuple(few_tiles.images.shape[2:])
     x = few_tiles.images[:4].float() / 255
     with torch.no_grad():
         assert torch.equal(model(x), trainer.model.eval()(x)) and not model.training
@@ -51,7 +54,9 @@ def test_a_run_finished_without_its_model_is_trained_again_for_it(few_tiles, tmp
 def test_weights_of_another_model_are_refused_by_name(few_tiles, tmp_path):
     fit(RUN, few_tiles, folder=tmp_path, keep_model=True)
     path = Store(tmp_path).model_path(RUN)
-    with pytest.raises(WeightsError, match=rf"{path.name}: encoder\.\S+ of resnet18 is missing"):
+    with pytest.raises(
+        WeightsError, match=rf"{path.name}: holds a model of mobileone_s1, not of resnet18"
+    ):
         models.load(path, "resnet18", 5)
     with pytest.raises(
         WeightsError, match=r"segmentation_head\S+ of mobileone_s1 is \(5, .*, not \(3, "
@@ -65,6 +70,21 @@ def test_weights_of_another_model_are_refused_by_name(few_tiles, tmp_path):
         WeightsError, match=r"part\.safetensors: encoder\S+ of mobileone_s1 is missing"
     ):
         models.load(tmp_path / "part.safetensors", "mobileone_s1", 5)
+    with pytest.raises(WeightsError, match=r"part\.safetensors: does not tell its encoder: give.*"):
+        models.load(tmp_path / "part.safetensors")
+
+
+def test_an_exported_model_tells_what_it_was_trained_on(tmp_path):
+    model = models.build("mobileone_s1", num_classes=2)
+    model.trained_on = TrainedOn(("Délaminage", "dent"), 3, None, "pad")
+    session = Runtime(to_onnx(model, tmp_path / "model.onnx", (3, 32, 32))).session
+    told = session.get_modelmeta().custom_metadata_map
+    assert {name: json.loads(text) for name, text in told.items()} == {
+        "classes": ["Délaminage", "dent"],
+        "channels": 3,
+        "size": None,
+        "resize": "pad",
+    }
 
 
 @pytest.mark.parametrize(

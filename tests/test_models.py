@@ -5,6 +5,7 @@ import pickle
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 import dlilib
 from dlilib import models
-from dlilib.models import WeightsError, build
+from dlilib.models import TrainedOn, WeightsError, build
 
 ENCODERS = ("resnest50d", "resnet18", "efficientnet_lite0", "mobileone_s1")
 
@@ -372,6 +373,80 @@ def test_a_model_normalises_the_images_that_it_is_called_with():
         _, expected = models.features(model, by_hand)
         assert torch.equal(model(images), expected)
         assert torch.equal(model(images.expand(-1, 3, -1, -1)), expected)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        None,
+        TrainedOn(("dent", "fissure à froid"), 1, (48, 64), "bilinear"),
+        TrainedOn(["dent", "stain"], 3, None, "pad"),
+    ],
+)
+def test_a_saved_model_tells_all_that_is_needed_to_load_it(told, tmp_path):
+    model = build("mobileone_s1", num_classes=2, seed=1)
+    model.trained_on = told
+    again = models.load(models.save(model, tmp_path / "new" / "model.safetensors"))
+    assert same(states(model), states(again)) and not again.training
+    assert again.trained_on == told and again.encoder_name == "mobileone_s1"
+
+
+def test_what_a_model_was_trained_on_follows_from_its_tiles(few_tiles):
+    told = TrainedOn.of(few_tiles)
+    assert told == TrainedOn(few_tiles.classes, 1, few_tiles.images.shape[2:], "nearest")
+    assert TrainedOn.of(replace(few_tiles, resize="pad")).size is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"classes": ("dent", "dent")}, r"classes must be 1 to 254 distinct names.*dent"),
+        ({"channels": 2}, r"channels must be one of \(1, 3\), got 2"),
+        ({"size": (0, 8)}, r"size must be a side, or height and width, in pixels, got .0, 8.$"),
+        ({"size": None}, 'size must be None with resize="pad" alone, got None'),
+        ({"resize": "pad"}, r'size must be None with resize="pad" alone, got .8, 8.$'),
+        ({"resize": "area"}, "resize must be one of .*, got 'area'"),
+    ],
+)
+def test_what_no_model_was_trained_on_is_refused(change, message, tmp_path):
+    values = {"classes": ("dent", "stain"), "channels": 1, "size": (8, 8), "resize": "nearest"}
+    refused(lambda: TrainedOn(**(values | change)), message)
+    path = tmp_path / "model.safetensors"
+    metadata = {name: json.dumps(value) for name, value in (values | change).items()}
+    save_file(build("resnet18", 2).state_dict(), path, {"encoder": '"resnet18"', **metadata})
+    refused(
+        lambda: models.load(path), rf"{path}: its metadata are no model's: {message}", WeightsError
+    )
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({"encoder": "resnet18"}, "its metadata are no model's: Expecting value"),
+        ({"encoder": '"vgg"'}, "its metadata are no model's: encoder must be one of.*'vgg'"),
+        ({"classes": '["dent", "stain"]'}, "its metadata are no model's: .*channels"),
+        ({"format": "pt"}, r"does not tell its encoder: give one of \('resnet18', "),
+    ],
+)
+def test_a_file_that_tells_no_model_is_refused(metadata, message, tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_file(build("resnet18", 2).state_dict(), path, metadata)
+    refused(lambda: models.load(path), f"{path}: {message}", WeightsError)
+
+
+def test_class_names_that_are_not_the_models_are_refused(tmp_path):
+    model = build("resnet18", num_classes=3)
+    model.trained_on = TrainedOn(("dent", "stain"), 1, (8, 8), "nearest")
+    path = tmp_path / "model.safetensors"
+    refused(
+        lambda: models.save(model, path), r"names the classes \('dent', 'stain'\), the model has 3"
+    )
+    assert not path.exists()
+    save_file(model.state_dict(), path, {"encoder": '"resnet18"', **model.trained_on.as_text()})
+    refused(lambda: models.load(path), r"3 classes are named \('dent', 'stain'\)", WeightsError)
+    refused(
+        lambda: models.save(torch.nn.Identity(), path), "model must be one of models.load or build"
+    )
 
 
 def test_mean_and_deviation_are_kept_with_the_weights(tmp_path):

@@ -10,10 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from filelock import FileLock, Timeout
-from torch import nn
 
 from dlilib.data.files import WriteError, write_whole
 from dlilib.training.run import Run
@@ -116,17 +114,6 @@ class Store:
             with suppress(OSError):
                 path.unlink()
             lock.release()
-
-    def save_model(self, run: Run, model: nn.Module) -> None:
-        """Write a model's weights and normalisation, as `models.load` reads them.
-
-        Raises:
-            WriteError: The weights cannot be written.
-        """
-        weights = {}
-        for name, value in model.state_dict().items():
-            weights[name] = value.detach().cpu().contiguous()
-        write_whole(self.model_path(run), safetensors.torch.save(weights))
 
     def load(self, run: Run) -> dict[str, Any] | None:
         """Read the checkpoint of a run, without running code that it may hold.

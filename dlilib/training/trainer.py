@@ -88,7 +88,7 @@ def fit(
         return None
     record = trainer.record()
     if keep_model:
-        store.save_model(run, trainer.model)
+        models.save(trainer.model, store.model_path(run))
     elif store and (earlier := _finished(store, run, tiles, keep_model)) is not None:
         record = earlier  # it came in the meantime, from another machine
     if store:
@@ -176,6 +176,7 @@ class Trainer:
         )
         self.layout = models.memory_format(run.encoder, device)
         model = models.build(run.encoder, tiles.num_classes, run.weights, seed=run.seed)
+        model.trained_on = models.TrainedOn.of(tiles)
         if tiles.source not in AS_RELEASED:
             model.mean, model.std = models.measured(tiles.images, self.train)
         self.model = model.to(device, memory_format=self.layout)
