@@ -288,11 +288,11 @@ def predict(
             it is left in the mode it was in.
         images: (B, C, H, W), grey or RGB: float in [0, 1], or uint8. They are moved to the model's
             device.
-        size: Side, or height and width, that the images are resized to for the model, such as that
-            of its training images; None: their own. Sides that the encoder cannot take are padded
+        size: Side, or height and width, that the images are resized to for the model, such as
+            `model.trained_on.size`; None: their own. Sides that the encoder cannot take are padded
             by the last row and column.
         resize: How they are resized, needed with `size`: as the training images were,
-            `TileSet.resize`, since a model that was trained on one way finds less on the other.
+            `model.trained_on.resize`, since a model trained on one way finds less on the other.
             "bilinear" (smoothed first where it shrinks, as Pillow does) or "nearest". "pad", where
             they kept their size: `size` must be None. Without `size` it does nothing.
         batch: How many images, or patches of one image, go through the model at once. The scores of
