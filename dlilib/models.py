@@ -97,10 +97,10 @@ class TrainedOn:
     """
 
     classes: tuple[str, ...]  #: (K,) names of the classes 1..K
-    channels: int  #: 1: grey, 3: RGB
-    #: height and width that they were resized to; None: they kept theirs, or patches were cut
+    channels: int  #: 1 for grey, 3 for RGB
+    #: height and width that they were resized to; None where they kept theirs or are patches
     size: tuple[int, int] | None
-    resize: str  #: how: "nearest" or "bilinear"; "pad": not at all
+    resize: str  #: how, "nearest" or "bilinear", or "pad" for not at all
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "classes", check_classes(self.classes))
@@ -113,7 +113,7 @@ class TrainedOn:
 
     @classmethod
     def of(cls, tiles: TileSet) -> "TrainedOn":
-        """Tell it of a set of tiles."""
+        """Tell it of a set of tiles; ValueError if `tiles` is none."""
         check_type("tiles", tiles, TileSet)
         _, channels, *sides = tiles.images.shape
         size = None if tiles.resize == "pad" else tuple(sides)
