@@ -1,4 +1,4 @@
-"""The examples in docstrings, of the modules whose examples need no files, give what they say."""
+"""The examples in docstrings give what they say, in modules whose examples are given no file."""
 
 import doctest
 import importlib
@@ -27,7 +27,8 @@ SELF_CONTAINED = (
 
 
 @pytest.mark.parametrize("name", SELF_CONTAINED)
-def test_examples(name):
+def test_examples(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # the files that they write
     module = importlib.import_module(f"dlilib.{name}")
     public = {public: getattr(dlilib, public) for public in dlilib.__all__}
     scope = {**public, "dlilib": dlilib, "np": np, "torch": torch, **vars(module)}
