@@ -196,7 +196,7 @@ def save(model: nn.Module, path: str | Path) -> Path:
     encoder and what `model.trained_on` tells.
 
     Args:
-        model: A model as `build` or `load` gives it.
+        model: A model as `build` or `load` gives it, also one that torch.compile has wrapped.
         path: The file to write.
 
     Returns:
@@ -211,6 +211,7 @@ def save(model: nn.Module, path: str | Path) -> Path:
         >>> again = load(save(model, "model.safetensors"))
     """
     check_model(model, "encoder_name", "trained_on")
+    model = getattr(model, "_orig_mod", model)  # what torch.compile has wrapped
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     metadata = {"encoder": json.dumps(model.encoder_name)}
     if model.trained_on is not None:
@@ -254,7 +255,10 @@ def load(path: str | Path, encoder: str | None = None, num_classes: int | None =
     model = build(encoder or told, num_classes)
     _fill(model, with_normalisation(state), path, model.encoder_name)
     if trained_on is not None and len(trained_on.classes) != num_classes:
-        raise WeightsError(f"{path}: {num_classes} classes are named {trained_on.classes}")
+        raise WeightsError(
+            f"{path}: its metadata name the classes {trained_on.classes}, the model has "
+            f"{num_classes}"
+        )
     model.trained_on = trained_on
     return model.eval()
 
@@ -550,7 +554,7 @@ def _told(metadata: dict[str, str], path: str | Path) -> tuple[str | None, Train
         encoder = values.pop("encoder", None)
         check_option("encoder", encoder, (*ENCODERS, None))
         return encoder, TrainedOn(**values) if values else None
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise WeightsError(f"{path}: its metadata are no model's: {error}") from None
 
 

@@ -389,6 +389,8 @@ def test_a_saved_model_tells_all_that_is_needed_to_load_it(told, tmp_path):
     again = models.load(models.save(model, tmp_path / "new" / "model.safetensors"))
     assert same(states(model), states(again)) and not again.training
     assert again.trained_on == told and again.encoder_name == "mobileone_s1"
+    compiled = models.load(models.save(torch.compile(model), tmp_path / "compiled.safetensors"))
+    assert same(states(model), states(compiled)) and compiled.trained_on == told
 
 
 def test_what_a_model_was_trained_on_follows_from_its_tiles(few_tiles):
@@ -423,6 +425,7 @@ def test_what_no_model_was_trained_on_is_refused(change, message, tmp_path):
     ("metadata", "message"),
     [
         ({"encoder": "resnet18"}, "its metadata are no model's: Expecting value"),
+        ({"encoder": "[" * 100_000}, "its metadata are no model's: maximum recursion depth"),
         ({"encoder": '"vgg"'}, "its metadata are no model's: encoder must be one of.*'vgg'"),
         ({"classes": '["dent", "stain"]'}, "its metadata are no model's: .*channels"),
         ({"format": "pt"}, r"does not tell its encoder: give one of \('resnet18', "),
@@ -443,7 +446,11 @@ def test_class_names_that_are_not_the_models_are_refused(tmp_path):
     )
     assert not path.exists()
     save_file(model.state_dict(), path, {"encoder": '"resnet18"', **model.trained_on.as_text()})
-    refused(lambda: models.load(path), r"3 classes are named \('dent', 'stain'\)", WeightsError)
+    refused(
+        lambda: models.load(path),
+        r"name the classes \('dent', 'stain'\), the model has 3",
+        WeightsError,
+    )
     refused(
         lambda: models.save(torch.nn.Identity(), path), "model must be one of models.load or build"
     )
