@@ -97,9 +97,9 @@ def to_onnx(
         input_names=["images"],
         output_names=["logits"],
     )
-    buffer = io.BytesIO()
     if model.trained_on is not None:
         program.model.metadata_props.update(model.trained_on.as_text())
+    buffer = io.BytesIO()
     program.save(buffer)
     write_whole(path, buffer.getvalue())
     return path

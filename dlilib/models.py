@@ -514,10 +514,9 @@ def _weights_path(encoder: str) -> Path | None:
 
 def _load_imagenet(module: nn.Module, encoder: str) -> None:
     path = _weights_path(encoder)
-    if path is not None and path.exists():
-        (state, _), place = _read(path), path
-    else:
-        (state, _), place = _read(_from_hub(encoder, path)), ENCODERS[encoder].repository
+    local = path is not None and path.exists()
+    state, _ = _read(path if local else _from_hub(encoder, path))
+    place = path if local else ENCODERS[encoder].repository
     found: dict[str, Tensor | None] = {}
     for name, value in module.state_dict().items():
         # timm prefixes its names with "model."; torchvision's own files lack the counters

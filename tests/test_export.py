@@ -58,6 +58,10 @@ def test_weights_of_another_model_are_refused_by_name(few_tiles, tmp_path):
         WeightsError, match=rf"{path.name}: holds a model of mobileone_s1, not of resnet18"
     ):
         models.load(path, "resnet18", 5)
+    early = tmp_path / "early.safetensors"  # it does not tell its encoder
+    save_file(load_file(path), early)
+    with pytest.raises(WeightsError, match=rf"{early.name}: encoder\.\S+ of resnet18 is missing"):
+        models.load(early, "resnet18", 5)
     with pytest.raises(
         WeightsError, match=r"segmentation_head\S+ of mobileone_s1 is \(5, .*, not \(3, "
     ):
