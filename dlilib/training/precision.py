@@ -27,8 +27,11 @@ def has_bf16_units(device: torch.device) -> bool:
     """
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= BF16_CUDA
-    # older versions of torch do not tell a CPU's capabilities
-    if device.type == "cpu" and hasattr(torch.cpu, "get_capabilities"):
-        found = torch.cpu.get_capabilities()
-        return any(found.get(name, False) for name in BF16_CPU)
-    return False
+    return device.type == "cpu" and cpu_has(*BF16_CPU)
+
+
+def cpu_has(*names: str) -> bool:
+    """Tell whether the CPU has any of some instructions, by torch's names for them."""
+    # older versions of torch do not tell
+    found = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return any(found.get(name, False) for name in names)

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import platform
 from dataclasses import replace
 
 import pytest
@@ -155,6 +156,15 @@ def test_devices_that_are_not_there_are_refused(device):
 
 def test_another_kind_of_device_is_not_called_a_cpu():
     assert not machine(torch.device("mps"))["device"].startswith("CPU")
+
+
+@pytest.mark.parametrize(("has", "kind"), [(True, "AVX512 AMX"), (False, "AVX512")])
+def test_a_cpu_is_named_by_the_units_that_its_speed_depends_on(has, kind, monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_tile": has})
+    threads = torch.get_num_threads()
+    told = machine(torch.device("cpu"))["device"]
+    assert told == f"CPU {platform.machine()} {kind}, {threads} threads"
 
 
 def test_a_sweep_on_other_data_is_refused_before_it_trains(tiny_record, tmp_path, monkeypatch):
