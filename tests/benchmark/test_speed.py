@@ -257,6 +257,33 @@ def test_times_are_for_one_image_or_one_step(few_tiles, monkeypatch):
     assert set(loading["ms"]) == {100} and set(loading["images_per_s"]) == {80}
 
 
+def test_ceilings_are_counted_by_the_second(few_tiles, monkeypatch):
+    monkeypatch.setattr(timing, "_seconds", lambda step, device: 1.0)
+    few, twice = (
+        speed.roofline(replace(RUN, batch=batch), few_tiles, repeats=1).set_index("what")
+        for batch in (8, 16)
+    )
+    assert few["ceiling"].to_dict() == {
+        "arithmetic": 2 * 2048**3 / 1e12,
+        "memory": 2 * 4 * 2**26 / 1e9,
+    }
+    more = twice["achieved"] / few["achieved"]
+    assert more["arithmetic"] == 2
+    assert 1.1 < more["memory"] < 2  # weights do not grow with the batch
+    assert few["share"].to_numpy() == pytest.approx(few["achieved"] / few["ceiling"])
+
+
+def test_a_remainder_counts_its_calls_and_its_copy(few_tiles, monkeypatch):
+    monkeypatch.setattr(timing, "_seconds", lambda step, device: 1.0)
+    left = speed.remainder(few_tiles, batch=8, free=6, repeats=1)
+    _, channels, height, width = few_tiles.images.shape
+    copied = 8 * height * width * (4 * channels + 1)  # float images, masks of bytes
+    assert left["copy_gb_s"].to_numpy() == pytest.approx(2 * copied / 1e9)
+    assert set(left["product_gflop_s"]) == {2 * 1024**3 / 1e9}
+    assert (left["calls"] == left["calls"].round()).all()  # at 1 ms each, as many as there are
+    assert left["calls"].between(20, 2000).all()
+
+
 @pytest.mark.slow
 def test_tables_have_the_peers_that_are_installed(few_tiles):
     blending = speed.blending(size=24, batch=2, repeats=2)

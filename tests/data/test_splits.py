@@ -340,6 +340,11 @@ def test_test_images_are_set_apart_first(toy, protocol, share):
         assert not np.array_equal(test, split(toy, protocol, seed + 2, test=share)[2])
 
 
+def test_a_test_set_stays_what_earlier_versions_drew(toy):
+    tested = split(toy, seed=3, test=0.2)[2]
+    assert tested[:10].tolist() == [5, 7, 11, 14, 16, 24, 27, 35, 36, 42] and len(tested) == 68
+
+
 def test_without_a_test_share_the_split_is_as_ever(toy):
     assert len(split(toy)) == 2 and len(split(toy, test=0.0)) == 2
     for wrong in (-0.1, 0.6, "some"):
