@@ -276,6 +276,7 @@ def _draw_all(found: Annotations, options: Options, notes: Notes, root: object) 
         image = _draw(photograph, order, notes, root)
         if image is not None:
             images.append(image)
+    _tell_said(images, notes, root)
     in_use = sorted(set().union(*(image.shows for image in images)))
     if not in_use:
         reasons = "; ".join(notes.left_out) or "no photograph has an annotation"
@@ -333,7 +334,26 @@ def _draw(photograph: Photograph, order: list[str], notes: Notes, root: object) 
         why = "with annotations that cannot be read, and so not taken as defect-free"
         notes.leave_out("photograph", why, place)
         return None
+    classes = {name.casefold() for name in order}
+    named = [word for word in photograph.said if word.casefold() in classes]
+    if named and not regions:
+        notes.slip("photograph", f"said to be of {named[0]}, without a region", place)
+        return None
     return _Image(photograph, _png(Image.fromarray(mask)), shows, len(regions))
+
+
+def _tell_said(images: Iterable[_Image], notes: Notes, root: object) -> None:
+    """Name what is said of whole photographs that are taken as defect-free."""
+    said: dict[str, list[str]] = {}  # word -> the photographs
+    for image in images:
+        for word in image.photograph.said if not image.shows else ():
+            if reserved(word) is None:
+                said.setdefault(word, []).append(image.photograph.path)
+    for word, paths in said.items():
+        notes.remark(
+            f"{counted(len(paths), 'photograph')} said to be {word!r}, without a region, taken as "
+            f"defect-free (first: {root}/{paths[0]})"
+        )
 
 
 def _why_other_size(photograph: Photograph, width: int) -> str:

@@ -1541,8 +1541,8 @@ def test_a_photograph_that_another_program_annotated_is_not_defect_free(tmp_path
     yolo(tmp_path / "in/images/p4.xml", "<annotation><object><name>dent</name></object>")
     tiles, told = read("yolo", tmp_path / "in", tmp_path)
     assert tiles.names == ("p1", "p3") and tiles.labels.tolist() == [1, 0]
-    assert "1 photograph, annotated in a file beside it that is not read here (.json)" in told
-    assert "1 photograph, annotated in a file beside it that is not read here (.xml)" in told
+    assert "1 photograph, annotated in a file of its name that is not read here (.json)" in told
+    assert "1 photograph, annotated in a file of its name that is not read here (.xml)" in told
 
 
 def test_thumbnails_that_systems_add_are_no_photographs(tmp_path):
@@ -1686,3 +1686,277 @@ def test_zips_of_macos_keep_their_names(tmp_path):
         assert any("├" in name for name in archive.namelist())
     tiles = from_folder(packed, size=None)
     assert tiles.classes == ("Schweißnaht",) and tiles.names == ("ä",)
+
+
+# What files of public data sets were read as
+
+
+OUTLINE = "0 .1 .1 .5 .1 .5 .6\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("0 .62 .33 .47 .51 .64 .39 2 .58 .31 2", "the points of a pose, which have no outline"),
+        ("0 .5 .5 .4 .4 .3 .3 0 .6 .6 2 .5 .5 1", "the points of a pose, which have no outline"),
+        (f"0 .5 .5 .4 .4 {'.4 .5 1 ' * 4}", "the points of a pose, which have no outline"),
+        ("0 .5 .5 .1 .1 .93", "a box without an outline"),
+        ("0 .5 .5 .1 .1 7", "a box without an outline"),
+    ],
+)
+def test_lines_of_poses_and_boxes_are_no_outlines_whatever_data_yaml_says(tmp_path, line, why):
+    for k, (name, text) in enumerate({"a": OUTLINE, "b": line}.items()):
+        photograph(tmp_path / f"in/images/{name}.png", k)
+        yolo(tmp_path / f"in/labels/{name}.txt", text)
+    yolo(tmp_path / "in/classes.txt", "dent\n")
+    tiles, told = read("yolo", tmp_path / "in", tmp_path)
+    assert tiles.names == ("a",) and f"1 annotation, {why}" in told
+
+
+def test_an_outline_along_the_edges_is_no_pose(tmp_path):
+    photograph(tmp_path / "in/images/a.png")
+    yolo(tmp_path / "in/labels/a.txt", "0 .5 .5 .9 .9 .6 .6 1 .7 .3 1\n0 0 0 1 0 1 1 0 1 0 0\n")
+    yolo(tmp_path / "in/classes.txt", "dent\n")
+    read("yolo", tmp_path / "in", tmp_path, strict=True)
+
+
+def test_a_flip_of_a_poses_points_tells_of_poses(tmp_path):
+    photograph(tmp_path / "in/images/a.png")
+    yolo(tmp_path / "in/labels/a.txt", OUTLINE)
+    yolo(tmp_path / "in/data.yaml", f"flip_idx: [0, 2, 1]\n{NAMES}")
+    with pytest.raises(DataError, match=r"data\.yaml: of poses \(flip_idx\)"):
+        read("yolo", tmp_path / "in", tmp_path)
+
+
+@pytest.mark.parametrize("more", ["", OUTLINE])
+def test_oriented_boxes_are_told_where_there_is_nothing_else(tmp_path, more):
+    photograph(tmp_path / "in/images/a.png")
+    yolo(tmp_path / "in/labels/a.txt", f"0 .1 .1 .5 .2 .451 .4 .05 .3\n{more}")
+    yolo(tmp_path / "in/classes.txt", "dent\n")
+    _, told = read("yolo", tmp_path / "in", tmp_path)
+    assert ("every outline is a parallelogram of 4 points" in told) == (not more)
+
+
+def test_a_label_file_in_another_encoding_costs_its_photograph_alone(tmp_path):
+    for k, name in enumerate("ab"):
+        photograph(tmp_path / f"in/images/{name}.png", k)
+        yolo(tmp_path / f"in/labels/{name}.txt", OUTLINE)
+    (tmp_path / "in/labels/b.txt").write_text(OUTLINE, encoding="utf-16")
+    yolo(tmp_path / "in/classes.txt", "dent\n")
+    tiles, told = read("yolo", tmp_path / "in", tmp_path)
+    assert tiles.names == ("a",) and "1 label file, not UTF-8 text" in told
+
+
+@pytest.mark.parametrize("kind", ["oriented_rectangle", "rotation", "quadrilateral"])
+def test_rectangles_in_any_direction_are_filled_as_polygons(tmp_path, kind):
+    for k, shape_type in enumerate(("polygon", kind)):
+        photograph(tmp_path / f"in/{k}.png", k)
+        corners = [[6, 4], [16, 8], [13, 16], [3, 12]]
+        labelme(tmp_path / f"in/{k}.json", [dent(points=corners, shape_type=shape_type)])
+    masks = read("labelme", tmp_path / "in", tmp_path, strict=True)[0].masks
+    assert masks[0].any() and torch.equal(masks[0], masks[1])
+
+
+def test_a_mask_between_pixels_lies_at_the_nearest_and_keeps_its_size(tmp_path):
+    photograph(tmp_path / "in/a.png")
+    buffer = io.BytesIO()
+    Image.fromarray(np.ones((4, 6), bool)).save(buffer, "PNG")
+    packed = base64.b64encode(buffer.getvalue()).decode()
+    points = [[9.7, 5.6], [14.7, 8.5]]  # rounded one by one, three rows
+    labelme(tmp_path / "in/a.json", [dent(points=points, shape_type="mask", mask=packed)])
+    (mask,) = read("labelme", tmp_path / "in", tmp_path, strict=True)[0].masks
+    assert mask.nonzero().amin(dim=0).tolist() == [6, 10] and int(mask.sum()) == 24
+
+
+def test_flags_of_whole_photographs_are_told_and_those_of_a_class_are_no_free_ones(tmp_path):
+    flags = {"dented": {"dent": True}, "good": {"ok": True}, "odd": {"blurry": True, "dent": False}}
+    photograph(tmp_path / "in/a.png")
+    labelme(tmp_path / "in/a.json", [dent()])
+    for k, (name, found) in enumerate(flags.items(), start=1):
+        photograph(tmp_path / f"in/{name}.png", k)
+        labelme(tmp_path / f"in/{name}.json", [], flags=found)
+    tiles, told = read("labelme", tmp_path / "in", tmp_path)
+    assert tiles.names == ("a", "good", "odd")
+    assert "1 photograph said to be 'blurry', without a region, taken as defect-free" in told
+    assert "1 photograph, said to be of dent, without a region" in told and "'ok'" not in told
+    with pytest.raises(DataError, match=r"dented\.png: said to be of dent, without a region"):
+        read("labelme", tmp_path / "in", tmp_path / "strict", strict=True)
+
+
+@pytest.mark.parametrize("own", ["", "Annotations/"])
+def test_photographs_that_vocs_boxes_annotate_are_not_defect_free(tmp_path, own):
+    cvat(tmp_path / "in", {"a": 1, "b": 0, "c": 0, "d": 0}, {"default": ["a", "b", "c"]})
+    for name, inside in {"b": "<object><name>dent</name></object>", "c": ""}.items():
+        yolo(
+            tmp_path / f"in/{own or 'JPEGImages/'}{name}.xml", f"<annotation>{inside}</annotation>"
+        )
+    tiles, told = read("voc", tmp_path / "in", tmp_path, unlisted="free")
+    assert tiles.names == ("a", "c", "d") and tiles.counts() == {"dent": 1, "Free": 2}
+    assert "1 photograph listed in ImageSets/ without a mask taken as defect-free" in told
+    assert "1 photograph, annotated in a file of its name that is not read here (.xml)" in told
+
+
+def test_label_files_of_other_programs_count_wherever_they_lie(tmp_path):
+    for k, name in enumerate("abcd"):
+        photograph(tmp_path / f"in/{name}.png", k)
+    labelme(tmp_path / "in/a.json", [dent()])
+    yolo(tmp_path / "in/labels/b.txt", OUTLINE)
+    yolo(tmp_path / "in/c.txt", "0 .5 .5 .1 1e-05\r\n")
+    yolo(tmp_path / "in/d.txt", "taken at 5 in the morning, in 4 parts\n")
+    tiles, told = read("labelme", tmp_path / "in", tmp_path)
+    assert tiles.names == ("a", "d")
+    assert "2 photographs, annotated in a file of its name that is not read here (.txt)" in told
+
+
+def test_a_file_of_another_folders_photograph_is_not_that_of_its_name_here(tmp_path):
+    for k, name in enumerate(("line1/001", "line2/001", "line1/002")):
+        photograph(tmp_path / f"in/{name}.png", k)
+    labelme(tmp_path / "in/line1/002.json", [dent()])
+    yolo(tmp_path / "in/line2/001.xml", "<annotation><object><name>x</name></object></annotation>")
+    tiles, _ = read("labelme", tmp_path / "in", tmp_path)
+    assert tiles.names == ("001", "002")
+
+
+def test_two_categories_of_one_name_are_told(tmp_path):
+    photograph(tmp_path / "in/a.png")
+    other = [20, 4, 30, 4, 25, 9]
+    categories = ((1, "left"), (2, "left"), (3, "left"))
+    coco(tmp_path / "in/c.json", [(0, 1, FLAT), (0, 2, [other])], ["a.png"], categories)
+    tiles, told = read("coco", tmp_path / "in", tmp_path)
+    assert tiles.classes == ("left",)
+    assert "the categories 1 and 2 are all called left and become one class" in told
+
+
+def test_an_annotation_or_a_category_of_nothing_costs_itself_alone(tmp_path):
+    for k, name in enumerate("ab"):
+        photograph(tmp_path / f"in/{name}.png", k)
+    annotations = [(0, 1, FLAT), (1, None, FLAT), (0, 5, FLAT)]
+    coco(tmp_path / "in/c.json", annotations, categories=((1, "dent"), (5, ""), (6, None)))
+    tiles, told = read("coco", tmp_path / "in", tmp_path)
+    assert tiles.names == ("a",) and tiles.classes == ("dent",)
+    assert "the id None is neither a number nor a name" in told
+    assert "of category 5, which the file's categories do not list" in told
+
+
+@pytest.mark.parametrize("space", ["\u00a0", "\u3000", "\u2009"])
+def test_spaces_of_any_width_are_spaces(tmp_path, space):
+    photograph(tmp_path / "in/a.png")
+    coco(tmp_path / "in/c.json", [(0, 1, FLAT)], ["a.png"], ((1, f"hot{space}spot"),))
+    assert read("coco", tmp_path / "in", tmp_path)[0].classes == ("hot spot",)
+
+
+@pytest.mark.parametrize("label", ["a\tb", "a\nb", "a\u2028b", "a\x85b", "\u00a0"])
+def test_what_breaks_a_line_is_in_no_name(tmp_path, label):
+    photograph(tmp_path / "in/a.png")
+    labelme(tmp_path / "in/a.json", [dent(label=label)])
+    with pytest.raises(DataError, match="is no name"):
+        read("labelme", tmp_path / "in", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [{"file_name": "a"}, {"coco_url": "http://images.example.org/train/a.png"}],
+)
+def test_entries_without_a_suffix_or_with_an_address_alone_are_found(tmp_path, entry):
+    photograph(tmp_path / "in/a.png")
+    coco(tmp_path / "in/c.json", [(0, 1, FLAT)], ["a.png"])
+    content = json.loads((tmp_path / "in/c.json").read_text())
+    content["images"] = [{"id": 0, **entry}]
+    (tmp_path / "in/c.json").write_text(json.dumps(content))
+    assert read("coco", tmp_path / "in", tmp_path)[0].counts() == {"dent": 1, "Free": 0}
+
+
+def test_jsons_of_captions_and_predictions_are_named_as_such(tmp_path):
+    photograph(tmp_path / "in/a.png")
+    coco(tmp_path / "in/c.json", [(0, 1, FLAT)], ["a.png"])
+    coco(tmp_path / "in/captions.json", [(0, None, None)], ["a.png"], categories=())
+    coco(tmp_path / "in/info.json", [], ["a.png"])
+    predicted = [{"image_id": 0, "category_id": 1, "segmentation": FLAT, "score": 0.9, "id": 1}]
+    (tmp_path / "in/predictions.json").write_text(json.dumps(predicted))
+    told = read("coco", tmp_path / "in", tmp_path)[1]
+    assert "it lists no categories" in told and "older state" not in told
+    assert "it is a list of COCO's predictions: export the annotations" in told
+
+
+def stroke(tmp_path, name):
+    found = np.zeros((HEIGHT, WIDTH), np.uint8)
+    found[4:8, 4:8] = 255
+    Image.fromarray(found).save(tmp_path / "in" / name)
+
+
+def task(number, name, *results, **more):
+    annotations = [{"id": 10 * number, "result": list(results)}]
+    return {
+        "id": number,
+        "data": {"image": f"/data/upload/{name}"},
+        "annotations": annotations,
+    } | more
+
+
+BRUSH = {"type": "brushlabels", "from_name": "tag", "value": {"brushlabels": ["dent"]}}
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        ("bitmasklabels", {"imageDataURL": "data:image/png;base64,AA", "bitmasklabels": ["dent"]}),
+        ("vectorlabels", {"vertices": [], "vectorlabels": ["scratch"]}),
+        ("vector", {"vertices": []}),
+        ("of a later version", {}),
+        ("", {"points": [], "polygonlabels": ["dent"]}),
+        ("", {"x": 1, "y": 1, "width": 5, "height": 5}),
+    ],
+)
+def test_regions_without_a_png_are_no_defect_free_photographs(tmp_path, kind, value):
+    for k, name in enumerate("ab"):
+        photograph(tmp_path / f"in/{name}.png", k)
+    stroke(tmp_path, "task-1-annotation-10-by-1-tag-dent-0.png")
+    tasks = [task(1, "a.png", BRUSH), task(2, "b.png", {"type": kind, "value": value})]
+    (tmp_path / "in/p.json").write_text(json.dumps(tasks))
+    tiles, told = read("label-studio", tmp_path / "in", tmp_path)
+    assert tiles.names == ("a",) and "for which there is no PNG" in told
+
+
+def test_choices_for_whole_photographs_are_told(tmp_path):
+    for k, name in enumerate("abcd"):
+        photograph(tmp_path / f"in/{name}.png", k)
+    stroke(tmp_path, "task-1-annotation-10-by-1-tag-dent-0.png")
+    tasks = [task(1, "a.png", BRUSH)]
+    for number, (name, word) in enumerate({"b": "Dent", "c": "rework", "d": "good"}.items(), 2):
+        chosen = {"type": "choices", "value": {"choices": [word]}}
+        tasks.append(task(number, f"{name}.png", chosen, {"type": "relation"}))
+    (tmp_path / "in/p.json").write_text(json.dumps(tasks))
+    tiles, told = read("label-studio", tmp_path / "in", tmp_path)
+    assert tiles.names == ("a", "c", "d")
+    assert "1 photograph said to be 'rework', without a region, taken as defect-free" in told
+    assert "1 photograph, said to be of Dent, without a region" in told and "'good'" not in told
+
+
+def test_tasks_of_no_or_of_several_photographs_cost_themselves_alone(tmp_path):
+    for k, name in enumerate("abc"):
+        photograph(tmp_path / f"in/{name}.png", k)
+    stroke(tmp_path, "task-1-annotation-10-by-1-tag-dent-0.png")
+    several = {"image": "/data/upload/b.png", "other": "/data/upload/c.png"}
+    preview = {"image": "/data/upload/a.png", "thumbnail": "/data/upload/a_small.png"}
+    tasks = [
+        task(1, "a.png", BRUSH, data=preview),
+        task(2, "image2", BRUSH),
+        task(3, "", BRUSH, data=several),
+    ]
+    (tmp_path / "in/p.json").write_text(json.dumps(tasks))
+    tiles, told = read("label-studio", tmp_path / "in", tmp_path)
+    assert tiles.names == ("a",) and "1 task, of no photograph of a format that is read" in told
+    assert "1 task, of several photographs: ['b.png', 'c.png']" in told
+
+
+def test_annotations_were_once_called_completions(tmp_path):
+    for k, name in enumerate("abc"):
+        photograph(tmp_path / f"in/{name}.png", k)
+    stroke(tmp_path, "task-1-annotation-10-by-1-tag-dent-0.png")
+    tasks = [task(1, "a.png", BRUSH), task(2, "b.png", BRUSH), task(3, "c.png")]
+    for each in tasks:
+        each["completions"] = each.pop("annotations")
+    (tmp_path / "in/p.json").write_text(json.dumps(tasks))
+    tiles, told = read("label-studio", tmp_path / "in", tmp_path)
+    assert tiles.names == ("a", "c") and tiles.labels.tolist() == [1, 0]
+    assert "1 annotation, of dent, for which there is no PNG" in told

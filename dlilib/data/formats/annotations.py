@@ -22,6 +22,7 @@ FARTHEST = 10**6  # a coordinate beyond is no pixel's, and would take a drawing 
 # How Label Studio calls an uploaded photograph; eight digits that are a date are no such prefix.
 UPLOADED = re.compile(r"(?!(?:19|20)\d\d[01]\d[0-3]\d-)[0-9a-f]{8}-(.+)")
 PREFIXED = re.compile(r"^[0-9a-f]{8}-")  # such a prefix, or a date
+SPACES = re.compile(r"[^\S\t\n\v\f\r\x1c-\x1f\x85\u2028\u2029]")  # of any width
 # What differs between reasons of one kind: lists, what is quoted, numbers, paths.
 VALUE = re.compile(r"\[.*\]|\{.*\}|'[^']*'|\S*[\d/]\S*")
 # Words that programs put into the names of pictures, or of their folders, that show a mask.
@@ -57,6 +58,7 @@ class Photograph:
     group: str = ""  # what it shows, where the export says it
     split: str = ""  # "train", "val" or "test", where the export says it
     unread: int = 0  # annotations of it that cannot be read
+    said: list[str] = field(default_factory=list)  # of the whole of it, as flags or choices
 
     @property
     def is_annotated(self) -> bool:
@@ -343,17 +345,22 @@ def unannotated(
     suffixes = {suffix_of(path) for path in found}
     kept = [_the_photograph(paths, suffixes, root, notes) for paths in by_stem.values()]
     kept = _without_copies(files, kept, found, root, notes)
-    return [path for path in kept if not _is_annotated_elsewhere(files, path, root, notes, own)]
+    elsewhere = annotated_elsewhere(files, kept, own)
+    for path, other in elsewhere.items():
+        why = f"annotated in a file of its name that is not read here ({suffix_of(other)})"
+        notes.leave_out("photograph", why, f"{root}/{path}")
+    return [path for path in kept if path not in elsewhere]
 
 
 def _stem(path: str) -> str:
     return PurePosixPath(path).with_suffix("").as_posix()
 
 
-# Suffix of a file beside a photograph -> what it holds if it annotates something there.
+# Suffix of a file of a photograph's name -> what it holds if it annotates something there.
 OTHERS = {
     ".json": re.compile(rb'"shapes"\s*:\s*\[\s*\{'),
     ".xml": re.compile(rb"<object>"),
+    ".txt": re.compile(rb"^\d+(?:[ \t]+-?[\d.]+(?:e-?\d+)?){4,}[ \t]*\r?$", re.MULTILINE),
 }
 # What labelme_export_json and labelme2voc write beside their pictures.
 EXPORTED = ("img.png", "label.png", "label_viz.png", "label_names.txt")
@@ -415,15 +422,38 @@ def _without_copies(
     return kept
 
 
-def _is_annotated_elsewhere(files: Files, path: str, root: object, notes: Notes, own: str) -> bool:
-    """Whether a file of LabelMe's or VOC's kind beside a photograph, which was not read, has it."""
-    for suffix, marks in OTHERS.items():
-        other = f"{_stem(path)}{suffix}"
-        if suffix != own and other in files and marks.search(files[other]()):
-            why = f"annotated in a file beside it that is not read here ({suffix})"
-            notes.leave_out("photograph", why, f"{root}/{path}")
-            return True
-    return False
+def annotated_elsewhere(files: Files, paths: Iterable[str], own: str = "") -> dict[str, str]:
+    """The photographs of which a file of LabelMe's, VOC's or YOLO's kind tells a defect.
+
+    Such a file is called as the photograph is. It lies beside it, or in another folder where no
+    picture has its name.
+
+    Args:
+        files: All files.
+        paths: Of the photographs.
+        own: Suffix of the files that were read, which do not count.
+
+    Returns:
+        Photograph -> such a file.
+    """
+    stems = {_stem(path) for path in files if path.lower().endswith(IMAGE_SUFFIXES)}
+    beside: dict[str, list[str]] = {}  # a picture's path without suffix -> files of these kinds
+    elsewhere: dict[str, list[str]] = {}  # stem -> those where no picture is called so
+    for path in sorted(files):
+        if suffix_of(path) not in OTHERS or suffix_of(path) == own:
+            continue
+        if _stem(path) in stems:
+            beside.setdefault(_stem(path), []).append(path)
+        else:
+            elsewhere.setdefault(plain(PurePosixPath(path).stem), []).append(path)
+    found = {}
+    for path in paths:
+        others = beside.get(_stem(path), [])
+        others = others + elsewhere.get(plain(PurePosixPath(path).stem), [])
+        telling = [other for other in others if OTHERS[suffix_of(other)].search(files[other]())]
+        if telling:
+            found[path] = telling[0]
+    return found
 
 
 def add_unlisted(
@@ -483,9 +513,10 @@ class OddValueError(ValueError):
 def class_name(label: object) -> str:
     """The name of a class; OddValueError unless it fits on a line of classes.txt."""
     named = isinstance(label, str | int) and not isinstance(label, bool)
-    if not named or not str(label).isprintable() or not str(label).strip():
+    name = SPACES.sub(" ", str(label)).strip()
+    if not named or not name.isprintable() or not name:
         raise OddValueError(f"the label {label!r} is no name")
-    return composed(str(label).strip())
+    return composed(name)
 
 
 def side(value: object) -> int | None:
@@ -523,12 +554,10 @@ def whose(content: object) -> str:
             return "it is COCO's: dli convert coco"
         if {"items", "categories"} <= content.keys():
             return "it is datumaro's own: export as COCO"
-    if (
-        isinstance(content, list)
-        and content
-        and isinstance(content[0], dict)
-        and "id" in content[0]
-    ):
+    first = content[0] if isinstance(content, list) and content else None
+    if isinstance(first, dict) and {"image_id", "category_id"} <= first.keys():
+        return "it is a list of COCO's predictions: export the annotations"
+    if isinstance(first, dict) and "id" in first:
         return "it looks like Label Studio's: dli convert label-studio"
     return ""
 

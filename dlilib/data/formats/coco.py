@@ -12,6 +12,7 @@ from dlilib.data.class_names import reserved
 from dlilib.data.files import DataError, Files
 from dlilib.data.formats.annotations import (
     FARTHEST,
+    KNOWN_SUFFIXES,
     Annotations,
     Notes,
     OddValueError,
@@ -29,7 +30,7 @@ from dlilib.data.formats.annotations import (
 )
 from dlilib.data.subsets import folder_subset, original_name, subset_of
 from dlilib.extras import require
-from dlilib.wording import counted
+from dlilib.wording import counted, listed
 
 # Coordinates between these are shares of the width and height: no region of pixels is so small.
 SHARES = (-0.05, 1.05)
@@ -82,6 +83,8 @@ def _listing(files: Files, root: object, path: str, notes: Notes) -> _Listing | 
             _check_lists(content)
             names: dict[Any, str] = {}
             for category in content["categories"]:
+                if category.get("name") in (None, ""):  # a region of it is refused
+                    continue
                 name, number = class_name(category["name"]), _id(category["id"])
                 if names.setdefault(number, name) != name:
                     raise OddValueError(
@@ -90,7 +93,7 @@ def _listing(files: Files, root: object, path: str, notes: Notes) -> _Listing | 
             parents = {
                 category.get("supercategory")
                 for category in content["categories"]
-                if category.get("supercategory") != category["name"]
+                if category.get("supercategory") != category.get("name")
             }
             items = content["annotations"]
             listing = _Listing(path, place, content["images"], items, names, parents)
@@ -98,17 +101,34 @@ def _listing(files: Files, root: object, path: str, notes: Notes) -> _Listing | 
             listing.normalised = (
                 bool(reaches) and np.mean(list(map(_are_shares, reaches))) >= NEARLY_ALL
             )
-            listing.used = {_id(item.get("category_id", "")) for item in items}
+            listing.used = {
+                _id(item["category_id"]) for item in items if item.get("category_id") is not None
+            }
+            _tell_equal_names(listing, notes)
     except DataError as error:
         notes.slip("JSON file", str(error).removeprefix(f"{place}: "), place)
         return None
     return listing
 
 
+def _tell_equal_names(listing: _Listing, notes: Notes) -> None:
+    """Say that categories in use have one name, and so become one class."""
+    by_name: dict[str, list[str]] = {}
+    for number in sorted(listing.used & listing.names.keys(), key=str):
+        by_name.setdefault(listing.names[number], []).append(str(number))
+    for name, numbers in by_name.items():
+        if len(numbers) > 1:
+            notes.remark(
+                f"{listing.place}: the categories {listed(numbers)} are all called {name} and "
+                "become one class: rename them where they are meant to be several"
+            )
+
+
 def _check_lists(content: Any) -> None:
     """Raise OddValueError unless a JSON's content lists images, categories and annotations."""
     for key in ("images", "categories", "annotations"):
-        if not isinstance(content, dict) or not isinstance(content.get(key), list):
+        missing = not isinstance(content, dict) or not isinstance(content.get(key), list)
+        if missing or (key == "categories" and not content[key] and content.get("annotations")):
             other = whose(content)
             hint = other or "export instances (polygons or masks) with their images and categories"
             raise OddValueError(f"it lists no {key}; {hint}")
@@ -214,8 +234,8 @@ def _places(listing: _Listing, pictures: Pictures) -> dict[str, tuple[str | None
     Of several names that lead to one photograph, since others are missing, the one that fits best
     is meant; of equally good ones none. Beside the path: whether it is surely no other one.
     """
-    names = {str(image.get("file_name")) for image in listing.images}
-    found = {name: (pictures.find(name, listing.path), True) for name in sorted(names)}
+    names = {_name_of(image) for image in listing.images}
+    found = {name: (_picture(pictures, name, listing.path), True) for name in sorted(names)}
     leading: dict[str, list[str]] = {}
     for name, (path, _) in found.items():
         if path is not None:
@@ -231,15 +251,29 @@ def _places(listing: _Listing, pictures: Pictures) -> dict[str, tuple[str | None
     return found
 
 
+def _name_of(image: dict[str, Any]) -> str:
+    """What an entry calls its photograph: LVIS has its address alone."""
+    return str(image.get("file_name") or image.get("coco_url") or "without a file_name")
+
+
+def _picture(pictures: Pictures, name: str, beside: str) -> str | None:
+    found = pictures.find(name, beside)
+    has_suffix = name.lower().endswith(KNOWN_SUFFIXES)
+    return found if found or has_suffix else pictures.find_stem(name, beside)
+
+
 def _tell_listed_twice(
     listing: _Listing, photographs: set[str], listed_by: dict[str, str], notes: Notes
 ) -> None:
     """Say that photographs are listed in an earlier file as well, as one of an older state is."""
+    if not listing.annotations:
+        return
     again = [listed_by[path] for path in photographs if path in listed_by]
     for other in sorted(set(again)):
         notes.remark(
             f"{counted(again.count(other), 'photograph')} listed in {other} and in {listing.path}: "
-            "the annotations of both are drawn. Is one an older state of the other? Remove it"
+            "the annotations of both are drawn. Is one an older state of the other? Remove it. "
+            "Or of other photographs of the same names? Convert the folders one by one"
         )
     for path in photographs:
         listed_by.setdefault(path, listing.path)
@@ -254,7 +288,7 @@ def _photograph(
     notes: Notes,
 ) -> Photograph | None:
     """The photograph of an image's entry, one for all files that list it; None: not there."""
-    name = str(image.get("file_name"))
+    name = _name_of(image)
     path, is_sure = places[name]
     if path is None:
         why = f"listed in {listing.path}, but not there"

@@ -32,12 +32,14 @@ from dlilib.data.subsets import folder_subset
 # The label follows the user and the name of the labelling control, "tag" unless it was changed.
 STROKE = re.compile(r"task-(\d+)-annotation-(\d+)-by-(.+)-(\d+)\.png", re.IGNORECASE)
 CONTROL = "tag"
-# Keys of a result that say that something was marked, and its names.
-OUTLINES = (
-    *("brushlabels", "polygonlabels", "rectanglelabels", "ellipselabels", "keypointlabels"),
-    "labels",
+LABELS = "labels"  # ends the keys under which a result has a region's names, as "brushlabels"
+# Types of results that mark nothing on the photograph. All others do, those of later versions too.
+UNMARKED = (
+    *("choices", "taxonomy", "rating", "number", "textarea", "datetime", "pairwise", "ranker"),
+    "relation",
 )
-MARKS = ("brush", "polygon", "rectangle", "ellipse", "keypoint", "labels")
+# Keys of a region in the short kind of JSON, which tells no types.
+GEOMETRY = {"x", "y", "points", "vertices", "rle", "format", "imageDataURL"}
 
 
 def read(files: Files, root: object, options: Options, notes: Notes) -> Annotations:
@@ -58,7 +60,7 @@ def read(files: Files, root: object, options: Options, notes: Notes) -> Annotati
     missing = False  # whether a task may be that of a photograph of another name
     for task, item, place in tasks:
         path = _photograph(item, place, pictures, notes)
-        cancelled = {a.get("id") for a in item.get("annotations") or [] if a.get("was_cancelled")}
+        cancelled = {a.get("id") for a in _listed(item) or [] if a.get("was_cancelled")}
         drawn = [stroke for stroke in sorted(strokes.pop(task, [])) if stroke[0] not in cancelled]
         if path is None:
             missing = True
@@ -73,6 +75,7 @@ def read(files: Files, root: object, options: Options, notes: Notes) -> Annotati
         for _, _, label, stroke in drawn:
             region = Region(label, partial(_pixels, files, stroke), f"{root}/{stroke}")
             photograph.regions.append(region)
+        photograph.said = _choices(item)
         _check_strokes(photograph, item, place, notes)
     if strokes:
         task, drawn = min(strokes.items())
@@ -145,10 +148,22 @@ def _all(item: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _annotations(item: dict[str, Any]) -> list[dict[str, Any]]:
     """The finished annotations of a task."""
-    listed = item.get("annotations")
+    listed = _listed(item)
     if listed is None:  # the short kind of JSON has them in the task itself
         listed = [item] if "annotation_id" in item else []
     return [annotation for annotation in listed if not annotation.get("was_cancelled")]
+
+
+def _listed(item: dict[str, Any]) -> list[dict[str, Any]] | None:
+    """A task's annotations, which were called completions before version 1.0."""
+    return item.get("annotations", item.get("completions"))
+
+
+def _choices(item: dict[str, Any]) -> list[str]:
+    """What was chosen for the whole photograph."""
+    values = [result.get("value") for result in _all(item)]
+    chosen = [value.get("choices") for value in values if isinstance(value, dict)]
+    return [str(name) for names in chosen if isinstance(names, list) for name in names]
 
 
 def _photograph(item: dict[str, Any], place: str, pictures: Pictures, notes: Notes) -> str | None:
@@ -158,12 +173,16 @@ def _photograph(item: dict[str, Any], place: str, pictures: Pictures, notes: Not
         names = [
             name for name in map(address_path, values) if name.lower().endswith(IMAGE_SUFFIXES)
         ]
-    if len(names) != 1:
-        raise DataError(f"{place}: names {len(names)} photographs, not one: {names}")
-    path = pictures.find(names[0], place)
-    if path is None:
+    there = {path for name in names if (path := pictures.find(name, place))}
+    if len(there) == 1:
+        return there.pop()
+    if not names:
+        notes.slip("task", "of no photograph of a format that is read", place)
+    elif there:
+        notes.slip("task", f"of several photographs: {sorted(there)}", place)
+    else:
         notes.slip("photograph", "named by a task, but not there", f"{place}, {names[0]}")
-    return path
+    return None
 
 
 def _check_strokes(photograph: Photograph, item: dict[str, Any], place: str, notes: Notes) -> None:
@@ -173,8 +192,10 @@ def _check_strokes(photograph: Photograph, item: dict[str, Any], place: str, not
     for result in _all(item):
         value = result.get("value")
         value = value if isinstance(value, dict) else {}
-        labels = [str(name) for key in OUTLINES for name in value.get(key) or []]
-        if labels or str(result.get("type", "")).startswith(MARKS):
+        named = [names for key, names in value.items() if key.endswith(LABELS) and names]
+        labels = [str(name) for names in named for name in names]
+        kind = result.get("type")
+        if labels or (kind not in UNMARKED if kind else GEOMETRY & value.keys()):
             marks.append(labels)
     for labels in marks:
         missing = [label for label in labels if plain(label).replace("/", "-") not in names]

@@ -41,7 +41,11 @@ LEAST = {
     "linestrip": 2,
     "point": 1,
     "mask": 2,
+    "oriented_rectangle": 4,
+    "rotation": 4,  # X-AnyLabeling's oriented rectangle
+    "quadrilateral": 4,  # X-AnyLabeling's
 }
+OUTLINES = ("polygon", "oriented_rectangle", "rotation", "quadrilateral")  # filled alike
 THIN = ("line", "linestrip", "point")  # drawn with a width
 THUMBNAIL = (32, 32)  # pixels, at which a picture is compared with an embedded one
 ANOTHER = 8  # grey levels, by which another picture differs there on average, at least
@@ -75,6 +79,7 @@ def read(files: Files, root: object, options: Options, notes: Notes) -> Annotati
                 "what imagePath says: correct it, or remove one file"
             )
         if "shapes" in content:
+            photograph.said = _flags(content)
             _add_shapes(photograph, content["shapes"], place, options, notes)
         else:
             photograph.unread = 1
@@ -210,6 +215,12 @@ def _likely(files: Files, pictures: Pictures, path: str, name: str) -> str | Non
     return found
 
 
+def _flags(content: dict[str, Any]) -> list[str]:
+    """The flags of the whole photograph that are set."""
+    flags = content.get("flags")
+    return [name for name, is_set in flags.items() if is_set] if isinstance(flags, dict) else []
+
+
 def _add_shapes(
     photograph: Photograph, shapes: list[Any], place: str, options: Options, notes: Notes
 ) -> None:
@@ -256,8 +267,9 @@ def _stored_mask(item: dict[str, Any], points: np.ndarray, label: str, place: st
         pixels = np.asarray(Image.open(io.BytesIO(_unpacked(packed))).convert("L")) > 0
     except UNDECODABLE:
         raise DataError(f"{place}: a mask of {label} holds no readable picture") from None
-    (left, top), (right, bottom) = points[:2].astype(int)
-    if pixels.shape != (bottom - top + 1, right - left + 1):
+    (left, top), (right, bottom) = points[:2].round().astype(int)
+    whole = (points[:2] == points[:2].round()).all()  # else its size is that of the picture
+    if whole and pixels.shape != (bottom - top + 1, right - left + 1):
         raise DataError(
             f"{place}: a mask of {label} is {pixels.shape[1]}×{pixels.shape[0]} pixels, its box "
             f"{right - left + 1}×{bottom - top + 1}"
@@ -278,9 +290,9 @@ def _pixels(
     draw = ImageDraw.Draw(canvas)
     corners = [tuple(point) for point in points]
     if stored is not None:
-        left, top = points[0].astype(int)
+        left, top = points[0].round().astype(int)
         canvas.paste(Image.fromarray(stored.astype(np.uint8)), (int(left), int(top)))
-    elif kind == "polygon":
+    elif kind in OUTLINES:
         draw.polygon(corners, fill=1)
     elif kind == "rectangle":
         draw.rectangle([*points.min(axis=0), *points.max(axis=0)], fill=1)

@@ -26,6 +26,7 @@ from dlilib.data.formats.annotations import (
     Pictures,
     Region,
     add_unlisted,
+    annotated_elsewhere,
     parent,
     plain,
 )
@@ -68,6 +69,7 @@ def read(files: Files, root: object, options: Options, notes: Notes) -> Annotati
     masks = _masks(files, folder)
     classes, colours = _classes(files, root, options, masks)
     images = {path: files[path] for path in sorted(files) if _is_photograph(path, folder)}
+    boxes = {path: files[path] for path in files if path.lower().endswith((".xml", ".json"))}
     places = {path: _place(images, path, folder) for path in masks}
     pictures = Pictures(images, places.values())
     found: dict[str, Photograph] = {}
@@ -89,9 +91,11 @@ def read(files: Files, root: object, options: Options, notes: Notes) -> Annotati
     ends = _by_end(images)
     splits, listed = _listed(files, root, ends, notes)
     if not missing:
-        _add_listed(files, sorted(listed - _drawn(files, folder, ends)), found, notes)
+        free = sorted(listed - _drawn(files, folder, ends) - found.keys())
+        elsewhere = annotated_elsewhere(images | boxes, free)  # which are told below
+        _add_listed(files, [path for path in free if path not in elsewhere], found, notes)
     where = f"without a mask in {folder}/"
-    add_unlisted(images, found, root, options, notes, where=where, missing=missing)
+    add_unlisted(images | boxes, found, root, options, notes, where=where, missing=missing)
     for path, photograph in found.items():
         photograph.split = splits.get(path, "") or folder_subset(path)
     return Annotations(list(found.values()), classes, len(masks))
@@ -130,10 +134,9 @@ def _drawn(files: Files, folder: str, ends: Ends) -> set[str]:
 
 
 def _add_listed(
-    files: Files, listed: Sequence[str], found: dict[str, Photograph], notes: Notes
+    files: Files, free: Sequence[str], found: dict[str, Photograph], notes: Notes
 ) -> None:
     """Add the photographs that are listed and have no mask: so CVAT writes defect-free ones."""
-    free = [path for path in listed if path not in found]
     found.update({path: Photograph(path, files[path]) for path in free})
     if free:
         notes.remark(

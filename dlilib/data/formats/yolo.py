@@ -32,6 +32,10 @@ from dlilib.extras import require
 from dlilib.wording import counted
 
 NOTHING = ("", "~", "null", "Null", "NULL", "None")  # what data.yaml has for what there is not
+OF_POSES = ("kpt_shape", "flip_idx")  # what data.yaml has for them
+VISIBILITIES = {0, 1, 2}  # of a pose's point: not labelled, hidden, seen
+SLACK = 2e-3  # in shares, of a rectangle's corners as they are rounded
+MANY = 4  # points of a pose, from which on no outline has 0 and 1 in all the same places
 LISTS = ("classes.txt", "obj.names", "labels.txt")  # of names 0..K-1, where there is no data.yaml
 
 
@@ -63,7 +67,8 @@ def read(files: Files, root: object, options: Options, notes: Notes) -> Annotati
             f"{root}: has no label file labels/<name>.txt of a photograph images/<name>.jpg"
         )
     used = len(found)
-    for path in unannotated(files, found, root, notes):
+    _tell_boxes(found.values(), root, notes)
+    for path in unannotated(files, found, root, notes, own=".txt"):
         if plain(PurePosixPath(path).stem) in lost:
             why = "of the name of a label file that is not its own"
             notes.leave_out("photograph", why, f"{root}/{path}")
@@ -155,8 +160,9 @@ def _table(files: Files, root: object) -> dict[str, Any]:
         except yaml.YAMLError:
             raise DataError(f"{root}/{path}: not readable as YAML") from None
         if isinstance(content, dict) and content.get("names"):
-            if content.get("kpt_shape"):
-                raise DataError(f"{root}/{path}: of poses (kpt_shape), which have no outlines")
+            for key in OF_POSES:
+                if content.get(key):
+                    raise DataError(f"{root}/{path}: of poses ({key}), which have no outlines")
             contents.append((path, content))
     if len(contents) > 1 and any(c["names"] != contents[0][1]["names"] for _, c in contents):
         raise DataError(
@@ -277,7 +283,14 @@ def _read_lines(
     photograph: Photograph,
     notes: Notes,
 ) -> None:
-    for number, line in enumerate(read_text(files, root, path).splitlines(), start=1):
+    try:
+        lines = read_text(files, root, path).splitlines()
+    except DataError as error:
+        why = str(error).removeprefix(f"{root}/{path}: ")
+        notes.slip("label file", why, f"{root}/{path}")
+        photograph.unread += 1
+        return
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         place = f"{root}/{path}, line {number}"
@@ -296,8 +309,10 @@ def _region(words: list[str], names: dict[int, str], place: str) -> Region:
             f"{place}: is of class {number:g}; the names are of {counted(len(names), 'class')}, "
             f"{min(names)} to {max(names)}"
         )
-    if len(shares) == 4:
+    if len(shares) in (4, 5):  # a fifth number is a prediction's
         raise DataError(f"{place}: {BOX}")
+    if _is_pose(shares):
+        raise DataError(f"{place}: the points of a pose, which have no outline")
     if len(shares) < 6:
         raise DataError(f"{place}: a polygon of fewer than 3 points")
     if len(shares) % 2:
@@ -311,6 +326,31 @@ def _region(words: list[str], names: dict[int, str], place: str) -> Region:
             f"{place}: has the coordinate {far[0]:g}; they are shares of width and height, 0 to 1"
         )
     return Region(names[int(number)], partial(_pixels, shares.reshape(-1, 2), place), place)
+
+
+def _is_pose(shares: np.ndarray) -> bool:
+    """Whether a line's numbers are a box and points with their visibilities, x, y, v, x, y, v, …"""
+    seen = shares[6::3]
+    if len(shares) % 3 != 1 or not set(seen.tolist()) <= VISIBILITIES:
+        return False
+    return 2 in seen or len(seen) >= MANY
+
+
+def _tell_boxes(found: Iterable[Photograph], root: object, notes: Notes) -> None:
+    """Say that all outlines are rectangles, as lines of oriented boxes read."""
+    outlines = [region.pixels.args[0] for each in found for region in each.regions]
+    if outlines and all(map(_is_parallelogram, outlines)):
+        notes.remark(
+            f"{root}: every outline is a parallelogram of 4 points: if these are oriented boxes, "
+            "their whole area counts as defect"
+        )
+
+
+def _is_parallelogram(outline: np.ndarray) -> bool:
+    if len(outline) != 4:
+        return False
+    first, second, third, fourth = outline
+    return bool(np.allclose(first + third, second + fourth, rtol=0, atol=SLACK))
 
 
 def _pixels(shares: np.ndarray, place: str, height: int, width: int) -> np.ndarray:
