@@ -107,7 +107,7 @@ PRESETS = {
     "lite": Preset(
         "Magnetic Tiles, 128 px, ImageNet start, 160 epochs of up to 502 images (a fifth of the "
         "defect-free ones: DLI fills 38 % of an epoch, in the paper 75 %) in batches of 8; about "
-        "an hour a run on two cores with AVX-512 BF16, several with AVX2",
+        "an hour a run on two cores with units for bfloat16, several without",
         LITE,
         stages=LITE_STAGES,
         seeds=(0, 1, 2),
