@@ -297,7 +297,8 @@ def _pixels(
     elif kind == "rectangle":
         draw.rectangle([*points.min(axis=0), *points.max(axis=0)], fill=1)
     elif kind in ("line", "linestrip"):
-        draw.line(corners, fill=1, width=width)
+        joint = "curve" if kind == "linestrip" else None  # from version 7 on; else it is notched
+        draw.line(corners, fill=1, width=width, joint=joint)
     else:
         centre = points[0]
         radius = width / 2 if kind == "point" else np.hypot(*(points[1] - centre))
