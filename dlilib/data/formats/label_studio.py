@@ -192,8 +192,8 @@ def _check_strokes(photograph: Photograph, item: dict[str, Any], place: str, not
     for result in _all(item):
         value = result.get("value")
         value = value if isinstance(value, dict) else {}
-        named = [names for key, names in value.items() if key.endswith(LABELS) and names]
-        labels = [str(name) for names in named for name in names]
+        named = [names for key, names in value.items() if key.endswith(LABELS)]
+        labels = [str(name) for names in named if isinstance(names, list) for name in names]
         kind = result.get("type")
         if labels or (kind not in UNMARKED if kind else GEOMETRY & value.keys()):
             marks.append(labels)
