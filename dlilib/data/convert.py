@@ -33,6 +33,7 @@ from dlilib.data.formats.annotations import (
     Notes,
     Options,
     Photograph,
+    plain,
     tell_unread,
 )
 from dlilib.data.images import deep_values, image_size, read_image
@@ -334,10 +335,10 @@ def _draw(photograph: Photograph, order: list[str], notes: Notes, root: object) 
         why = "with annotations that cannot be read, and so not taken as defect-free"
         notes.leave_out("photograph", why, place)
         return None
-    classes = {name.casefold() for name in order}
-    named = [word for word in photograph.said if word.casefold() in classes]
-    if named and not regions:
-        notes.slip("photograph", f"said to be of {named[0]}, without a region", place)
+    said = [] if regions else photograph.said
+    of_class = [word for word in said if plain(word) in map(plain, order)]
+    if of_class:
+        notes.slip("photograph", f"said to be of {of_class[0]}, without a region", place)
         return None
     return _Image(photograph, _png(Image.fromarray(mask)), shows, len(regions))
 
@@ -373,14 +374,14 @@ def _flat_names(paths: Sequence[str], root: str | Path) -> list[str]:
         unicodedata.normalize("NFC", "_".join(PurePosixPath(path).relative_to(top).parts))
         for path in paths
     ]
-    plain = [PurePosixPath(name).stem for name in flat]
-    counts = Counter(stem.casefold() for stem in plain)  # some disks tell no A from an a
+    bare = [PurePosixPath(name).stem for name in flat]
+    counts = Counter(stem.casefold() for stem in bare)  # some disks tell no A from an a
     stems = []
-    for stem, name in zip(plain, flat, strict=True):
+    for stem, name in zip(bare, flat, strict=True):
         suffix = PurePosixPath(name).suffix[1:]
         stems.append(f"{stem}_{suffix}" if counts[stem.casefold()] > 1 else stem)
     counts = Counter(stem.casefold() for stem in stems)
-    repeated = [p for p, stem in zip(plain, stems, strict=True) if counts[stem.casefold()] > 1]
+    repeated = [p for p, stem in zip(bare, stems, strict=True) if counts[stem.casefold()] > 1]
     if repeated:
         raise DataError(f"{root}: more than one image would be called {min(repeated)}: rename one")
     return stems

@@ -267,8 +267,9 @@ def _stored_mask(item: dict[str, Any], points: np.ndarray, label: str, place: st
         pixels = np.asarray(Image.open(io.BytesIO(_unpacked(packed))).convert("L")) > 0
     except UNDECODABLE:
         raise DataError(f"{place}: a mask of {label} holds no readable picture") from None
-    (left, top), (right, bottom) = points[:2].round().astype(int)
-    whole = (points[:2] == points[:2].round()).all()  # else its size is that of the picture
+    corners = points[:2].round()
+    (left, top), (right, bottom) = corners.astype(int)
+    whole = (points[:2] == corners).all()  # else its size is that of the picture
     if whole and pixels.shape != (bottom - top + 1, right - left + 1):
         raise DataError(
             f"{place}: a mask of {label} is {pixels.shape[1]}×{pixels.shape[0]} pixels, its box "

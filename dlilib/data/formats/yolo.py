@@ -34,8 +34,8 @@ from dlilib.wording import counted
 NOTHING = ("", "~", "null", "Null", "NULL", "None")  # what data.yaml has for what there is not
 OF_POSES = ("kpt_shape", "flip_idx")  # what data.yaml has for them
 VISIBILITIES = {0, 1, 2}  # of a pose's point: not labelled, hidden, seen
-SLACK = 2e-3  # in shares, of a rectangle's corners as they are rounded
 MANY = 4  # points of a pose, from which on no outline has 0 and 1 in all the same places
+SLACK = 2e-3  # in shares, of a rectangle's corners as they are rounded
 LISTS = ("classes.txt", "obj.names", "labels.txt")  # of names 0..K-1, where there is no data.yaml
 
 
