@@ -1,18 +1,22 @@
 """What a GPU gives beside the CPU. These tests need pytest, SciPy and the library, and no more."""
 
 import pickle
+import time
+from contextlib import contextmanager
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from builders import TINY
 from torch.utils.data import DataLoader, TensorDataset
 
 import dlilib
-from dlilib import DynamicLabelInjection, models, poisson_blend
+from dlilib import DynamicLabelInjection, losses, metrics, models, poisson_blend
 from dlilib.blend import GUIDANCES, REGIONS
 from dlilib.losses import METHODS
 from dlilib.models import ENCODERS
+from dlilib.training.store import Store
 from dlilib.training.trainer import Trainer, fit
 
 pytestmark = pytest.mark.gpu
@@ -21,6 +25,16 @@ RUN = replace(TINY, epochs=3, lr=2e-3, free_share=0.5, method="dli")
 
 def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
+
+
+@contextmanager
+def never_waiting():
+    """Let whatever makes the CPU wait for the GPU be an error."""
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.fixture
@@ -58,6 +72,15 @@ def test_labels_may_stay_on_the_cpu(toy, batch):
     expected = transform.apply_plan(plan, *batch)
     _, masks, labels = transform.apply_plan(plan, batch[0].cuda(), batch[1].cuda(), batch[2])
     assert torch.equal(labels, expected[2]) and torch.equal(masks.cpu(), expected[1])
+
+
+def test_a_released_batch_never_waits(toy, batch):
+    transform = DynamicLabelInjection.as_released(toy, generator=seeded()).cuda()
+    images, masks = (x.cuda() for x in batch[:2])
+    plan = transform.plan(batch[2])
+    with never_waiting():
+        _, _, labels = transform.apply_plan(plan, images, masks, batch[2])
+    assert (labels > 0).all()
 
 
 def test_folded_transforms_give_the_same_images(precision):
@@ -128,13 +151,46 @@ def test_an_epoch_never_waits(small_toy, method):
     trainer = Trainer(run, small_toy, torch.device("cuda"))
     batches = list(trainer.plan_epoch())
     trainer.update(*trainer.prepare(*batches[0]))
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with never_waiting():
         for plan in batches[1:4]:
             trainer.update(*trainer.prepare(*plan))
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
-def test_trains(few_tiles):
-    assert fit(RUN, few_tiles, device="cuda")["last"]["iou"] >= 0
+@pytest.mark.parametrize("method", METHODS)
+def test_losses_and_counts_are_the_cpus(toy, method):
+    masks = toy.masks[::9]
+    logits = 4 * torch.randn(len(masks), toy.num_classes, *masks.shape[1:], generator=seeded())
+    criterion = losses.criterion(method, toy, np.arange(len(toy)))
+    (expected, gradient), (found, there) = (
+        _loss_and_gradient(criterion, logits.to(device, copy=True), masks.to(device))
+        for device in ("cpu", "cuda")
+    )
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=0)
+    torch.testing.assert_close(there, gradient, rtol=1e-3, atol=1e-7)
+    on_gpu = logits.cuda(), masks.cuda()
+    with never_waiting():
+        counted = metrics.count(*on_gpu)
+    assert torch.equal(counted.cpu(), metrics.count(logits, masks))
+
+
+def _loss_and_gradient(criterion, logits, masks):
+    logits.requires_grad_()
+    loss = criterion(logits, metrics.one_hot(masks, logits.shape[1]).float())
+    loss.backward()
+    return loss.detach().cpu(), logits.grad.cpu()
+
+
+FEW_SHOT = {"split": "tile", "shots": 1, "nbr": 0.1, "similarity": True, "p_poisson": 0.0}
+
+
+@pytest.mark.parametrize("changed", [{}, {"precision": "bf16"}, FEW_SHOT])
+def test_an_interrupted_run_goes_on(few_tiles, tmp_path, changed):
+    run = replace(RUN, **changed)
+    stop = time.monotonic() - 1
+    assert fit(run, few_tiles, device="cuda", folder=tmp_path, deadline=stop) is None
+    trainer = Trainer(run, few_tiles, torch.device("cuda"))
+    trainer.step()
+    Store(tmp_path).save(run, trainer.state())
+    record = fit(run, few_tiles, device="cuda", folder=tmp_path)
+    assert len(record["history"]["loss"]) == run.epochs
+    assert np.isfinite(record["history"]["loss"]).all() and record["last"]["iou"] >= 0
