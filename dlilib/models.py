@@ -25,6 +25,8 @@ DEPTH = 3  # stages of a light encoder, at strides 2, 4 and 8
 MEAN, STD = 0.4319, 0.1196  # of the Magnetic Tiles in [0, 1], as released, for every channel
 LIGHT_DECODER = (128, 64, 32)  # output channels of the decoder's stages
 WHOLE_DECODER = (256, 128, 64, 32, 16)
+DECODER_CONVS = (2, 4)  # in each block of the decoder: the library's U-Net, the authors'
+FOURTH = "decoder.blocks.0.conv2.6.weight"  # of the state dict of a model with four
 HEAD = "segmentation_head.0.bias"  # of a model's state dict, one number a class
 SEEDED = threading.Lock()  # builds draw from torch's generator, which the whole process shares
 
@@ -125,7 +127,12 @@ class TrainedOn:
 
 
 def build(
-    encoder: str, num_classes: int = 5, weights: str | None = None, *, seed: int = 0
+    encoder: str,
+    num_classes: int = 5,
+    weights: str | None = None,
+    *,
+    seed: int = 0,
+    decoder_convs: int = 2,
 ) -> nn.Module:
     """Build a U-Net from images (B, C, H, W) in [0, 1] to logits (B, num_classes, H, W).
 
@@ -142,6 +149,8 @@ def build(
         weights: None for random ones; "imagenet" for those in
             `DLILIB_WEIGHTS`/<encoder>.safetensors if it exists, else from the model hub.
         seed: Seed of the random weights.
+        decoder_convs: 3×3 convolutions, each with batch normalisation, in a block of the decoder: 2
+            as in segmentation-models-pytorch, or 4 as in the authors' code.
 
     Returns:
         The model, on the CPU, in training mode. `.encoder` holds only the stages that run. What
@@ -158,6 +167,7 @@ def build(
         torch.Size([1, 5, 64, 64])
     """
     check_option("encoder", encoder, tuple(ENCODERS))
+    check_option("decoder_convs", decoder_convs, DECODER_CONVS)
     if not is_count(num_classes) or num_classes > MOST_CLASSES:
         raise ValueError(f"num_classes must lie in 1..{MOST_CLASSES}, got {num_classes!r}")
     if not isinstance(seed, Integral):
@@ -176,6 +186,7 @@ def build(
             decoder_channels=facts.decoder,
             classes=num_classes,
         )
+        model.deepen(decoder_convs)
     for name in facts.unused:
         parent, _, child = name.rpartition(".")
         delattr(model.encoder.get_submodule(parent), child)
@@ -252,7 +263,7 @@ def load(path: str | Path, encoder: str | None = None, num_classes: int | None =
     if num_classes is None:
         shown = state[HEAD].numel() if HEAD in state else 0
         num_classes = min(max(shown, 1), MOST_CLASSES)  # what no model has is refused below
-    model = build(encoder or told, num_classes)
+    model = build(encoder or told, num_classes, decoder_convs=4 if FOURTH in state else 2)
     _fill(model, with_normalisation(state), path, model.encoder_name)
     if trained_on is not None and len(trained_on.classes) != num_classes:
         raise WeightsError(

@@ -690,3 +690,27 @@ def test_patch_is_checked_before_anything_is_predicted():
     ]:
         refused(lambda t=tile, s=size: models.predict(model, images, s, tile=t), message)
     assert model.shapes == []
+
+
+@pytest.mark.parametrize(
+    ("encoder", "two", "four"),
+    [
+        ("resnet18", 544_640, 932_608),
+        ("mobileone_s1", 655_232, 1_043_200),
+        ("resnest50d", 1_208_192, 1_596_160),
+    ],
+)
+def test_the_authors_decoder_has_four_convolutions_a_block(encoder, two, four):
+    """Its sizes were counted in the authors' code."""
+    for convs, expected in ((2, two), (4, four)):
+        decoder = models.build(encoder, decoder_convs=convs).decoder
+        assert models.parameters(decoder) == expected
+    with pytest.raises(ValueError, match=r"decoder_convs must be one of \(2, 4\), got 3"):
+        models.build(encoder, decoder_convs=3)
+
+
+def test_a_model_with_the_authors_decoder_comes_back(tmp_path):
+    model = models.build("resnet18", 2, seed=3, decoder_convs=4).eval()
+    again = models.load(models.save(model, tmp_path / "model.safetensors"))
+    images = torch.rand(1, 1, 16, 16)
+    assert torch.equal(again(images), model(images))

@@ -287,7 +287,7 @@ def schedule(run: Run) -> str:
     """Say what sets a pilot's run apart from the others, for a legend."""
     return (
         f"{run.method}, {run.split} split, {run.size} px, batch {run.batch}, lr {run.lr:g}, "
-        f"{run.epochs} epochs"
+        f"{run.epochs} epochs" + (", the authors' decoder" if run.decoder_convs == 4 else "")
     )
 
 
@@ -316,6 +316,7 @@ def _pilot_row(run: Run, record: dict[str, Any] | None) -> dict[str, Any]:
         "batch": run.batch,
         "lr": f"{run.lr:g}",
         "epochs": run.epochs,
+        "decoder": run.decoder_convs,
     }
     if record is None:
         return {**row, "micro IoU": "pending"}

@@ -12,7 +12,7 @@ from dlilib.checks import check_type
 from dlilib.composite import LABELS
 from dlilib.data.splits import PROTOCOLS
 from dlilib.losses import METHODS, VARIANTS
-from dlilib.models import ENCODERS
+from dlilib.models import DECODER_CONVS, ENCODERS
 from dlilib.tiles import RESIZES, TileSet
 from dlilib.training.precision import PRECISIONS
 
@@ -30,6 +30,7 @@ CHOICES = {
     "encoder": tuple(ENCODERS),
     "weights": (None, "imagenet"),
     "precision": PRECISIONS,
+    "decoder_convs": DECODER_CONVS,
 }
 
 
@@ -45,7 +46,7 @@ def facts_of(tiles: TileSet) -> dict[str, str | int]:
 
 @dataclass(frozen=True)
 class Run:
-    """One training run; the defaults are the paper's protocol as released.
+    """One training run; the defaults are the paper's protocol as released, but for the decoder.
 
     Two runs with the same values are the same run and have the same id.
 
@@ -86,6 +87,7 @@ class Run:
     #: of DLI, weigh composites by their likeness to real defects (our interpretation)
     similarity: bool = False
     ties: str = "lowest"  #: of DLI, which of several rarest classes, "lowest" or "random"
+    decoder_convs: int = 2  #: in each block of the decoder; released: 4
 
     def __post_init__(self) -> None:
         for field in fields(self):

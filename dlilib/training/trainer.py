@@ -175,7 +175,13 @@ class Trainer:
             shots=run.shots,
         )
         self.layout = models.memory_format(run.encoder, device)
-        model = models.build(run.encoder, tiles.num_classes, run.weights, seed=run.seed)
+        model = models.build(
+            run.encoder,
+            tiles.num_classes,
+            run.weights,
+            seed=run.seed,
+            decoder_convs=run.decoder_convs,
+        )
         model.trained_on = models.TrainedOn.of(tiles)
         if tiles.source not in AS_RELEASED:
             model.mean, model.std = models.measured(tiles.images, self.train)

@@ -39,6 +39,7 @@ def test_run_repeats_bit_for_bit_and_leaves_the_global_generator_alone(few_tiles
         {"p_poisson": 0.0},
         {"split": "tile"},
         {"ties": "random"},
+        {"decoder_convs": 4},
     ],
 )
 def test_what_a_run_names_changes_its_result(few_tiles, record, changed):
