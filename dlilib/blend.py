@@ -106,7 +106,7 @@ def poisson_blend(
         donor: (B, C, H, W), of the same dtype.
         mask: (B, H, W) bool.
         guidance: "mixed" takes, per axis, the larger in magnitude of both gradients (ties: the
-            target's), as released; "donor" takes the donor's, as the paper's equations.
+            target's), as released; "donor" takes the donor's, as the paper's equation 2.
         region: "rectangle", as released: every pixel but the image's outermost ring is solved for,
             from forward differences, with the target's ring as Dirichlet data, so that pixels
             outside the mask change too, most of all beside it. "mask": only the mask's pixels

@@ -96,9 +96,10 @@ class DynamicLabelInjection(nn.Module):
         replacement: False: donors of a class are drawn without replacement within the batch; where
             it has too few, all of them come before any is repeated. True: with, as released for
             data fractions. "if short": with it for a class that has too few donors for the batch,
-            else without.
+            else without (the released code then raises an error).
         warps: Ranges of the donors' warps: one for all classes, or class name -> Warp, where the
-            others have `Warp()`. `augment.RELEASED_WARPS` are those of the Magnetic Tiles. Donors
+            others have `Warp()`, which also shifts, scales and turns the classes that the released
+            code only flips. `augment.RELEASED_WARPS` are those of the Magnetic Tiles. Donors
             keep as much around their defects as these may show: warps that are set later and shrink
             further are refused.
         place: "as is", as released: the defect keeps its place in the image. "anywhere": it goes to

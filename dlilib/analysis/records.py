@@ -19,6 +19,8 @@ from dlilib.training.store import read_record
 if TYPE_CHECKING:
     import pandas as pd
 
+# The classes of the images of the study's data sets, in the images' order; 0: defect-free.
+ORDERS = {"magnetic_tiles": (1, 2, 3, 4, 0, 5), "toy": (0, 1, 2, 3, 4, 5)}
 RESULTS = (
     "id",
     "iou_best",
@@ -40,7 +42,10 @@ def records(folder: str | Path) -> pd.DataFrame:
 
     Returns:
         One row for each finished run: the fields of its Run; `iou_best`, at the epoch with the best
-        validation IoU, as released, and `iou_<class>` at that epoch; `iou_last`, `epoch_best`,
+        validation IoU, as released, and at that epoch `iou_<class>`, of the class's own pixels in
+        all images, and `image_iou_<class>`, of all pixels in the class's own images, which is how
+        the authors measure their Figure 3 (NaN for other data than theirs and the toy tiles, since
+        records do not name the classes of single images); `iou_last`, `epoch_best`,
         `digest` (of the data), `seconds`, `device`, `precision_used` and `path`. An IoU is NaN
         where the validation images have no pixel to find, of the class or at all.
 
@@ -128,12 +133,36 @@ def _row(path: Path) -> dict[str, Any]:
         "iou_last": iou_score(*_summed(record["last"])),
         "epoch_best": best["epoch"],
         **{f"iou_{name}": iou_score(*counts) for name, counts in by_class},
+        **_of_images(record),
         "digest": record["data"].get("digest"),
         "seconds": record["seconds"],
         "device": device,
         "precision_used": used,
         "path": path.as_posix(),
     }
+
+
+def _of_images(record: dict[str, Any]) -> dict[str, float]:
+    """IoU over all pixels of the images of each class, at the best epoch."""
+    names, images = record["data"]["classes"], np.array(record["best"]["images"])
+    labels = _labels_of_images(record)
+    return {
+        f"image_iou_{name}": math.nan
+        if labels is None
+        else iou_score(*images[labels == k].sum(axis=0).tolist())
+        for k, name in enumerate(names, start=1)
+    }
+
+
+def _labels_of_images(record: dict[str, Any]) -> np.ndarray | None:
+    """The class of each validation image (V,); None where the record does not tell.
+
+    It holds how many images of each class validate, in the order of the data set.
+    """
+    order, counts = ORDERS.get(record["run"]["data"], ()), record["data"].get("val", ())
+    if not order or len(order) != len(counts) or sum(counts) != len(record["best"]["images"]):
+        return None
+    return np.repeat(order, [counts[k] for k in order])
 
 
 def _summed(moment: dict[str, Any]) -> list[int]:

@@ -357,7 +357,7 @@ def _length(preset: str, folder: str | Path) -> str:
     but = f"; {'; '.join(told)}" if told else ""
     return (
         f"**Long enough?** Two {run.method} runs, one twice as long "
-        f"({table['images seen']} images; the paper: {tables.PAPER_IMAGES:,}): micro IoU "
+        f"({table['images seen']} images; the authors' code: {tables.PAPER_IMAGES:,}): micro IoU "
         f"{table[tables.ALL]}{but}."
     )
 
@@ -366,8 +366,11 @@ def _faster(preset: str, folder: str | Path) -> str:
     """Whether DLI only learns faster."""
     told = []
     for split, leads in lead_curves(preset, folder).items():
-        means = ", ".join(f"{lead.mean:z.3f}" for lead in quarters(leads).values())
-        told.append(f"{means} ({split}, n = {len(leads)})")
+        found = quarters(leads).values()
+        means = ", ".join(f"{lead.mean:z.3f}" for lead in found)
+        clear = [f"{lead.mean:z.3f}" for lead in found if lead.low > 0 or lead.high < 0]
+        decided = f"{listed(clear)} decided" if clear else "all undecided"
+        told.append(f"{means} ({split}, n = {len(leads)}; {decided})")
     if not told:
         return ""
     return (
@@ -406,7 +409,7 @@ def _best_epochs(preset: str, folder: str | Path) -> str:
         return ""
     first, second = (f"{mean:.0f}" for mean in means)
     epochs = experiments.preset_named(preset).base.epochs
-    return f" Mean best epoch: {first} (tile-disjoint {second}) of {epochs}."
+    return f" Mean best epoch, all methods: {first} (tile-disjoint {second}) of {epochs}."
 
 
 def _classes(preset: str, folder: str | Path) -> str:
@@ -433,8 +436,8 @@ def _held(preset: str, folder: str | Path) -> str:
     held_by = found.groupby("protocol", sort=False)[WIDER]
     shares = [f"{protocol} {_percents(share)}" for protocol, share in held_by]
     return (
-        f"**Honest intervals?** Of 95 % intervals simulated over {fewest} seeds, so many hold the "
-        f"truth: {'; '.join(shares)}."
+        f"**Honest intervals?** Of 95 % intervals of that lead, simulated over {fewest} "
+        f"independent seeds, so many hold the truth: {'; '.join(shares)}."
     )
 
 

@@ -24,7 +24,7 @@ from dlilib.training.store import Store, read_record
 TABLES = {1: ("comparison", "method"), 2: ("ablation", "p_poisson")}
 SPLITS = {"image": "the paper's split", "tile": "tile-disjoint"}
 ALL = "all classes"  # beside the single ones
-PAPER_IMAGES = 1000 * (312 + 952)  # training images seen: epochs × those of an epoch
+PAPER_IMAGES = 1000 * (312 + 952)  # training images that the authors' code sees, by its epochs
 
 
 def finished_encoders(preset: str, frame: pd.DataFrame) -> list[str]:
@@ -137,15 +137,27 @@ def class_table(
     *,
     split: str = "image",
     seeds: Sequence[int] = (),
+    by: str = "pixels",
 ) -> pd.DataFrame:
-    """Return Figure 3 in numbers: a row for each encoder and method, a column for each class.
+    """Return the IoU at the best epoch, a row for each encoder and method, a column for each class.
 
-    Figures are those of the best epoch; "found in 1" says that the other runs mark no pixel of the
-    class rightly. A class without a pixel to find in the validation images is shown as "–".
+    Args:
+        preset: A key of `PRESETS`.
+        frame: `records.records` of its folder.
+        encoders: Instead of the preset's.
+        split: "image" or "tile".
+        seeds: Instead of the preset's.
+        by: "pixels": of the class's own pixels in all validation images, where "found in 1" says
+            that the other runs mark none of them rightly. "images": of all pixels in the class's
+            own images, as the authors measure their Figure 3.
+
+    Returns:
+        Texts; "–" stands for a class without a pixel to find in the validation images.
     """
+    prefix, text = ("iou_", _class_text) if by == "pixels" else ("image_iou_", _mean_text)
     runs = experiments.experiment("comparison", preset, encoders, seeds=seeds, split=split)
     rows = [
-        key | {name: _class_text(found[f"iou_{name}"]) for name in class_names(frame)}
+        key | {name: text(found[f"{prefix}{name}"]) for name in class_names(frame)}
         for key, found in _by_method(runs, frame)
     ]
     return pd.DataFrame(rows)
@@ -167,9 +179,14 @@ def _by_method(
         yield {"encoder": encoder, "method": method}, select(frame, same)
 
 
+def _mean_text(scores: pd.Series) -> str:
+    """A mean IoU over runs."""
+    return str(estimate(scores, within=IOU_RANGE))
+
+
 def _class_text(scores: pd.Series) -> str:
     """A class's mean IoU over runs, and how many of them find it, if not all."""
-    text, scored = str(estimate(scores, within=IOU_RANGE)), scores.dropna()
+    text, scored = _mean_text(scores), scores.dropna()
     hits = int((scored > 0).sum())
     if hits == len(scored):
         return text

@@ -7,11 +7,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from builders import TINY, record
 
 import dlilib
 from dlilib.analysis import claims, figures, report, tables
-from dlilib.analysis.records import load_or_train
+from dlilib.analysis.records import ORDERS, load_or_train
 from dlilib.analysis.stats import (
     Estimate,
     Pair,
@@ -91,7 +92,7 @@ def test_interval_covers_when_seeds_validate_the_same_parts():
         (math.nan, math.nan, 0, 0.02, "pending"),
         (0.01, 0.03, 3, math.nan, "reproduced"),
         (0.01, 0.03, 2, 0.02, "reproduced"),
-        (0.0, 0.0, 2, 0.02, "undecided (n = 2)"),
+        (0.0, 0.0, 2, 0.02, "undecided (n = 2; the paper's difference is excluded)"),
     ],
 )
 def test_verdict_is_never_stronger_than_the_interval(low, high, n, paper, expected):
@@ -104,15 +105,17 @@ def test_verdict_is_never_stronger_than_the_interval(low, high, n, paper, expect
         (
             estimate([0.0, 0.02, 0.04]),
             0.034,
-            "n = 3; at least 5 would decide the paper's difference",
+            "n = 3; 3 to 110 would decide the paper's difference",
         ),
-        (estimate([0.0, 0.02, 0.04]), 0.004, "n = 3; at least 199 would decide the paper's"),
-        (estimate([0.0, -0.02, -0.04]), 0.034, "n = 3; at least 5 would decide the paper's"),
-        (estimate([0.0, 0.02, 0.04]), 0.1, "n = 3, enough for the paper's difference"),
-        (estimate([0.0, 0.02, 0.04]), math.nan, "n = 3; at least 10 would decide this difference"),
-        (estimate([-0.02, 0.0, 0.02]), math.nan, "n = 3; more than 1,000 would decide this"),
+        (estimate([0.0, 0.02, 0.04]), 0.004, "n = 3; 56 to over 1,000 would decide the paper's"),
+        (estimate([0.0, -0.02, -0.04]), 0.034, "n = 3; the paper's difference is excluded)"),
+        (estimate([0.0, 0.02, 0.04]), 0.069, "n = 3; 3 to 29 would decide the paper's"),
+        (estimate([0.0, 0.02, 0.04]), 0.1, "n = 3; the paper's difference is excluded)"),
+        (estimate([-0.01, 0.02]), 0.5, "n = 2; the paper's difference is excluded)"),
+        (estimate([0.0, 0.02, 0.04]), math.nan, "n = 3; 5 to 312 would decide this difference"),
+        (estimate([-0.02, 0.0, 0.02]), math.nan, "n = 3; over 1,000 would decide this"),
         # Student's t holds 0, too, though the bootstrap reaches farther
-        (Estimate(0.01, -0.03, 0.04, 3, 0.012), 0.02, "n = 3; at least 6 would decide the paper's"),
+        (Estimate(0.01, -0.03, 0.04, 3, 0.012), 0.02, "n = 3; 4 to 114 would decide the paper's"),
         (estimate([-0.01, 0.02]), 0.034, "n = 2)"),  # a deviation of two says nothing
         # the seeds agree, so it is the bootstrap's end that is beyond 0
         (Estimate(0.01, -0.02, 0.04, 3, 0.001), 0.02, "n = 3; its parts leave it open"),
@@ -128,9 +131,9 @@ def test_seeds_needed_by_the_papers_own_spread(tmp_path):
     table = claims.seeds_needed(found, hours=2.25).set_index("claim")
     # DLI 0.780 ± 0.016, the baseline 0.746 ± 0.018; two runs a seed
     row = table.loc["DLI beats baseline"]
-    assert row[["paper", "seeds by it"]].tolist() == ["+0.034 ± 0.024", "7"]
+    assert row[["paper", "seeds by it"]].tolist() == ["+0.034 ± 0.027", "8"]
     assert row[["seeds by ours", "hours a seed"]].tolist() == ["–", "4.5"]
-    assert table.loc["both blends beat cut-paste", "seeds by it"] == "211"
+    assert table.loc["both blends beat cut-paste", "seeds by it"] == "263"
     nothing = table.loc["DLI drops less than WCE at half the data"]
     assert nothing[["paper", "seeds by it", "hours a seed"]].tolist() == [
         "–",
@@ -165,7 +168,7 @@ def test_claims_compare_what_they_say(tmp_path):
     assert (row["mean"], row["low"], row["n"]) == (pytest.approx(0.3), pytest.approx(0.3), 3)
     assert row["paper"] == pytest.approx(0.780 - 0.746) and row["verdict"] == "reproduced"
     assert frame.loc["DLI beats baseline", "tile-disjoint"]["verdict"] == (
-        "undecided (n = 3, enough for the paper's difference)"
+        "undecided (n = 3; the paper's difference is excluded)"
     )
     assert frame.loc["DLI beats wce", "paper's protocol"]["verdict"] == "pending"
     assert frame.loc["both blends beat Poisson", "paper's protocol"]["paper"] == pytest.approx(
@@ -214,6 +217,42 @@ def test_class_without_a_pixel_to_find_is_in_no_mean(tmp_path):
     frame = claims.claims("lite", tmp_path, protocols=["paper's protocol"]).set_index("claim")
     row = frame.loc["DLI helps small defects more than large ones"]
     assert (row["mean"], row["n"]) == (pytest.approx(0.4 - 0.1), 2)
+
+
+def test_every_class_gains_only_if_the_least_does(tmp_path):
+    baseline = [[5, 0, 5], [5, 0, 5], [5, 0, 5], [5, 0, 5], NONE_TO_FIND]
+    for fray, least, verdict in ((8, 0.2, "reproduced"), (3, -0.2, "not reproduced")):
+        dli = [[9, 0, 1], [8, 0, 2], [9, 0, 1], [fray, 0, 10 - fray], NONE_TO_FIND]
+        class_records(tmp_path / verdict, dli, baseline)
+        frame = claims.claims("lite", tmp_path / verdict, protocols=["paper's protocol"])
+        row = frame.set_index("claim").loc["every class gains over the baseline"]
+        least = 0.3 if fray == 8 else least
+        assert (row["mean"], row["verdict"]) == (pytest.approx(least), verdict)
+
+
+def test_figure_3_is_of_the_images_of_each_class(tmp_path):
+    """As the authors' code counts it: all classes' pixels in the images of one."""
+    run = replace(BASE, method="dli")
+    images = [[1, 0, 9], [3, 1, 0], [4, 0, 0], [0, 2, 2], [0, 0, 0]]
+    made = record(run, images, tiles=range(5))
+    made["data"]["val"] = [1, 2, 0, 1, 0, 1]  # the defect-free one stands before Uneven's
+    Store(tmp_path).finish(run, made)
+    (row,) = dlilib.records(tmp_path).to_dict("records")
+    found = [row[f"image_iou_{name}"] for name in made["data"]["classes"]]
+    assert found == pytest.approx([4 / 14, math.nan, 1.0, math.nan, math.nan], nan_ok=True)
+    table = tables.class_table("lite", dlilib.records(tmp_path), by="images").set_index("method")
+    assert table.loc["dli", ["Blowhole", "Break"]].tolist() == ["0.286 (n = 1)", "–"]
+    del made["data"]["val"]
+    Store(tmp_path).finish(run, made)  # a record that does not tell
+    assert dlilib.records(tmp_path)["image_iou_Crack"].isna().all()
+
+
+@pytest.mark.parametrize("source", ["toy", "magnetic_tiles"])
+def test_the_data_sets_have_their_images_class_after_class(source, request):
+    tiles = request.getfixturevalue("toy" if source == "toy" else "real_tiles")
+    counts = torch.bincount(tiles.labels)
+    order = torch.tensor(ORDERS[source])
+    assert torch.equal(tiles.labels, order.repeat_interleave(counts[order]))
 
 
 def blowhole_curve(run, tp, part, seen="some"):

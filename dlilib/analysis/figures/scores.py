@@ -45,18 +45,21 @@ REACH = 3  # times the farthest difference: there longer intervals of claims are
 def class_iou_bars(frame: pd.DataFrame, classes: Sequence[str], ax: Axes | None = None) -> Axes:
     """Draw Figure 3: IoU of each class and method, with a red line at DLI's level.
 
-    Bars are means over the runs, with 95 % intervals, and dots the single runs. The first group is
-    the micro IoU over all classes. For the Magnetic Tiles split by image, the mean ± standard
-    deviation of the paper's Table 1 stands there beside each bar (black diamond), and a method of
-    the paper without a finished run is "pending". A class without a pixel to find in any run's
-    validation images is marked "–".
+    Bars are means over the runs, with 95 % intervals, and dots the single runs. A class's IoU is
+    that of all pixels in its own images, as the authors measure it, or, where the records do not
+    tell these, of the class's own pixels. The first group is the micro IoU over all classes. For
+    the Magnetic Tiles split by image, the mean ± standard deviation of the paper's Table 1 stands
+    there beside each bar (black diamond), and a method of the paper without a finished run is
+    "pending". A class without a pixel to find in any run's validation images is marked "–".
 
     Args:
         frame: The runs' records, as `records.records` gives them.
         classes: Names of the defect classes.
         ax: Where to draw; None: on a new figure.
     """
-    columns = {"iou_best": ALL, **{f"iou_{name}": name for name in classes}}
+    by_images = frame.filter(like="image_iou_").notna().any(axis=None)
+    prefix, of = ("image_iou_", ", of a class's images") if by_images else ("iou_", "")
+    columns = {"iou_best": ALL, **{f"{prefix}{name}": name for name in classes}}
     scores = frame.reindex(columns=["encoder", "method", "seed", *columns]).rename(columns=columns)
     finished = [method for method in METHODS if method in set(scores["method"])]
     paper = _printed(frame)
@@ -70,7 +73,7 @@ def class_iou_bars(frame: pd.DataFrame, classes: Sequence[str], ax: Axes | None 
     for name, centre in zip(classes, centres[1:], strict=True):
         _draw_bars(ax, scores, name, finished, centre, SLOT)
     encoders = ", ".join(frame["encoder"].unique())
-    ax.set(xlim=(-SLOT, centres[-1] + 0.5), ylim=(0, 1), ylabel="IoU at the best epoch")
+    ax.set(xlim=(-SLOT, centres[-1] + 0.5), ylim=(0, 1), ylabel=f"IoU at the best epoch{of}")
     n = _seeds(scores, classes)
     ax.set_xlabel(f"{encoders}; {n}; dots: runs; 95 % intervals where n > 1; red line: DLI")
     ax.set_xticks(centres, [ALL, *classes])
@@ -252,7 +255,7 @@ def learning_curves(records: dict[str, dict]) -> list[Axes]:
 
     One panel is for all classes, and one for each class; one without a pixel to find in any run's
     validation images is marked "–". On the Magnetic Tiles the first panel marks how many images the
-    paper trains on.
+    authors' code trains on.
 
     Args:
         records: Title -> record; each is a line.
@@ -295,7 +298,10 @@ def learning_curves(records: dict[str, dict]) -> list[Axes]:
 def _mark_paper(ax: Axes) -> None:
     """Mark how many images the paper trains on."""
     ax.axvline(PAPER_IMAGES, color="0.4", linestyle=":")
-    text, where = f"paper: {PAPER_IMAGES:,}", {"textcoords": "offset points", "rotation": 90}
+    text, where = (
+        f"authors' code: {PAPER_IMAGES:,}",
+        {"textcoords": "offset points", "rotation": 90},
+    )
     ax.annotate(text, (PAPER_IMAGES, 0), (-2, 4), ha="right", fontsize=SMALL, color="0.4", **where)
 
 
