@@ -388,7 +388,7 @@ def few_shot(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.set_xlabel(
         "micro IoU of the parts that are left, last epoch; shots: annotated images a class\n"
         f"{data}, {encoders}; {seeds(counts.min(), counts.max())}; "
-        "NBR, weighted BCE: our interpretation"
+        "all but DLI: our interpretation"
     )
     state(ax, _best_variants(frame), chars=60)
     return ax
