@@ -108,9 +108,9 @@ PRESETS = {
     "lite": Preset(
         "Magnetic Tiles, 128 px, ImageNet start, 160 epochs of up to 502 images (a fifth of the "
         "defect-free ones: DLI fills 38 % of an epoch, tile-disjoint 33 %, in the authors' code "
-        "75 %) in batches of 8, chosen by DLI's IoU alone, with half the authors' decoder (two of "
-        "four convolutions a block); about an hour a run on two cores with units for bfloat16, "
-        "several without",
+        "75 %) in batches of 8, a schedule chosen by DLI's IoU alone; half the authors' decoder "
+        "(two of four convolutions a block); about an hour a run on two cores with units for "
+        "bfloat16, several without",
         LITE,
         stages=LITE_STAGES,
         seeds=(0, 1, 2),

@@ -298,10 +298,8 @@ def learning_curves(records: dict[str, dict]) -> list[Axes]:
 def _mark_paper(ax: Axes) -> None:
     """Mark how many images the paper trains on."""
     ax.axvline(PAPER_IMAGES, color="0.4", linestyle=":")
-    text, where = (
-        f"authors' code: {PAPER_IMAGES:,}",
-        {"textcoords": "offset points", "rotation": 90},
-    )
+    text = f"authors' code: {PAPER_IMAGES:,}"
+    where = {"textcoords": "offset points", "rotation": 90}
     ax.annotate(text, (PAPER_IMAGES, 0), (-2, 4), ha="right", fontsize=SMALL, color="0.4", **where)
 
 
