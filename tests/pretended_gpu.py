@@ -2,7 +2,8 @@
 
 The CPU computes, but what was moved to "cuda" says that it is there, does not mix with the CPU's
 tensors, and fails, where it is asked to, when the host would have to wait for it. It shows neither
-the GPU's rounding, be it autocast's, nor its kernels' faults.
+the GPU's rounding, be it autocast's, nor its kernels' faults, its random state, or what is read
+before a copy has arrived.
 """
 
 import functools
@@ -17,7 +18,18 @@ from torch.utils._pytree import tree_leaves, tree_map
 CUDA, CPU = torch.device("cuda:0"), torch.device("cpu")
 MIXED = "Expected all tensors to be on the same device, but found at least two devices"
 NO_GENERATOR = "Expected a 'cuda' device type for generator but found 'cpu'"
-WAITS = ("_local_scalar_dense", "nonzero", "_unique2", "masked_select", "equal", "bincount")
+WAITS = (
+    "_local_scalar_dense",
+    "_unique2",
+    "allclose",
+    "bincount",
+    "equal",
+    "masked_select",
+    "nonzero",
+    "repeat_interleave",
+    "unique_consecutive",
+    "unique_dim",
+)
 COPIES = ("_to_copy", "copy_")
 INDEXING = ("index", "index_put_", "_index_put_impl_")
 ANSWERS = {  # of functions in torch.cuda
@@ -61,6 +73,9 @@ class OnGpu(Tensor):
 
     def __reduce_ex__(self, protocol):
         return self.held.__reduce_ex__(protocol)
+
+    def tolist(self):
+        return self.cpu().tolist()
 
     def numpy(self, **kwargs):
         raise TypeError("can't convert cuda:0 device type tensor to numpy")
@@ -114,7 +129,7 @@ def check(func, args, kwargs, there, here, to_gpu):
         if (here or bool(there) != to_gpu) and not non_blocking(name, args, kwargs):
             wait(str(func))
         return
-    if name in WAITS:
+    if name in WAITS and kwargs.get("output_size") is None:
         wait(str(func))
     scalars = torch.Tag.pointwise in func.tags  # whether numbers of the CPU may be among its inputs
     if name in INDEXING:
@@ -133,7 +148,8 @@ def check_indices(func, args, here):
         raise RuntimeError("indices should be either on cpu or on the indexed tensor's device")
     if any(not isinstance(x, OnGpu) for x in indices):
         wait(f"{func} by indices of the CPU")
-    one_value = len(args) > 2 and args[2].numel() == 1  # fills, without counting pixels
+    # one number of the CPU's fills, without counting pixels
+    one_value = len(args) > 2 and args[2].numel() == 1 and not isinstance(args[2], OnGpu)
     if not one_value and any(x.dtype in (torch.bool, torch.uint8) for x in indices):
         wait(f"{func} by a mask")
     return {key: x for key, x in here.items() if all(x is not index for index in indices)}

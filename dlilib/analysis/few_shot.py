@@ -16,7 +16,7 @@ from dlilib.training.store import Store
 
 EPOCH = "last"  # nothing is chosen on the validation images, which are all that is left
 # Of the few-shot paper's abstract; stands in every table.
-INTERPRETATION = "all but DLI: our interpretation"
+INTERPRETATION = "all but plain, DLI: our interpretation"
 MEASURES = {"iou": "micro IoU", "class_iou": "mean class IoU", "auroc": "AUROC of features"}
 WHOLE = "crop-and-paste, weighted BCE, NBR"  # the few-shot paper's method as we read it
 

@@ -143,15 +143,24 @@ def _row(path: Path) -> dict[str, Any]:
 
 
 def _of_images(record: dict[str, Any]) -> dict[str, float]:
-    """IoU over all pixels of the images of each class, at the best epoch."""
-    names, images = record["data"]["classes"], np.array(record["best"]["images"])
-    labels = _labels_of_images(record)
-    return {
-        f"image_iou_{name}": math.nan
-        if labels is None
-        else iou_score(*images[labels == k].sum(axis=0).tolist())
-        for k, name in enumerate(names, start=1)
-    }
+    """The columns of `iou_of_images` at the best epoch."""
+    names = record["data"]["classes"]
+    found = iou_of_images(record, "best")
+    return dict(zip((f"image_iou_{name}" for name in names), found, strict=True))
+
+
+def iou_of_images(record: dict[str, Any], epoch: str) -> np.ndarray:
+    """IoU over all pixels of the images of each class, (K,), as the authors measure it.
+
+    NaN where a class has no pixel to find; all NaN if the record does not tell which class an image
+    is of.
+    """
+    count, labels = len(record["data"]["classes"]), _labels_of_images(record)
+    if labels is None:
+        return np.full(count, math.nan)
+    images = np.array(record[epoch]["images"])
+    by_class = [images[labels == k].sum(axis=0).tolist() for k in range(1, count + 1)]
+    return np.array([iou_score(*counts) for counts in by_class])
 
 
 def _labels_of_images(record: dict[str, Any]) -> np.ndarray | None:
@@ -160,7 +169,7 @@ def _labels_of_images(record: dict[str, Any]) -> np.ndarray | None:
     It holds how many images of each class validate, in the order of the data set.
     """
     order, counts = ORDERS.get(record["run"]["data"], ()), record["data"].get("val", ())
-    if not order or len(order) != len(counts) or sum(counts) != len(record["best"]["images"]):
+    if not order or len(order) != len(counts) or sum(counts) != len(record["val_images"]):
         return None
     return np.repeat(order, [counts[k] for k in order])
 

@@ -373,7 +373,9 @@ def _with_authors_decoder(preset: str, folder: str | Path) -> str:
         ours, theirs = store.record(replace(run, decoder_convs=2)), store.record(run)
         if run.decoder_convs == 4 and ours and theirs:
             change = _change(ours["best"]["iou"], theirs["best"]["iou"])
-            return f" With the authors' decoder, one run of {run.epochs} epochs: {change}."
+            first, second = (record["machine"].get("precision") for record in (ours, theirs))
+            also = f" ({first} → {second})" if first != second else ""
+            return f" With the authors' decoder, one run of {run.epochs} epochs: {change}{also}."
     return ""
 
 
@@ -448,8 +450,8 @@ def _held(preset: str, folder: str | Path) -> str:
     held_by = found.groupby("protocol", sort=False)[WIDER]
     shares = [f"{protocol} {_percents(share)}" for protocol, share in held_by]
     return (
-        f"**Honest intervals?** Of 95 % intervals of that lead, simulated over {fewest} "
-        f"independent seeds, so many hold the truth: {'; '.join(shares)}."
+        f"**Honest intervals?** Of 95 % intervals of DLI's lead over the {RIVAL}, simulated over "
+        f"{fewest} independent seeds, so many hold the truth: {'; '.join(shares)}."
     )
 
 

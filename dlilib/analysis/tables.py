@@ -152,7 +152,8 @@ def class_table(
             own images, as the authors measure their Figure 3.
 
     Returns:
-        Texts; "–" stands for a class without a pixel to find in the validation images.
+        Texts; "–" stands for a class without a pixel to find in the validation images, and by
+        images also where records do not tell the class of each.
     """
     prefix, text = ("iou_", _class_text) if by == "pixels" else ("image_iou_", _mean_text)
     runs = experiments.experiment("comparison", preset, encoders, seeds=seeds, split=split)

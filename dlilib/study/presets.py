@@ -8,7 +8,7 @@ from dlilib.training.run import Run
 PAPER_ENCODERS = ("resnet18", "mobileone_s1", "resnest50d")  # those of its Tables 1 and 2
 NBR = 0.1  # weight of the normal background regularisation in the study; not tuned
 PASTED = {"method": "dli", "p_poisson": 0.0}
-# Variant -> the fields of Run that make it; "NBR" and the weighted BCE are our interpretation.
+# Variant -> the fields of Run that make it; all but "plain" and "DLI" are our interpretation.
 FEW_SHOT: dict[str, dict[str, Any]] = {
     "plain": {"method": "baseline"},
     "NBR": {"method": "baseline", "nbr": NBR},
@@ -108,9 +108,8 @@ PRESETS = {
     "lite": Preset(
         "Magnetic Tiles, 128 px, ImageNet start, 160 epochs of up to 502 images (a fifth of the "
         "defect-free ones: DLI fills 38 % of an epoch, tile-disjoint 33 %, in the authors' code "
-        "75 %) in batches of 8, a schedule chosen by DLI's IoU alone; half the authors' decoder "
-        "(two of four convolutions a block); about an hour a run on two cores with units for "
-        "bfloat16, several without",
+        "75 %) in batches of 8, a schedule chosen by DLI's IoU alone; half the authors' decoder; "
+        "about an hour a run on two cores with units for bfloat16, several without",
         LITE,
         stages=LITE_STAGES,
         seeds=(0, 1, 2),

@@ -87,7 +87,7 @@ class Run:
     #: of DLI, weigh composites by their likeness to real defects (our interpretation)
     similarity: bool = False
     ties: str = "lowest"  #: of DLI, which of several rarest classes, "lowest" or "random"
-    decoder_convs: int = 2  #: in each block of the decoder; released: 4
+    decoder_convs: int = 2  #: convolutions in each block of the decoder; the authors' has 4
 
     def __post_init__(self) -> None:
         for field in fields(self):

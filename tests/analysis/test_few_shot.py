@@ -8,7 +8,7 @@ from dlilib.analysis import few_shot, figures
 from dlilib.study import experiments, presets
 from dlilib.training.store import Store
 
-WAY, PART = (f"{name} (all but DLI: our interpretation)" for name in ("variant", "part"))
+WAY, PART = (f"{name} (all but plain, DLI: our interpretation)" for name in ("variant", "part"))
 
 
 @pytest.fixture

@@ -296,7 +296,7 @@ def learning_curves(records: dict[str, dict]) -> list[Axes]:
 
 
 def _mark_paper(ax: Axes) -> None:
-    """Mark how many images the paper trains on."""
+    """Mark how many images the authors' code trains on."""
     ax.axvline(PAPER_IMAGES, color="0.4", linestyle=":")
     text = f"authors' code: {PAPER_IMAGES:,}"
     where = {"textcoords": "offset points", "rotation": 90}
@@ -386,7 +386,7 @@ def few_shot(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.set_xlabel(
         "micro IoU of the parts that are left, last epoch; shots: annotated images a class\n"
         f"{data}, {encoders}; {seeds(counts.min(), counts.max())}; "
-        "all but DLI: our interpretation"
+        "all but plain, DLI: our interpretation"
     )
     state(ax, _best_variants(frame), chars=60)
     return ax
