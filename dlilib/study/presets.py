@@ -106,10 +106,10 @@ PRESETS = {
         **ONE_ENCODER,
     ),
     "lite": Preset(
-        "Magnetic Tiles, 128 px, ImageNet start, 160 epochs of up to 502 images (a fifth of the "
+        "Magnetic Tiles, 128 px, ImageNet start, 160 epochs of ≤ 502 images (a fifth of the "
         "defect-free: DLI fills 38 % of an epoch, tile-disjoint 33 %, in the authors' code "
         "75 %) in batches of 8, schedule chosen by DLI's IoU; half their decoder; "
-        "about an hour a run on two cores with units for bfloat16, several without",
+        "a run takes an hour on two cores with units for bfloat16, several without",
         LITE,
         stages=LITE_STAGES,
         seeds=(0, 1, 2),
