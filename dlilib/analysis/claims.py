@@ -407,7 +407,8 @@ def _undecided(ours: Estimate, paper: float) -> str:
     difference, whose = (ours.mean, "this") if math.isnan(paper) else (paper, "the paper's")
     ends = deviation_interval(ours.deviation, ours.n)
     numbers = list(dict.fromkeys(_seeds(difference, end) for end in ends))
-    return f"{seeds}; {' to '.join(numbers)} or more would decide {whose} difference"
+    more = "" if numbers[-1].startswith("over") else " or more"
+    return f"{seeds}; {' to '.join(numbers)}{more} would decide {whose} difference"
 
 
 def seeds_needed(found: pd.DataFrame, hours: float) -> pd.DataFrame:

@@ -110,7 +110,7 @@ def test_verdict_is_never_stronger_than_the_interval(low, high, n, paper, expect
         (
             estimate([0.0, 0.02, 0.04]),
             0.004,
-            "n = 3; 56 to over 1,000 or more would decide the paper's",
+            "n = 3; 56 to over 1,000 would decide the paper's",
         ),
         (estimate([0.0, -0.02, -0.04]), 0.034, "n = 3; the paper's difference is excluded)"),
         (estimate([0.0, 0.02, 0.04]), 0.069, "n = 3; 3 to 29 or more would decide the paper's"),
@@ -121,7 +121,7 @@ def test_verdict_is_never_stronger_than_the_interval(low, high, n, paper, expect
             math.nan,
             "n = 3; 5 to 312 or more would decide this difference",
         ),
-        (estimate([-0.02, 0.0, 0.02]), math.nan, "n = 3; over 1,000 or more would decide this"),
+        (estimate([-0.02, 0.0, 0.02]), math.nan, "n = 3; over 1,000 would decide this"),
         # Student's t holds 0, too, though the bootstrap reaches farther
         (
             Estimate(0.01, -0.03, 0.04, 3, 0.012),
