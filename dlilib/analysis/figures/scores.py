@@ -298,7 +298,7 @@ def learning_curves(records: dict[str, dict]) -> list[Axes]:
 def _mark_paper(ax: Axes) -> None:
     """Mark how many images the authors' code trains on."""
     ax.axvline(PAPER_IMAGES, color="0.4", linestyle=":")
-    text = f"authors' code: {PAPER_IMAGES:,}"
+    text = f"released: {PAPER_IMAGES:,}"
     where = {"textcoords": "offset points", "rotation": 90}
     ax.annotate(text, (PAPER_IMAGES, 0), (-2, 4), ha="right", fontsize=SMALL, color="0.4", **where)
 
