@@ -35,7 +35,7 @@ LEAD = "DLI beats "  # how the claims about a competitor begin
 SMALL = ("Blowhole", "Crack")  # the defects below 1 % of an image
 OTHERS = "others"  # the epoch that runs choose which validate on other parts
 SPREAD_SEEDS = 3  # from which on a measured deviation counts: over two it can be 0.03 of the true
-PAPER_SEEDS = 5
+PAPER_SEEDS = 5  # of each of its means
 FLOOR = 0.05  # below this IoU of the small defects, in every run, gains in it say nothing
 
 Record = dict[str, Any]
@@ -192,10 +192,9 @@ def least_class(groups: list[SeedRecords], epoch: str) -> Estimate:
 
 def _figure_3(record: Record, epoch: str) -> np.ndarray:
     """IoU of each class's images; of its own pixels, where the record does not tell these."""
-    found = class_iou(record, epoch)
-    if epoch == OTHERS or np.isnan(images := iou_of_images(record, epoch)).all():
+    if epoch != OTHERS and not np.isnan(found := iou_of_images(record, epoch)).all():
         return found
-    return images
+    return class_iou(record, epoch)
 
 
 def class_not_found(groups: list[SeedRecords], epoch: str) -> str:

@@ -307,7 +307,7 @@ def held(preset: str, folder: str | Path, seeds: Sequence[int] = ()) -> pd.DataF
 
 
 def _numbers_of_seeds(preset: str) -> list[int]:
-    return sorted({len(experiments.preset_named(preset).seeds), 5} - {1})
+    return sorted({len(experiments.preset_named(preset).seeds), claims.PAPER_SEEDS} - {1})
 
 
 def decided(preset: str, folder: str | Path) -> pd.DataFrame:
@@ -468,7 +468,7 @@ def _decided(preset: str, folder: str | Path) -> str:
     hours, device = _hours(preset, folder)
     words = (
         f"**What would decide?** In {100 * POWER:.0f} % of studies, by the paper's protocol, "
-        f"differences and spread, so many seeds or more (it has 5, `{preset}` "
+        f"differences and spread, so many seeds or more (it has {claims.PAPER_SEEDS}, `{preset}` "
         f"{len(experiments.preset_named(preset).seeds)}): {listed(papers)}."
     )
     if ours:

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 
 from dlilib.analysis.claims import FLOOR, audited
+from dlilib.analysis.few_shot import INTERPRETATION
 from dlilib.analysis.figures.style import (
     HEADER,
     METHOD_COLOURS,
@@ -385,8 +386,7 @@ def few_shot(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.set_xlim(0, max(0.1, 1.25 * frame["iou"].max()))
     ax.set_xlabel(
         "micro IoU of the parts that are left, last epoch; shots: annotated images a class\n"
-        f"{data}, {encoders}; {seeds(counts.min(), counts.max())}; "
-        "all but plain, DLI: our interpretation"
+        f"{data}, {encoders}; {seeds(counts.min(), counts.max())}; {INTERPRETATION}"
     )
     state(ax, _best_variants(frame), chars=60)
     return ax
